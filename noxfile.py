@@ -1,0 +1,93 @@
+"""All checks: `uv run nox`; one of them: `uv run nox -s "test(cnn-emnist)"`.
+
+Every session has an environment of its own with just what it needs, so that a package which forgot to declare a
+dependency cannot borrow it from a neighbour. uv fills it with hard links to its cache: seconds, and hardly any disk.
+"""
+
+import os
+import sys
+import tomllib
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import nox
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "uv"
+nox.options.reuse_venv = "yes"  # `uv sync --exact` sees to what is in it
+
+ROOT = Path(__file__).parent
+FOLDERS = {
+    tomllib.loads(path.read_text("utf-8"))["project"]["name"]: path.parent
+    for path in sorted(ROOT.glob("packages/*/pyproject.toml"))
+}
+TASKS = [name for name in FOLDERS if name != "etude-core"]
+
+
+def sync(session: nox.Session, *what: str) -> None:
+    """Brings the session's environment to exactly what the lock says of `what`."""
+    environment = {"UV_PROJECT_ENVIRONMENT": session.virtualenv.location}
+    session.run_install("uv", "sync", "--quiet", "--locked", "--exact", *what, env=environment, external=True)
+
+
+def pytest(session: nox.Session, folder: Path) -> None:
+    """Runs the tests in `folder`; without the real data, those that need them are not among them."""
+    choice = [] if os.environ.get("ETUDE_DATA") else ["-m", "not real_data"]
+    session.run("pytest", *choice, str(folder), *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    sync(session, "--all-packages", "--group", "dev")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy", ".")
+
+
+@nox.session
+def workspace(session: nox.Session) -> None:
+    """The tests about the workspace itself."""
+    sync(session, "--only-group", "dev")
+    pytest(session, ROOT / "tests")
+
+
+@nox.session
+@nox.parametrize("package", list(FOLDERS), ids=list(FOLDERS))
+def test(session: nox.Session, package: str) -> None:
+    """The tests of one package, with nothing but its own dependencies."""
+    sync(session, "--package", package, "--group", "dev")
+    pytest(session, FOLDERS[package] / "tests")
+
+
+@nox.session(venv_backend="none")
+@nox.parametrize("package", TASKS, ids=TASKS)
+def smoke(session: nox.Session, package: str) -> None:
+    """The package as somebody else gets it: wheels, in an empty environment outside the workspace, by uv and by pip."""
+    # Beside the clone and not in /tmp, which may be another file system (no hard links) or even memory.
+    with TemporaryDirectory(prefix="etude-smoke-", dir=ROOT.parent) as name:
+        folder = Path(name)
+        locked = folder / "locked.txt"
+        for member in ("etude-core", package):
+            session.run("uv", "build", "--quiet", "--no-sources", "--package", member, "--out-dir", f"{folder}/dist")
+        session.run(
+            *("uv", "export", "--quiet", "--locked", "--package", package, "--no-dev", "--no-emit-workspace"),
+            *("--no-hashes", "--output-file", str(locked)),
+        )
+        wheels = [str(path) for path in folder.glob("dist/*.whl")]
+        with session.chdir(folder):
+            for installer, seed in (("uv", ()), ("pip", ("--seed",))):
+                python = f"{folder}/{installer}/bin/python"
+                session.run("uv", "venv", "--quiet", *seed, "--python", sys.executable, installer)
+                install = ("uv", "pip", "install", "--quiet", "--python", python)
+                if installer == "uv":
+                    session.run(*install, "--constraint", str(locked), *wheels)
+                else:  # pip would download torch anew; so torch is there before it, and pip checks what the wheels ask
+                    session.run(*install, "--requirements", str(locked))
+                    plain = {"PIP_CONFIG_FILE": os.devnull}  # a machine's own constraints for pip are not our matter
+                    pip = (python, "-m", "pip")
+                    session.run(*pip, "install", "--no-index", "--find-links", "dist", package, env=plain)
+                    session.run(*pip, "check", env=plain)
+                command = (f"{installer}/bin/{package}", "train", "--data", "sample", "--fit.epochs", "1")
+                session.run(*command, "--run", f"run-{installer}")
+                if not Path(f"run-{installer}/metrics.jsonl").is_file():
+                    session.error(f"{package} train wrote no run-{installer}/metrics.jsonl")
