@@ -1,0 +1,45 @@
+"""Random numbers that are a function of what they are for.
+
+A generator with a hidden state ties every draw to all draws before it: another batch size, a second process or a
+resumed run then sees other numbers. Here the numbers of example `id` in epoch `epoch` follow from `(seed, epoch, id)`
+alone, by hashing a counter (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), so augmentation does
+not depend on how examples are batched, shared out or interrupted. The hash is the output function of SplitMix64
+(Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators").
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, made odd: the step of SplitMix64's counter
+
+
+def mix(z: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser: uint64 [...] -> uint64 [...], a bijection whose outputs look independent."""
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def key(*parts: int) -> int:
+    """One 64-bit key out of several integers, order included; the seed of whatever those integers name."""
+    z = np.zeros(1, np.uint64)
+    for part in parts:
+        z = mix(z + GOLDEN + np.array([part & 0xFFFFFFFFFFFFFFFF], np.uint64))
+    return int(z[0])
+
+
+def uniform(ids: np.ndarray, k: int, *parts: int) -> Tensor:
+    """`k` numbers in [0, 1) for every id: int [B] -> float32 [B, k].
+
+    `parts` (seed, epoch, ...) name the stream. Row i depends on ids[i] and `parts` only, never on the other rows.
+    """
+    rows = mix(ids.astype(np.uint64) * GOLDEN + np.uint64(key(*parts)))
+    steps = np.arange(1, k + 1, dtype=np.uint64) * GOLDEN
+    bits = mix(rows[:, None] + steps)
+    return torch.from_numpy((bits >> np.uint64(40)).astype(np.float32) * np.float32(2**-24))
+
+
+def shuffled(n: int, *parts: int) -> np.ndarray:
+    """A permutation of 0..n-1, int64 [n]: a function of `parts` (seed, epoch)."""
+    return np.random.Generator(np.random.PCG64(key(*parts))).permutation(n)

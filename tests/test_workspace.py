@@ -1,0 +1,281 @@
+"""The workspace itself: `uv run --package X train` runs X, and every member has the shape that the others have.
+
+The commands are tried in a throw-away workspace: the real dispatcher and the real pyproject files, with small tasks
+that print their name in place of training, and without torch, so that uv makes the environment in seconds.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
+TASKS = [path for path in PACKAGES if path.name != "core"]
+VERBS = {"train", "evaluate", "predict", "study", "report"}
+TOYS = ("toy-one", "toy-two", "toy-three")
+
+TOY = """
+import json, sys
+
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    print(json.dumps({"task": "NAME", "argv": argv}))
+    return 7 if "--fail" in argv else 0
+"""
+
+# ----------------------------------------------------------------------------------------------- the right task, always
+
+
+def asking_for(pyproject: str, key: str, *needs: str) -> str:
+    """The text of a pyproject.toml with these requirements alone in the list `key`."""
+    text, count = re.subn(rf"^{key} = \[.*?\]$", f"{key} = {json.dumps(needs)}", pyproject, flags=re.M | re.S)
+    assert count == 1
+    return text
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A folder with the root's and core's real files, and toy tasks whose pyproject.toml is that of cnn-emnist."""
+    root = tmp_path_factory.mktemp("workspace")
+    shutil.copy(ROOT / "uv.lock", root)
+    (root / "pyproject.toml").write_text(asking_for((ROOT / "pyproject.toml").read_text(), "dev"))
+    core = root / "packages/core/src/etude"
+    core.mkdir(parents=True)
+    for name in ("__init__.py", "errors.py", "dispatch.py"):
+        shutil.copy(ROOT / "packages/core/src/etude" / name, core / name)
+    text = (ROOT / "packages/core/pyproject.toml").read_text()
+    (root / "packages/core/pyproject.toml").write_text(asking_for(text, "dependencies", "psutil"))
+    text = asking_for((ROOT / "packages/cnn-emnist/pyproject.toml").read_text(), "dependencies", "etude-core")
+    for toy in TOYS:
+        module = toy.replace("-", "_")
+        source = root / "packages" / toy / "src" / module
+        source.mkdir(parents=True)
+        (source / "__init__.py").touch()
+        (source / "__main__.py").write_text(TOY.replace("NAME", toy))
+        ours = text.replace("cnn-emnist", toy).replace("cnn_emnist", module)
+        (root / "packages" / toy / "pyproject.toml").write_text(ours)
+    done = sh(root, "uv lock")
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def start(folder, command, **env):
+    """Starts a shell command in `folder`, for somebody who sees nothing of the environment that these tests run in."""
+    ours = ("VIRTUAL_ENV", "UV_PROJECT", "UV_PROJECT_ENVIRONMENT", "UV_WORKING_DIR", "UV_RUN_RECURSION_DEPTH")
+    clean = {key: value for key, value in os.environ.items() if key not in ours} | env
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=clean, shell=True, text=True, stdout=pipe, stderr=pipe)
+
+
+def finish(process):
+    stdout, stderr = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def sh(folder, command, **env):
+    return finish(start(folder, command, **env))
+
+
+def trained(done):
+    """(task, its arguments) of a command that must have succeeded."""
+    assert done.returncode == 0, f"{done.args}\n{done.stdout}{done.stderr}"
+    said = json.loads(done.stdout)
+    assert said["argv"][0] == "train"
+    return said["task"], said["argv"][1:]
+
+
+def refusal(done):
+    """The one line with which a command stopped before any task ran."""
+    assert done.returncode == 2, f"{done.args}\n{done.stdout}{done.stderr}"
+    assert done.stdout == ""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("train: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize("exact", ["", "--exact"])
+def test_in_sequence(workspace, exact):
+    for toy in ("toy-one", "toy-two", "toy-one", "toy-three", "toy-two"):
+        assert trained(sh(workspace, f"uv run {exact} --package {toy} train --x 1")) == (toy, ["--x", "1"])
+
+
+def test_ten_at_once(workspace):
+    toys = [TOYS[i % 3] for i in range(10)]
+    processes = [start(workspace, f"uv run --package {toy} train {i}") for i, toy in enumerate(toys)]
+    assert [trained(finish(each)) for each in processes] == [(toy, [str(i)]) for i, toy in enumerate(toys)]
+
+
+def test_ten_at_once_exact(workspace):
+    """Each takes the others' packages away, so some may have to stop; none may train what it was not asked for."""
+    toys = [TOYS[i % 3] for i in range(10)]
+    processes = [start(workspace, f"uv run --exact --package {toy} train {i}") for i, toy in enumerate(toys)]
+    outcomes = [finish(each) for each in processes]
+    right = 0
+    for i, (toy, done) in enumerate(zip(toys, outcomes, strict=True)):
+        if done.returncode == 0:
+            assert trained(done) == (toy, [str(i)])
+            right += 1
+        else:
+            assert done.stdout == "", done.stdout
+    assert right >= 1, "whoever came last has lost nothing\n" + "\n".join(done.stderr for done in outcomes)
+
+
+@pytest.mark.parametrize(
+    ("folder", "command", "expected"),
+    [
+        (".", "uv run --package=toy-two train", ("toy-two", [])),
+        (".", "uv run --package Toy_Two train", ("toy-two", [])),
+        (
+            ".",
+            "uv -q run --color never --env-file x.env --package toy-two -- train --package",
+            ("toy-two", ["--package"]),
+        ),
+        (".", "uv run --package toy-one train --package toy-two", ("toy-one", ["--package", "toy-two"])),
+        (".", "uv run -qw psutil --package toy-two train", ("toy-two", [])),
+        ("packages/toy-two", "uv run --package toy-one train", ("toy-one", [])),
+        # no --package: the project that uv took
+        ("packages/toy-two", "uv run train --package toy-one", ("toy-two", ["--package", "toy-one"])),
+        ("packages/toy-two/src/toy_two", "uv run train", ("toy-two", [])),
+        (".", "uv run --directory packages/toy-three train", ("toy-three", [])),
+        (".", "uv run --project packages/toy-three train", ("toy-three", [])),
+        (".", "uv --directory packages run --project toy-three train", ("toy-three", [])),
+        (".", "UV_PROJECT=packages/toy-three uv run train", ("toy-three", [])),
+        # something between uv and train
+        (".", "uv run --package toy-two bash -c 'cd packages/toy-one && train; exit $?'", ("toy-two", [])),
+        (".", "uv run --package toy-two python -c 'import os; os.system(\"train 5\")'", ("toy-two", ["5"])),
+        (".", "uv run --package toy-one bash -c 'uv run --package toy-two train; exit $?'", ("toy-two", [])),
+        ("packages/toy-two", "uv run bash -c 'cd / && train'", ("toy-two", [])),
+    ],
+)
+def test_which_task(workspace, folder, command, expected):
+    (workspace / "x.env").touch()
+    done = sh(workspace, "uv sync --all-packages")
+    assert done.returncode == 0, done.stderr
+    assert trained(sh(workspace / folder, command)) == expected
+
+
+def test_exit_code(workspace):
+    assert sh(workspace, "uv run --package toy-one train --fail").returncode == 7
+
+
+def test_nothing_says_which(workspace):
+    line = refusal(sh(workspace, "uv run train"))
+    assert all(f"`{toy} train`" in line for toy in TOYS)
+
+
+def test_core_is_no_task(workspace):
+    assert "etude-core is not installed as a task" in refusal(sh(workspace, "uv run --package etude-core train"))
+    assert "etude-core is not installed as a task" in refusal(sh(workspace / "packages/core", "uv run train"))
+
+
+def test_the_only_task(workspace):
+    """From outside the packages, one installed task is the answer; but never for a question about another one."""
+    assert sh(workspace, "uv run --exact --package toy-two true").returncode == 0
+    assert trained(sh(workspace, "uv run --no-sync train")) == ("toy-two", [])
+    for folder, command in [(".", "--package toy-one train"), ("packages/toy-one", "train")]:
+        line = refusal(sh(workspace / folder, f"uv run --no-sync {command}"))
+        assert "toy-one is not installed as a task" in line
+        assert "`toy-two train`" in line
+
+
+def test_uv_has_ended(workspace):
+    """A `train` that outlives its `uv run` cannot ask it any more, and does not guess."""
+    orphan = (
+        "import os, subprocess, time\n"
+        "above = os.getpid()\n"
+        "if os.fork() == 0:\n"
+        "    while os.getppid() == above: time.sleep(0.01)\n"
+        "    code = subprocess.call(['train'])\n"
+        "    print(code)\n"
+    )
+    (workspace / "orphan.py").write_text(orphan)
+    done = sh(workspace, "uv run --exact --package toy-one python orphan.py")
+    assert done.stdout == "2\n"
+    assert "has ended" in done.stderr
+
+
+def test_a_newer_uv(workspace):
+    """An option that the dispatcher does not know may take a value; then a --package behind it is not overlooked."""
+    ask = (
+        "from etude.dispatch import UserError, uv_run_options as f\n"
+        "assert f(['/bin/uv', 'run', '--new', '--package', 'a', 'train']) == {'--package': 'a'}\n"
+        "try: f(['uv', 'run', '--new', 'value', '--package', 'a', 'train'])\n"
+        "except UserError: print('refused')\n"
+    )
+    (workspace / "ask.py").write_text(ask)
+    done = sh(workspace, "uv run --package toy-one python ask.py")
+    assert done.stdout == "refused\n", done.stderr
+
+
+# ------------------------------------------------------------------------------------------------ one shape for members
+
+
+def read(package):
+    return tomllib.loads((package / "pyproject.toml").read_text("utf-8"))
+
+
+def by_name(package):
+    return package.name
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=by_name)
+def test_member(package):
+    about = read(package)
+    assert about["project"]["requires-python"] == ">=3.11"
+    assert about["project"]["license"] == "MIT"
+    # Tools are set up once, in the root: a member's own table would drop the root's. uv has no other place for sources.
+    tables = {f"{tool}.{table}" for tool, tables in about.get("tool", {}).items() for table in tables}
+    assert tables <= {"uv.sources", "hatch.build"}
+
+
+@pytest.mark.parametrize("package", TASKS, ids=by_name)
+def test_task(package):
+    about, name, module = read(package), package.name, package.name.replace("-", "_")
+    main = {name: f"{module}.__main__:main"}
+    assert about["project"]["name"] == name
+    assert about["project"]["scripts"] == main
+    assert about["project"]["entry-points"] == {"etude.tasks": main}
+    assert about["tool"] == {"uv": {"sources": {"etude-core": {"workspace": True}}}}
+    assert [path.name for path in (package / "src").iterdir() if path.suffix != ".egg-info"] == [module]
+    for file in ("__init__.py", "__main__.py", "config.py", "data.py", "sample.py", "model.py", "task.py"):
+        assert (package / "src" / module / file).is_file(), file
+    assert list((package / "src" / module / "studies").glob("*.yaml"))
+    assert (package / "README.md").is_file()
+    assert (package / "tests" / f"test_{module}.py").is_file()
+
+
+def test_no_script_has_two_owners():
+    owned = [script for package in PACKAGES for script in read(package)["project"]["scripts"]]
+    assert sorted(owned) == sorted(["train", *(task.name for task in TASKS)])
+
+
+# ---------------------------------------------------------------------------------------------- what a README promises
+
+
+def fenced(path):
+    """The lines of the code blocks of a Markdown file, without the prompt."""
+    blocks = re.findall(r"^```[^\n]*\n(.*?)^```", path.read_text("utf-8"), flags=re.M | re.S)
+    return [line.removeprefix("$ ").strip() for block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("package", [ROOT, *TASKS], ids=by_name)
+def test_readme(package):
+    """Every command that a README shows names a package that is there, and something that it can do."""
+    names = {task.name for task in TASKS}
+    shown = 0
+    for words in map(str.split, fenced(package / "README.md")):
+        if words[:2] == ["uv", "run"] and "--package" in words:
+            words = words[words.index("--package") + 1 :]
+        elif not (names.intersection(words[:1]) or VERBS.intersection(words[1:2])):
+            continue
+        assert words[0] in names, words
+        assert words[1] in VERBS | {"--help"}, words
+        shown += 1
+    assert shown, "no command is shown"
