@@ -1,0 +1,231 @@
+"""The verbs that every task has: train, evaluate, predict, study. No torch is imported before a verb needs it.
+
+PACKAGE train [CONFIG.yaml] [--flags] [--run DIR]
+PACKAGE evaluate RUN [--data X]
+PACKAGE predict RUN INPUT ... [--out FILE]
+PACKAGE study NAME|FILE.yaml
+"""
+
+import importlib
+import json
+import sys
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from etude import config as configs
+from etude.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import device as TorchDevice
+
+    from etude.loop import Task, Totals
+
+
+class TaskModule(Protocol):
+    """What the module `task` of a package defines; imported only when a verb needs it."""
+
+    def make(self, config: Any, where: "TorchDevice") -> "Task":
+        """The task with its data, the model freshly initialised."""
+        ...
+
+    def restore(self, config: Any, assets: dict[str, Any]) -> "Task":
+        """The task without data, from what a checkpoint kept (`Task.assets`): enough to predict."""
+        ...
+
+    def describe(self, task: "Task", totals: "Totals") -> tuple[str, dict[str, Any]]:
+        """What `evaluate` says of a part of the data: a text for people, and the JSON object of the last line."""
+        ...
+
+    def predict(self, task: "Task", inputs: list[str]) -> list[str]:
+        """One line of output per input."""
+        ...
+
+
+@dataclass(frozen=True)
+class Package:
+    """A task package, as its __main__.py describes it."""
+
+    name: str
+    """of the distribution and the command, such as cnn-emnist"""
+    config: type
+    """its configuration: a dataclass with a field `fit: Fit`"""
+    next_step: str
+    """what `train` suggests to try after it"""
+
+    @property
+    def module(self) -> str:
+        return self.name.replace("-", "_")
+
+    @property
+    def task(self) -> TaskModule:
+        return cast(TaskModule, importlib.import_module(f"{self.module}.task"))
+
+
+def main(package: Package, argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 0, 2 for a mistake of the user, 130 or 143 after a signal."""
+    words = sys.argv[1:] if argv is None else argv
+    verbs = {"train": train, "evaluate": evaluate, "predict": predict, "study": study}
+    try:
+        if not words or words[0] in ("-h", "--help"):
+            print(usage(package))
+            return 0 if words else 2
+        if words[0] not in verbs:
+            raise UserError(f"there is no {words[0]!r} in {package.name}: {configs.similar(words[0], verbs)}")
+        return verbs[words[0]](package, words[1:])
+    except UserError as error:
+        print(f"{package.name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+        sys.stderr.close()
+        return 141
+
+
+def usage(package: Package) -> str:
+    name = package.name
+    return "\n".join(
+        [
+            f"usage: {name} train [CONFIG.yaml] [--flags] [--run DIR]     train a model; --help lists the flags",
+            f"       {name} evaluate RUN [--data X] [--checkpoint last]  score the best (or last) one on the test part",
+            f"       {name} predict RUN INPUT ... [--out FILE]           apply it",
+            f"       {name} study NAME|FILE.yaml [--jobs N]              a question to many runs; --help lists them",
+        ]
+    )
+
+
+def take(words: list[str], flag: str) -> tuple[str | None, list[str]]:
+    """Takes `--flag VALUE` or `--flag=VALUE` out of a command line."""
+    rest: list[str] = []
+    value = None
+    left = iter(words)
+    for word in left:
+        if word == flag:
+            value = next(left, None)
+            if value is None:
+                raise UserError(f"command line: {flag} needs a value")
+        elif word.startswith(f"{flag}="):
+            value = word.partition("=")[2]
+        else:
+            rest.append(word)
+    return value, rest
+
+
+def train(package: Package, words: list[str]) -> int:
+    """Trains a model in a run folder; goes on where an earlier start of the same run stopped."""
+    folder, words = take(words, "--run")
+    path = Path(folder) if folder else None
+    if path and (path / "config.yaml").is_file():
+        words = [str(path / "config.yaml"), *words]
+    presets = sorted(p.stem for p in Path(str(resources.files(package.module))).glob("configs/*.yaml"))
+    description = (
+        f"Train {package.name}. Before the flags may come CONFIG.yaml: a file of flags, or one of the presets "
+        f"{', '.join(presets)}. --run DIR names the run's folder; an existing one goes on where it stopped."
+    )
+    config: Any = configs.parse(
+        package.config, words, package=package.module, prog=f"{package.name} train", description=description
+    )
+
+    import torch
+
+    from etude import device, loop, run
+
+    where = device.choose(config.fit)
+    torch.manual_seed(config.fit.seed)
+    task = package.task.make(config, where.where)
+    one = run.Run(where.agree(path or run.new_folder(package.name)), config, where)
+    where.wait()  # until the folder is there
+
+    def say(line: str) -> None:
+        if where.leads:
+            print(line, flush=True)
+
+    say(f"run      {one.path}\ndata     {task.data}\nmodel    {task.summary}\ndevice   {where}")
+    try:
+        done = one.finished()
+        result = done or loop.fit(task, config.fit, one, where)
+    except loop.Stopped as stopped:
+        say(f"stopped by {stopped}; {one.resume_command()}")
+        return stopped.code
+    finally:
+        one.close()
+        where.leave()
+    score = result["valid"][task.metric]
+    how = "already finished" if done else f"took {result['seconds']:.0f} s"
+    say(f"done     validation {task.metric} {score:.4f}, epoch {result['best_epoch']} of {result['epochs']}; {how}")
+    say(f"watch    tensorboard --logdir {one.path.parent}")
+    say(f"test     {package.name} evaluate {one.path}")
+    say(f"next     {package.next_step}")
+    return 0
+
+
+def evaluate(package: Package, words: list[str]) -> int:
+    """Scores a checkpoint of a run on the test part; the last line of the output is one JSON object.
+
+    The scores of the best checkpoint on the run's own data are also kept, in the run's test.json.
+    """
+    usage = f"usage: {package.name} evaluate RUN [--data X] [--checkpoint best|last]"
+    if any(word in ("-h", "--help") for word in words):
+        print(usage)
+        return 0
+    chosen, words = take(words, "--checkpoint")
+    if not words or words[0].startswith("-") or chosen not in (None, "best", "last"):
+        raise UserError(usage)
+
+    from etude import device, loop, run
+
+    folder, flags = Path(words[0]), words[1:]
+    config: Any = run.read_config(folder, package.config, flags)
+    state = run.checkpoint(folder, chosen or "best")
+    where = device.choose(config.fit)
+    task = package.task.make(config, where.where)
+    task.adopt(state["assets"])
+    task.model.load_state_dict(state["model"])
+    where.place(task.model)
+    totals = loop.evaluate(task, "test", where, config.fit.batch_size)
+    if where.leads:
+        text, scores = package.task.describe(task, totals)
+        print(f"run      {folder}, {chosen or 'best'} checkpoint")
+        print(f"data     {task.data}, test part\ndevice   {where}\n{text}")
+        if not flags and not chosen:
+            run.write(folder / "test.json", (json.dumps(scores) + "\n").encode())
+        print(json.dumps(scores), flush=True)
+    where.leave()
+    return 0
+
+
+def predict(package: Package, words: list[str]) -> int:
+    """Applies the best checkpoint of a run to inputs; needs nothing but the run folder."""
+    out, words = take(words, "--out")
+    if any(word in ("-h", "--help") for word in words):
+        print(f"usage: {package.name} predict RUN INPUT ... [--out FILE]")
+        return 0
+    if len(words) < 2:
+        raise UserError(f"give the run folder and what to predict: {package.name} predict RUN INPUT ... [--out FILE]")
+
+    from etude import device, run
+
+    folder = Path(words[0])
+    config: Any = run.read_config(folder, package.config)
+    state = run.checkpoint(folder)
+    task = package.task.restore(config, state["assets"])
+    task.model.load_state_dict(state["model"])
+    device.choose(config.fit).place(task.model)
+    task.model.eval()
+    text = "".join(line + "\n" for line in package.task.predict(task, words[1:]))
+    if out is None:
+        sys.stdout.write(text)
+        return 0
+    try:
+        run.write(Path(out), text.encode())
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}") from None
+    return 0
+
+
+def study(package: Package, words: list[str]) -> int:
+    from etude import study
+
+    return study.main(package.module, package.name, words)

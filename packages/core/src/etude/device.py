@@ -1,0 +1,135 @@
+"""Where a run computes and how exactly: device, precision, and the processes of a data-parallel run."""
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from etude.config import Fit
+from etude.errors import UserError
+from etude.layers.norm import synchronise_batch_norm
+
+T = TypeVar("T")
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Device:
+    """One process's share of the machine."""
+
+    where: torch.device
+    precision: str
+    """fp32, bf16 or fp16: what matrix products and convolutions are computed in; parameters are always fp32"""
+    rank: int = 0
+    """which of the processes this is; only rank 0 writes"""
+    world: int = 1
+    """how many processes train together"""
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Computes what is safe to compute in `precision` in it, and the rest in fp32."""
+        return torch.autocast(self.where.type, DTYPES[self.precision], enabled=self.precision != "fp32")
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Scales fp16 losses so that small gradients survive (Micikevicius et al. 2018); does nothing otherwise."""
+        return torch.amp.GradScaler(self.where.type, enabled=self.precision == "fp16")
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Moves a model here, kernels channels-last, and makes its batch norm count over all processes.
+
+        Every process has built the same model from the same seed, so nothing needs to be sent.
+        """
+        model.to(self.where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.world > 1:
+            synchronise_batch_norm(model)
+        return model
+
+    def move(self, batch: Any) -> Any:
+        """The batch - a tensor, or a tuple, list or dict of batches - on this device."""
+        if isinstance(batch, Tensor):
+            return batch.to(self.where, non_blocking=True)
+        if isinstance(batch, Mapping):
+            return {key: self.move(value) for key, value in batch.items()}
+        if isinstance(batch, tuple | list):
+            return type(batch)(self.move(value) for value in batch)
+        return batch
+
+    def sum(self, tensors: Iterable[Tensor]) -> None:
+        """Replaces every tensor by its sum over all processes, in one message."""
+        if self.world == 1:
+            return
+        tensors = list(tensors)
+        flat = torch.cat([t.reshape(-1) for t in tensors])  # also makes channels-last gradients dense
+        dist.all_reduce(flat)
+        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def agree(self, value: T) -> T:
+        """The first process's value, on all."""
+        values = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(values)
+        return values[0]
+
+    def leave(self) -> None:
+        """Ends the work together; the last thing a process does."""
+        if self.world > 1:
+            dist.destroy_process_group()
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def name(self) -> str:
+        """The hardware in words, for people: "NVIDIA H200", "AMD EPYC (2 threads)"."""
+        if self.where.type == "cuda":
+            return torch.cuda.get_device_name(self.where)
+        return f"{torch.cpu.get_capabilities().get('cpu_name') or 'CPU'} ({torch.get_num_threads()} threads)"
+
+    def __str__(self) -> str:
+        processes = f", {self.world} processes" if self.world > 1 else ""
+        return f"{self.where.type}: {self.name()}, {self.precision}{processes}"
+
+
+def choose(fit: Fit) -> Device:
+    """The device of this process; under torchrun it joins the other processes (gloo on CPU, nccl on GPU).
+
+    Raises UserError when what was asked for is not there: there is no silent fall-back.
+    """
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    has_cuda = torch.cuda.is_available()
+    if fit.device == "cuda" and not has_cuda:
+        raise UserError("fit.device is cuda, but PyTorch finds no CUDA device here: use --fit.device cpu")
+    if fit.device == "cpu" or not has_cuda:
+        where = torch.device("cpu")
+    else:
+        where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(where)
+        torch.backends.cudnn.benchmark = True
+    precision = best_precision(where) if fit.precision == "auto" else fit.precision
+    if precision == "fp16" and where.type == "cpu":
+        raise UserError("fit.precision fp16 is for GPUs: on a CPU use bf16, fp32 or auto")
+    if world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    return Device(where, precision, rank, world)
+
+
+def best_precision(where: torch.device) -> str:
+    """The fastest that is safe: bf16 where it is multiplied natively, fp16 on older GPUs, else fp32.
+
+    Native bf16: CUDA from Ampere on, CPUs with AMX or AVX512-BF16.
+    """
+    if where.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(where) >= (8, 0) else "fp16"
+    cpu = torch.cpu.get_capabilities()
+    return "bf16" if cpu.get("amx_bf16") or cpu.get("avx512_bf16") else "fp32"

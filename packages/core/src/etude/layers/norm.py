@@ -1,0 +1,47 @@
+"""Batch normalisation whose statistics are those of the whole batch, however many processes share it."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+
+def synchronise_batch_norm(model: nn.Module) -> None:
+    """Makes every batch norm of a model count over all processes, in place; state dicts stay as they are.
+
+    nn.SyncBatchNorm refuses CPU tensors, hence this.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            if module.momentum is None or not module.track_running_stats:
+                raise NotImplementedError("batch norm over processes needs running statistics with a fixed momentum")
+            module.forward = partial(synchronised, module)  # type: ignore[method-assign]
+
+
+def synchronised(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """The forward pass of batch norm (Ioffe & Szegedy 2015) over all processes: [B, C, ...] -> [B, C, ...]."""
+    if not norm.training:
+        return type(norm).forward(norm, x)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.momentum is not None
+    others = [d for d in range(x.dim()) if d != 1]
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    y = x.float()
+    count = torch.full((1,), y.numel() / y.shape[1], device=x.device)
+    # Two passes, mean first: E[x^2] - E[x]^2 would cancel where the mean is large.
+    total = all_reduce(torch.cat([y.sum(others), count]))
+    n = total[-1].detach()
+    mean = total[:-1] / n
+    centred = y - mean.view(shape)
+    var = all_reduce(centred.square().sum(others)) / n
+    with torch.no_grad():
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(var * n / (n - 1), norm.momentum)
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked += 1
+    y = centred * torch.rsqrt(var + norm.eps).view(shape)
+    if norm.affine:
+        y = y * norm.weight.view(shape) + norm.bias.view(shape)
+    return y.to(x.dtype)

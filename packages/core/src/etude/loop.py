@@ -1,0 +1,333 @@
+"""The one training loop. Tasks contain no loop, this file contains no task.
+
+Three rules carry everything below:
+
+- A step returns sums and counts, never means. Ragged batches, padding, accumulation, several processes and whole
+  epochs are then exact: sums add up, averages of averages do not.
+- Randomness is a function of (seed, epoch, batch): every step seeds the generators anew, and the data's draws are
+  hashed from (seed, epoch, example). No generator state has to be saved; a run killed anywhere resumes bitwise equal.
+- A hook may look, never steer: `Task.show` gets the run to write to, and what it draws changes no later step.
+"""
+
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from etude import draw, optim
+from etude.config import Fit
+from etude.device import Device
+from etude.errors import UserError
+from etude.reporter import Reporter
+from etude.run import Run, checkpoint
+
+Sums = dict[str, tuple[Tensor, Tensor | int]]  # metric -> (sum over the batch, how many were summed)
+Split = Literal["train", "valid", "test"]
+
+
+class Task(Protocol):
+    """What one étude adds: data, model, and what a step is."""
+
+    model: nn.Module
+    data: str
+    """the data in words, for people: "Fashion-MNIST, 55,000 / 5,000 / 10,000 images, 10 classes" """
+    summary: str
+    """the model in words: "5 convolutions, 246,000 parameters" """
+    metric: str
+    """the validation score that chooses the best checkpoint, a key of `scores`"""
+    better: Literal["higher", "lower"]
+
+    def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
+        """The examples of each batch, int64 ids: a function of (seed, epoch) for "train", fixed for the others."""
+        ...
+
+    def load(self, split: Split, ids: np.ndarray, epoch: int) -> Any:
+        """The batch of these examples. Random augmentation is a function of (seed, epoch, id): see `etude.draw`."""
+        ...
+
+    def step(self, batch: Any) -> Sums:
+        """Sums and counts of a batch; the optimiser minimises sum / count of "loss"."""
+        ...
+
+    def scores(self, totals: "Totals") -> dict[str, float]:
+        """Scores of a whole part from its totals; `Totals.means` is the usual answer."""
+        ...
+
+    def show(self, run: Run, epoch: int, step: int) -> None:
+        """Shows a person what the model does now: before training (epoch 0), after each epoch, and at the end (-1)."""
+        ...
+
+    def assets(self) -> dict[str, Any]:
+        """What `predict` needs besides the weights (labels, vocabulary, ...): plain data, kept in checkpoints."""
+        ...
+
+    def adopt(self, assets: dict[str, Any]) -> None:
+        """Takes over a checkpoint's assets to score it on this task's data. Raises UserError if they do not fit."""
+        ...
+
+
+@dataclass
+class Totals:
+    """Sums and counts added up over batches, in float64 so that the order of adding does not show."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, sums: Sums) -> None:
+        for name, (value, count) in sums.items():
+            value = value.detach().double()
+            count = torch.as_tensor(count, dtype=torch.float64, device=value.device)
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts[name] + count if name in self.counts else count
+
+    def merge(self, other: "Totals") -> None:
+        self.add({name: (value, other.counts[name]) for name, value in other.sums.items()})
+
+    def share(self, device: Device) -> None:
+        """Adds up over all processes."""
+        device.sum([*self.sums.values(), *self.counts.values()])
+
+    def mean(self, name: str) -> Tensor:
+        return self.sums[name] / self.counts[name]
+
+    def means(self) -> dict[str, float]:
+        """sum / count of every scalar metric. Raises ValueError for a metric that was never counted."""
+        for name, count in self.counts.items():
+            if float(count) == 0:
+                raise ValueError(f"the metric {name!r} has no data")
+        return {name: float(self.mean(name)) for name, value in self.sums.items() if value.dim() == 0}
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        return {"sums": dict(self.sums), "counts": dict(self.counts)}
+
+    @classmethod
+    def restore(cls, state: dict[str, dict[str, Tensor]], device: Device) -> "Totals":
+        return cls(device.move(state["sums"]), device.move(state["counts"]))
+
+
+@dataclass
+class Progress:
+    """How far a run is: with model and optimiser, all that a checkpoint holds."""
+
+    epoch: int = 1
+    """the epoch under way, from 1"""
+    batch: int = 0
+    """how many of its batches are done"""
+    step: int = 0
+    """optimiser steps since the start"""
+    seconds: float = 0.0
+    """time spent training, over all starts"""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """one per finished epoch"""
+    best_epoch: int = 0
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; it has been saved."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.code = 128 + signum
+
+
+def even_batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Cuts an order of examples into batches of at most `batch_size` whose sizes differ by at most one.
+
+    A small rest as the last batch would have noisy statistics, and one example alone breaks batch norm.
+    """
+    return np.array_split(order, math.ceil(len(order) / batch_size))
+
+
+def fit(task: Task, cfg: Fit, run: Run, device: Device) -> dict[str, Any]:
+    """Trains `task` to the end and returns the result, which is also written to the run folder.
+
+    Goes on from the run's last checkpoint if there is one. Raises Stopped after a signal, UserError when the loss stops
+    being a number or a checkpoint cannot be written.
+    """
+    model = device.place(task.model)
+    if cfg.compile:
+        model.compile()
+    optimizer, scaler = optim.optimizer(cfg, model), device.scaler()
+    progress, seen = Progress(), Totals()
+
+    def save() -> None:
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
+        state |= {"progress": dataclasses.asdict(progress), "seen": seen.state(), "assets": task.assets()}
+        run.save("last", state, keep=True)
+
+    if state := run.last():
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        progress, seen = Progress(**state["progress"]), Totals.restore(state["seen"], device)
+    resumed = progress.step > 0
+    run.write_rows(progress.rows)
+    run.open_tensorboard(progress.step + 1 if resumed else 0, f"best/{task.metric}")
+    if not resumed:
+        save()
+        task.show(run, 0, 0)
+
+    best = next((row["valid"][task.metric] for row in progress.rows if row["epoch"] == progress.best_epoch), None)
+    with Reporter(run, cfg, device, progress) as reporter, watch_signals() as asked:
+        while progress.epoch <= cfg.epochs and not out_of_patience(cfg, progress):
+            epoch, began = progress.epoch, time.monotonic()
+            for batch_seen in train_epoch(task, model, optimizer, scaler, cfg, device, progress, asked, reporter):
+                seen.merge(batch_seen)
+                if asked or time.monotonic() - began > 60 * cfg.save_every:
+                    progress.seconds, began = progress.seconds + time.monotonic() - began, time.monotonic()
+                    reporter.flush()
+                    save()
+                    if asked:
+                        raise Stopped(asked[0])
+
+            valid = task.scores(evaluate(task, "valid", device, cfg.batch_size))
+            row = {"epoch": epoch, "step": progress.step, "train": task.scores(seen), "valid": valid}
+            score = valid[task.metric]
+            improved = best is None or (score > best if task.better == "higher" else score < best)
+            progress.rows.append(row)
+            progress.epoch, progress.batch, seen = epoch + 1, 0, Totals()
+            reporter.epoch(row, improved)
+            if improved:
+                best, progress.best_epoch = score, epoch
+                run.save("best", {"model": model.state_dict(), "epoch": epoch, "valid": valid, "assets": task.assets()})
+            task.show(run, epoch, progress.step)
+            progress.seconds += time.monotonic() - began
+            reporter.flush()
+            save()  # after everything of this epoch is written: what a kill cuts off is done again, not done twice
+            run.write_rows(progress.rows)
+            if asked and progress.epoch <= cfg.epochs:
+                raise Stopped(asked[0])
+
+    if device.leads:
+        model.load_state_dict(checkpoint(run.path)["model"])  # what is shown last is what will be evaluated
+        task.show(run, -1, progress.step)
+    chosen = progress.rows[progress.best_epoch - 1]
+    run.scalars({f"best/{name}": value for name, value in chosen["valid"].items()}, progress.step)
+    result = {
+        "epochs": len(progress.rows),
+        "best_epoch": progress.best_epoch,
+        "valid": chosen["valid"],
+        "train": chosen["train"],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "seconds": round(progress.seconds, 1),
+        "device": str(device),
+    }
+    run.write_result("result.json", result)
+    return result
+
+
+def out_of_patience(cfg: Fit, progress: Progress) -> bool:
+    return cfg.patience > 0 and len(progress.rows) - progress.best_epoch >= cfg.patience
+
+
+def train_epoch(
+    task: Task,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    cfg: Fit,
+    device: Device,
+    progress: Progress,
+    asked: list[int],
+    reporter: Reporter,
+) -> Iterator[Totals]:
+    """Takes the optimiser steps that are left of this epoch, yielding the sums of each; moves `progress` on."""
+    model.train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    plan = task.plan("train", progress.epoch, cfg.batch_size)
+    reporter.start_epoch(len(plan))
+    for batch in range(progress.batch, len(plan)):
+        ids = plan[batch]
+        lr = optim.learning_rate(cfg, (progress.epoch - 1 + (batch + 0.5) / len(plan)) / cfg.epochs)
+        optim.set_learning_rate(optimizer, lr)
+        optimizer.zero_grad(set_to_none=True)
+        totals = Totals()
+        for number, piece in share_out(ids, cfg.accumulate, device):
+            torch.manual_seed(draw.key(cfg.seed, progress.epoch, batch, number))
+            with device.autocast():
+                sums = task.step(device.move(task.load("train", piece, progress.epoch)))
+            # The true denominator is known only after the last piece; until then any constant will do.
+            scaler.scale(sums["loss"][0] / len(ids)).backward()
+            totals.add(sums)
+        scaler.unscale_(optimizer)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if device.world > 1:
+            totals.share(device)
+            device.sum(gradients)
+        loss, norm = totals.mean("loss"), normalise(gradients, len(ids), totals.counts["loss"], cfg.clip)
+        reporter.step(loss, lr, norm, len(ids))
+        scaler.step(optimizer)
+        scaler.update()
+        progress.step, progress.batch = progress.step + 1, batch + 1
+        if device.world > 1:  # every process stops at the same step, whichever was asked
+            signum = torch.tensor(float(max(asked, default=0)), device=device.where)
+            device.sum([signum])
+            if signum > 0 and not asked:
+                asked.append(signal.SIGTERM)
+        yield totals
+
+
+def share_out(ids: np.ndarray, accumulate: int, device: Device) -> list[tuple[int, np.ndarray]]:
+    """This process's pieces of a batch, with their numbers within the whole batch."""
+    count = accumulate * device.world
+    if len(ids) < count:
+        raise UserError(f"a batch of {len(ids)} examples cannot be shared out in {count} pieces: raise fit.batch-size")
+    return list(enumerate(np.array_split(ids, count)))[device.rank :: device.world]
+
+
+def normalise(gradients: list[Tensor], assumed: int, count: Tensor, clip: float) -> Tensor:
+    """Makes gradients of sum / assumed those of sum / count, clips them, and returns their norm before the clipping."""
+    norm = torch.nn.utils.get_total_norm(gradients)
+    factor: Tensor | float = 1.0
+    if count.device.type != "cpu" or float(count) != assumed:
+        factor = (assumed / count.clamp(min=1)).to(norm.dtype)
+        norm = norm * factor
+    if clip > 0:
+        factor = factor * (clip / (norm + 1e-6)).clamp(max=1)
+    if isinstance(factor, Tensor):
+        torch._foreach_mul_(gradients, factor)
+    return norm
+
+
+@torch.inference_mode()
+def evaluate(task: Task, split: Split, device: Device, batch_size: int) -> Totals:
+    """The totals of one part of the data, over all processes, in evaluation mode."""
+    was_training = task.model.training
+    task.model.eval()
+    totals = Totals()
+    for ids in task.plan(split, 0, batch_size):
+        for _, piece in share_out(ids, 1, device):
+            with device.autocast():
+                totals.add(task.step(device.move(task.load(split, piece, 0))))
+    totals.share(device)
+    task.model.train(was_training)
+    return totals
+
+
+@contextmanager
+def watch_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in the list it gives, so that the loop can finish its step and save.
+
+    A second one of the same kind acts at once, as it would without us.
+    """
+    asked: list[int] = []
+
+    def note(signum: int, _: FrameType | None) -> None:
+        asked.append(signum)
+        signal.signal(signum, before[signum])
+
+    before: dict[int, Any] = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

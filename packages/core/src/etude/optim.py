@@ -1,0 +1,46 @@
+"""The optimiser and the learning-rate schedule that a Fit asks for."""
+
+import math
+
+import torch
+from torch import nn
+
+from etude.config import Fit
+
+
+def optimizer(fit: Fit, model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019), SGD with Nesterov momentum, or RMSprop with momentum.
+
+    Weight decay falls on matrices and kernels only: decaying a bias or a normalisation's gain has no use
+    (Goyal et al. 2017, section 5.3).
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": fit.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if fit.optimizer == "adamw":
+        return torch.optim.AdamW(groups, fit.lr, fused=True)  # one kernel for all parameters, on CPU too
+    if fit.optimizer == "sgd":
+        return torch.optim.SGD(groups, fit.lr, momentum=0.9, nesterov=True, fused=True)
+    return torch.optim.RMSprop(groups, fit.lr, momentum=0.9, foreach=True)
+
+
+def learning_rate(fit: Fit, done: float) -> float:
+    """The learning rate when the part `done` of the run (0 .. 1) is over: a function, so nothing has to be saved.
+
+    It rises in a straight line over the first `warmup` to `lr`, then stays (constant), falls to 0 as half a cosine
+    (Loshchilov & Hutter 2017), or falls to 0 in a straight line (one-cycle: Smith 2018).
+    """
+    if done < fit.warmup:
+        return fit.lr * done / fit.warmup
+    if fit.schedule == "constant":
+        return fit.lr
+    fall = (done - fit.warmup) / (1 - fit.warmup) if fit.warmup < 1 else 0.0
+    return fit.lr * (0.5 * (1 + math.cos(math.pi * fall)) if fit.schedule == "cosine" else 1 - fall)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr

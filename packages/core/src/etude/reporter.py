@@ -1,0 +1,109 @@
+"""What a run says while it trains: the progress bar, one line per epoch, and TensorBoard's curves."""
+
+import math
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from etude.config import Fit
+from etude.device import Device
+from etude.errors import UserError
+from etude.run import Run
+
+if TYPE_CHECKING:
+    from etude.loop import Progress
+
+
+class Reporter:
+    """Tells people and TensorBoard how the training goes, without making a step wait.
+
+    A step only appends tensors to a list; once a second they are turned into numbers and written together. On a CPU the
+    numbers cost nothing, so a loss that is no number is found before its gradient is used; on a GPU, where asking for a
+    number waits for the device, it is found at most a second later, and before anything is saved.
+    """
+
+    def __init__(self, run: Run, cfg: Fit, device: Device, progress: "Progress") -> None:
+        self.run, self.cfg, self.device, self.progress = run, cfg, device, progress
+        self.waiting: list[tuple[int, Tensor, float, Tensor, float]] = []
+        self.recent: deque[float] = deque(maxlen=500)
+        self.last_step = self.last_flush = self.epoch_began = time.perf_counter()
+        self.items, self.trained = 0, self.last_step
+        self.steps = 0  # of the whole run, as far as is known
+        self.bar: Any = None
+
+    def __enter__(self) -> "Reporter":
+        if self.device.leads and sys.stderr.isatty():
+            self.bar = tqdm(total=None, unit="step", dynamic_ncols=True, smoothing=0.05, initial=self.progress.step)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def start_epoch(self, batches: int) -> None:
+        """`batches`: how many this epoch has, done or not."""
+        left = batches - self.progress.batch + (self.cfg.epochs - self.progress.epoch) * batches
+        self.steps = self.progress.step + left
+        self.items, self.epoch_began = 0, time.perf_counter()
+
+    def step(self, loss: Tensor, lr: float, norm: Tensor, items: int) -> None:
+        """Notes one optimiser step. Raises UserError, naming the step, if its loss or gradient is no number."""
+        now = time.perf_counter()
+        self.waiting.append((self.progress.step + 1, loss, lr, norm, items / (now - self.last_step)))
+        self.last_step = now
+        self.items += items
+        self.trained = now
+        if self.device.where.type == "cpu" and not (math.isfinite(loss) and math.isfinite(norm)):
+            self.flush()
+        if now - self.last_flush > 1:
+            self.flush()
+
+    def flush(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for step, loss, lr, norm, rate in waiting:
+            value, length = float(loss), float(norm)
+            overflow_is_normal = self.device.precision == "fp16"  # the scaler skips such a step and scales less
+            if not (math.isfinite(value) and (math.isfinite(length) or overflow_is_normal)):
+                what = f"the loss became {value}" if not math.isfinite(value) else f"the gradient became {length}"
+                raise UserError(
+                    f"{what} at step {step} (epoch {self.progress.epoch}): training stopped; the last good checkpoint "
+                    f"is {self.run.path}/checkpoints/last.pt; try a lower --fit.lr or --fit.clip 1"
+                )
+            self.recent.append(value)
+            scalars = {"loss": value, "lr": lr, "gradient_norm": length, "items_per_s": rate}
+            self.run.scalars({f"step/{name}": number for name, number in scalars.items()}, step)
+        if self.bar is not None and waiting:
+            self.bar.total = self.steps
+            self.bar.set_description(f"epoch {self.progress.epoch}/{self.cfg.epochs}", refresh=False)
+            self.bar.set_postfix_str(f"loss {sum(self.recent) / len(self.recent):.4f}", refresh=False)
+            self.bar.update(waiting[-1][0] - self.bar.n)
+        self.run.flush()
+        self.last_flush = time.perf_counter()
+
+    def epoch(self, row: dict[str, Any], improved: bool) -> None:
+        """One line and one set of scalars per finished epoch; `row` as in metrics.jsonl."""
+        self.flush()
+        now = time.perf_counter()
+        rate = self.items / max(self.trained - self.epoch_began, 1e-9)
+        for split in ("train", "valid"):
+            self.run.scalars({f"{name}/{split}": value for name, value in row[split].items()}, row["step"])
+        self.run.scalars({"epoch": row["epoch"]}, row["step"])
+        if not self.device.leads:
+            return
+        scores = [
+            f"{split} " + "  ".join(f"{name} {value:.4f}" for name, value in row[split].items())
+            for split in ("train", "valid")
+        ]
+        pace = f"{rate:,.0f} items/s  {now - self.epoch_began:.0f} s"
+        line = "  |  ".join([f"epoch {row['epoch']:>3}/{self.cfg.epochs}", *scores, pace]) + (
+            "  *best" if improved else ""
+        )
+        if self.bar is not None:
+            self.bar.write(line, file=sys.stdout)
+        else:
+            print(line, flush=True)
+        self.last_step = time.perf_counter()

@@ -1,0 +1,292 @@
+"""The run folder: what one training run leaves behind, readable by people and enough to go on or to predict.
+
+config.yaml  environment.json  metrics.jsonl  result.json  log.txt  checkpoints/{last,last.prev,best}.pt  samples/  tb/
+"""
+
+import fcntl
+import io
+import json
+import os
+import pickle
+import secrets
+import subprocess
+import sys
+import time
+import warnings
+import zipfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from etude import config as configs
+from etude.device import Device
+from etude.errors import UserError
+
+C = TypeVar("C")
+State = dict[str, Any]
+
+
+def new_folder(package: str) -> Path:
+    """runs/PACKAGE/2026-11-22_10-15-03_a3f: sorts by time, and two runs started in one second do not meet."""
+    return Path("runs") / package / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(2)[:3]}"
+
+
+def read_config(folder: Path, config: type[C], flags: list[str] | None = None) -> C:
+    """The configuration of the run in `folder`, with `flags` on top. Raises UserError if it is no run folder."""
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"{folder} is no run folder: it has no config.yaml")
+    return configs.parse(config, [str(file), *(flags or [])])
+
+
+class Run:
+    """One run folder, open for writing; on every process but the first (`device.leads`) nothing is written."""
+
+    def __init__(self, path: Path, config: Any, device: Device) -> None:
+        """Creates the folder, or opens the one an earlier start of the same run left.
+
+        Raises UserError if it cannot be written, holds something else or another configuration, or is in use.
+        """
+        self.path, self.config, self.device = path, config, device
+        self._tb: Any = None
+        if not device.leads:
+            return
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            is_run = (path / "config.yaml").is_file()
+            if not is_run and any(p.name != "log.txt" and not p.name.startswith(".") for p in path.iterdir()):
+                raise UserError(f"{path} is not empty and no run folder: give --run another folder")
+            self._lock = (path / ".lock").open("w")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if is_run:
+                    self._compare()
+                else:
+                    write(path / "config.yaml", configs.dump(config).encode())
+                for name in ("checkpoints", "samples", "tb"):
+                    (path / name).mkdir(exist_ok=True)
+                self._record_environment()
+            except BaseException:
+                self._lock.close()
+                raise
+        except BlockingIOError:
+            raise UserError(f"{path} is in use by another process: wait for it or give --run another folder") from None
+        except OSError as error:
+            raise UserError(
+                f"cannot write the run folder {path}: {error.strerror}: give --run another folder"
+            ) from None
+
+    def _compare(self) -> None:
+        changed = configs.differences(read_config(self.path, type(self.config)), self.config)
+        if changed:
+            raise UserError(
+                f"{self.path} holds a run with another configuration ({'; '.join(changed)}): give --run another folder"
+            )
+
+    def _record_environment(self) -> None:
+        """What this run ran on; a resumed run adds an entry, so that a change of machine can be seen."""
+        file = self.path / "environment.json"
+        starts = json.loads(file.read_text()) if file.is_file() else []
+        starts.append(
+            {
+                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "command": sys.argv,
+                "device": self.device.name(),
+                "precision": self.device.precision,
+                "processes": self.device.world,
+                "threads": torch.get_num_threads(),
+                "seed": self.config.fit.seed,
+                "git": git_commit(),
+                "python": sys.version.split()[0],
+                "versions": {name: metadata.version(name) for name in ("etude-core", "torch", "numpy")},
+            }
+        )
+        write(file, json.dumps(starts, indent=1).encode())
+
+    # -- checkpoints
+
+    def save(self, name: str, state: State, keep: bool = False) -> None:
+        """Writes checkpoints/NAME.pt whole or not at all; with `keep` the one before stays as NAME.prev.pt."""
+        if not self.device.leads:
+            return
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        file = self.path / "checkpoints" / f"{name}.pt"
+        try:
+            write(file, buffer.getbuffer(), before=file.with_suffix(".prev.pt") if keep else None)
+        except OSError as error:
+            raise UserError(
+                f"cannot save {file}: {error.strerror}; the checkpoint before it is intact: "
+                f"free some space, then {self.resume_command()}"
+            ) from None
+
+    def last(self) -> State | None:
+        """The newest readable checkpoint of this run, or None; says so if the newest was damaged."""
+        folder = self.path / "checkpoints"
+        for file in (folder / "last.pt", folder / "last.prev.pt"):
+            if file.exists():
+                try:
+                    return load(file)
+                except Damaged as error:
+                    if self.device.leads:
+                        print(f"{error}: going on from the checkpoint before it", file=sys.stderr)
+        return None
+
+    def finished(self) -> State | None:
+        """The result, if the run has come to its end."""
+        file = self.path / "result.json"
+        return json.loads(file.read_text()) if file.is_file() else None
+
+    def resume_command(self) -> str:
+        program = Path(sys.argv[0])
+        start = f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
+        verb = "" if start == "train" else " train"
+        return f"go on with: {start}{verb} --run {self.path}"
+
+    # -- what people read
+
+    def write_rows(self, rows: list[dict[str, Any]]) -> None:
+        """metrics.jsonl, one row per epoch; written as a whole, so that no epoch ever stands in it twice."""
+        if self.device.leads:
+            write(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    def write_result(self, name: str, result: dict[str, Any]) -> None:
+        if self.device.leads:
+            write(self.path / name, (json.dumps(result, indent=1) + "\n").encode())
+
+    # -- TensorBoard
+
+    def open_tensorboard(self, step: int, metric: str) -> None:
+        """Starts the event file; what an interrupted start wrote from `step` on is taken back (purge_step).
+
+        The hyperparameters stand in this directory too, so that the HParams tab and the curves are the same run.
+        """
+        if not self.device.leads:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
+
+        self._tb = SummaryWriter(str(self.path / "tb"), purge_step=step, max_queue=1000)
+        flat = {
+            key: value if isinstance(value, bool | int | float | str) else str(value)
+            for key, value in configs.flatten(self.config).items()
+        }
+        for summary in hparams(flat, {metric: None}):
+            self._tb.file_writer.add_summary(summary)
+        if step == 0:
+            self._tb.add_text("config", f"```yaml\n{configs.dump(self.config)}```", 0)
+
+    def scalars(self, values: dict[str, float], step: int, when: float | None = None) -> None:
+        """One event for all `values`: a step's scalars cost one record, not one each."""
+        if self._tb is None:
+            return
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        event = Event(wall_time=when or time.time(), step=step, summary=summary)
+        self._tb.file_writer.event_writer.add_event(event)
+
+    def picture(self, tag: str, picture: Image.Image, step: int, name: str | None = None) -> None:
+        """Shows a picture in TensorBoard and keeps it as samples/NAME.png (NAME: the tag)."""
+        if self._tb is None:
+            return
+        self._tb.add_image(tag, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+        picture.save(self.path / "samples" / f"{name or tag}.png")
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        if self._tb is not None:
+            self._tb.add_text(tag, text, step)
+
+    def graph(self, model: torch.nn.Module, example: torch.Tensor) -> None:
+        if self._tb is not None:
+            with (
+                warnings.catch_warnings()
+            ):  # add_graph uses torch.jit.trace, which is deprecated without a successor here
+                warnings.simplefilter("ignore", FutureWarning)
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self._tb.add_graph(model, example)
+
+    def flush(self) -> None:
+        if self._tb is not None:
+            self._tb.flush()
+
+    def close(self) -> None:
+        if self._tb is not None:
+            self._tb.close()
+            self._tb = None
+        if self.device.leads:
+            self._lock.close()
+
+
+class Damaged(Exception):
+    """A checkpoint that was cut short or overwritten."""
+
+
+def load(file: Path) -> State:
+    """Reads a checkpoint onto the CPU; nothing in it can run code (`weights_only`).
+
+    Raises Damaged if it is not whole (every record's CRC-32 is checked), UserError if it holds more than data.
+    """
+    try:
+        with zipfile.ZipFile(file) as records:
+            if broken := records.testzip():
+                raise Damaged(f"{file} is damaged (its record {broken})")
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{file} is refused: it holds more than tensors and numbers, loading it could run code"
+        ) from None
+    except (zipfile.BadZipFile, RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
+        raise Damaged(f"{file} is damaged ({str(error).splitlines()[0]})") from None
+
+
+def checkpoint(folder: Path, name: str = "best") -> State:
+    """The best (or last) checkpoint of a run. Raises UserError if there is none or it cannot be read."""
+    file = folder / "checkpoints" / f"{name}.pt"
+    if not file.exists():
+        raise UserError(f"{folder} has no checkpoints/{name}.pt: it is no run folder, or its first epoch is not over")
+    try:
+        return load(file)
+    except Damaged as error:
+        raise UserError(f"{error}: train again, or put a copy of the file there") from None
+
+
+def write(file: Path, data: bytes | memoryview, before: Path | None = None) -> None:
+    """Writes a file so that after a crash at any moment either the old or the new content is there, never a mixture.
+
+    With `before` the old file is kept under that name (for a moment it is the only one).
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        if before is not None and file.exists():
+            file.replace(before)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, "+" if it was changed since; None outside a checkout."""
+    here = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run(
+            [*here, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run([*here, "diff", "--quiet", "HEAD"], capture_output=True, check=False).returncode
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if changed else "")

@@ -1,0 +1,185 @@
+"""The battery that every task passes: `check_task` from its tests, one call."""
+
+import dataclasses
+import math
+import shutil
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from etude import cli, config, draw, loop, optim, run
+from etude.device import Device
+from etude.loop import Task, Totals
+
+CPU = Device(torch.device("cpu"), "fp32")
+
+
+class Cut(BaseException):
+    """Stands for a kill in the middle of a run; nothing catches it."""
+
+
+def check_task(package: cli.Package, flags: list[str], inputs: list[str], folder: Path) -> None:
+    """Holds a task against the promises of this project; raises AssertionError naming the first that is broken.
+
+    `flags` should ask for something small: it is trained for 2 epochs four times. `inputs` are given to `predict`.
+    `folder` must be empty.
+    """
+    flags = [*flags, "--fit.epochs", "2", "--fit.save-every", "0", "--fit.device", "cpu", "--fit.precision", "fp32"]
+    parsed: Any = config.parse(package.config, flags)
+    check_config(package, parsed, folder)
+    check_batch_size(make(package, parsed))
+    check_overfits(make(package, parsed), parsed)
+    check_bf16(make(package, parsed))
+    check_resume(package, parsed, folder)
+    check_predict(package, folder / "whole", inputs, folder / "copied")
+
+
+def make(package: cli.Package, parsed: Any) -> Task:
+    torch.manual_seed(parsed.fit.seed)
+    return package.task.make(parsed, CPU.where)
+
+
+def check_config(package: cli.Package, parsed: Any, folder: Path) -> None:
+    """A saved configuration is read back equal."""
+    file = folder / "saved.yaml"
+    config.save(parsed, file)
+    assert config.parse(package.config, [str(file)]) == parsed, "the configuration does not survive save and parse"
+
+
+def check_batch_size(task: Task) -> None:
+    """Sums and counts over the same examples are the same in batches of 1, 5 and all: no padding leaks, no means."""
+    ids = np.concatenate(task.plan("valid", 0, 64))[:48]
+    task.model.eval()
+    found = []
+    for size in (len(ids), 5, 1):
+        totals = Totals()
+        with torch.inference_mode():
+            for start in range(0, len(ids), size):
+                totals.add(task.step(task.load("valid", ids[start : start + size], 0)))
+        found.append(totals)
+    whole, *parts = found
+    for totals in parts:
+        for name, value in whole.sums.items():
+            same = torch.equal(totals.counts[name], whole.counts[name])
+            assert same, f"{name}: the count depends on the batch size; return sums and counts, never means"
+            near = torch.allclose(totals.sums[name], value, rtol=1e-4, atol=1e-4)
+            assert near, f"{name}: the sum depends on the batch size or on padding"
+
+
+def check_overfits(task: Task, parsed: Any) -> None:
+    """A model that can learn at all learns one batch by heart: the loss falls below a third."""
+    batch = task.load("train", task.plan("train", 1, 16)[0], 1)
+    optimizer = optim.optimizer(dataclasses.replace(parsed.fit, optimizer="adamw", lr=3e-3), task.model)
+    task.model.train()
+    losses = []
+    for step in range(150):
+        torch.manual_seed(draw.key(step))
+        total, count = task.step(batch)["loss"]
+        optimizer.zero_grad()
+        (total / count).backward()
+        optimizer.step()
+        losses.append((total / count).item())
+    assert losses[-1] < losses[0] / 3, (
+        f"one batch is not learnt: the loss went from {losses[0]:.3f} to {losses[-1]:.3f}"
+    )
+
+
+def check_bf16(task: Task) -> None:
+    """A training step in bf16 gives about the loss of fp32, and a gradient."""
+    batch = task.load("train", task.plan("train", 1, 16)[0], 1)
+    losses = []
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(0)
+        task.model.train()
+        with Device(CPU.where, precision).autocast():
+            total, count = task.step(batch)["loss"]
+        losses.append((total / count).item())
+        task.model.zero_grad()
+        total.backward()
+        for name, parameter in task.model.named_parameters():
+            finite = parameter.grad is None or bool(parameter.grad.isfinite().all())
+            assert finite, f"{name} has a gradient that is no number in {precision}"
+    assert math.isclose(*losses, rel_tol=0.1), f"bf16 gives the loss {losses[1]:.4f}, fp32 {losses[0]:.4f}"
+
+
+def check_resume(package: cli.Package, parsed: Any, folder: Path) -> None:
+    """A run that is cut off anywhere and started again ends bitwise equal to one that was not."""
+    whole = trained(package, parsed, folder / "whole", [])
+    steps = whole["progress"]["step"]
+    # in the first epoch, in the second, and in an evaluation just before an epoch's checkpoint
+    cuts = [("train", 1 + steps // 4), ("valid", 1), ("train", steps // 4 + 2)]
+    resumed = trained(package, parsed, folder / "resumed", cuts)
+    for part in ("model", "optimizer", "progress"):
+        where = different(whole[part], resumed[part], part)
+        assert where is None, (
+            f"a resumed run differs from an uninterrupted one in {where}: it is missing from the checkpoint"
+        )
+    rows = [(folder / name / "metrics.jsonl").read_text() for name in ("whole", "resumed")]
+    assert rows[0] == rows[1], "metrics.jsonl of a resumed run differs from an uninterrupted one"
+
+
+def trained(package: cli.Package, parsed: Any, folder: Path, cuts: list[tuple[str, int]]) -> dict[str, Any]:
+    """The last checkpoint of a run that is cut off once for every (split, number of batches loaded since the start)."""
+    for split, number in [*cuts, ("", 0)]:
+        task = make(package, parsed)
+        cut_off(task, split, number)
+        with redirect_stdout(StringIO()):
+            one = run.Run(folder, parsed, CPU)
+            try:
+                loop.fit(task, parsed.fit, one, CPU)
+                assert not split, f"the run ended before batch {number} of {split} was reached"
+            except Cut:
+                pass
+            finally:
+                one.close()
+    state = run.load(folder / "checkpoints" / "last.pt")
+    state["progress"]["seconds"] = 0
+    return state
+
+
+def cut_off(task: Task, split: str, number: int) -> None:
+    """Makes `task` die when it loads batch `number` of `split`."""
+    load, count = task.load, 0
+
+    def counting(of: loop.Split, ids: np.ndarray, epoch: int) -> Any:
+        nonlocal count
+        count += of == split
+        if of == split and count == number:
+            raise Cut
+        return load(of, ids, epoch)
+
+    task.load = counting  # type: ignore[method-assign,assignment]
+
+
+def different(a: Any, b: Any, name: str) -> str | None:
+    """The name of the first value in which two nested states differ, None if they are bitwise equal."""
+    if isinstance(a, torch.Tensor):
+        return None if torch.equal(a, b) else name
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return name
+        return next((found for key in a if (found := different(a[key], b[key], f"{name}.{key}"))), None)
+    if isinstance(a, list):
+        return name if len(a) != len(b) else different(dict(enumerate(a)), dict(enumerate(b)), name)
+    return None if a == b else name
+
+
+def check_predict(package: cli.Package, folder: Path, inputs: list[str], copied: Path) -> None:
+    """A copied run folder predicts alone: the original is moved away."""
+    before = predicted(package, folder, inputs)
+    shutil.copytree(folder, copied)
+    moved = folder.rename(folder.with_name("moved"))
+    assert predicted(package, copied, inputs) == before, "a copied run folder predicts something else"
+    moved.rename(folder)
+
+
+def predicted(package: cli.Package, folder: Path, inputs: list[str]) -> str:
+    with redirect_stdout(StringIO()) as out:
+        code = cli.main(package, ["predict", str(folder), *inputs])
+    assert code == 0, f"predict ended with exit code {code}"
+    assert out.getvalue(), "predict printed nothing"
+    return out.getvalue()
