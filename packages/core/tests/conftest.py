@@ -1,0 +1,17 @@
+"""Makes the toy task importable here and in the processes that tests start."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = str(Path(__file__).parent)
+sys.path.insert(0, TESTS)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Every test runs in a folder of its own: nothing lands in the checkout."""
+    monkeypatch.chdir(tmp_path)

@@ -1,0 +1,73 @@
+import json
+
+import pytest
+from toy.__main__ import PACKAGE
+
+from etude import cli
+
+
+def toy(*words):
+    return cli.main(PACKAGE, [*words])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("trian", "there is no 'trian' in toy: did you mean 'train'?"),
+        ("train --fit.lrr 1", "unknown flag --fit.lrr: did you mean 'fit.lr'?"),
+        ("train --run", "--run needs a value"),
+        ("evaluate r --checkpoint first", "usage: toy evaluate RUN"),
+        ("train nowhere.yaml", "there is no configuration 'nowhere.yaml'"),
+        ("train --fit.device cuda", "fit.device is cuda, but PyTorch finds no CUDA device"),
+        ("train --fit.precision fp16", "fit.precision fp16 is for GPUs"),
+        ("evaluate", "usage: toy evaluate RUN"),
+        ("predict r", "give the run folder and what to predict"),
+        ("predict nowhere 1", "nowhere is no run folder"),
+        ("study nowhere", "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(words, message, capsys, tmp_path):
+    if "cuda" in words:
+        import torch
+
+        assert not torch.cuda.is_available()
+    assert toy(*words.split()) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_evaluate_predict(capsys, tmp_path):
+    assert toy("train", "--fit.epochs", "2", "--run", "r") == 0
+    out = capsys.readouterr().out
+    for word in ("validation accuracy", "tensorboard --logdir", "toy evaluate r", "toy train --no-norm"):
+        assert word in out
+    assert toy("evaluate", "r") == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert json.loads(last) == json.loads((tmp_path / "r" / "test.json").read_text())
+    assert toy("predict", "r", "123", "9") == 0
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) == 2
+    assert toy("predict", "r", "123", "9", "--out", "out.txt") == 0
+    assert (tmp_path / "out.txt").read_text() == printed
+    assert capsys.readouterr().out == ""
+    assert toy("predict", "r", "1", "--out", "nowhere/out.txt") == 2
+
+
+def test_a_run_without_a_name_gets_a_folder_of_its_own(capsys, tmp_path):
+    for _ in range(2):
+        assert toy("train", "--fit.epochs", "1") == 0
+    assert len(list((tmp_path / "runs" / "toy").iterdir())) == 2
+
+
+def test_help_of_every_verb(capsys):
+    assert toy("--help") == 0
+    assert toy("evaluate", "--help") == 0
+    assert toy("predict", "--help") == 0
+    assert toy() == 2
+    with pytest.raises(SystemExit) as end:
+        toy("train", "--help")
+    assert end.value.code == 0
+    assert "--fit.batch-size" in capsys.readouterr().out

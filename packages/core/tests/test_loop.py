@@ -1,0 +1,316 @@
+import dataclasses
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from toy import task as toy
+from toy.config import Config
+
+from etude import config, loop, run
+from etude.device import Device
+from etude.errors import UserError
+from etude.loop import Totals, even_batches, share_out
+from etude.testing import CPU, different
+
+
+def parsed(*flags):
+    return config.parse(Config, ["--fit.device", "cpu", "--fit.precision", "fp32", *flags])
+
+
+def train(cfg, folder):
+    torch.manual_seed(cfg.fit.seed)
+    task = toy.make(cfg, CPU.where)
+    one = run.Run(folder, cfg, CPU)
+    try:
+        return task, loop.fit(task, cfg.fit, one, CPU)
+    finally:
+        one.close()
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def curves(folder):
+    events = EventAccumulator(str(folder / "tb"), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+
+
+def test_fit_equals_a_loop_written_by_hand(tmp_path):
+    """The plain loop, with means, on full batches: every parameter the same bits, every score the same number."""
+    cfg = parsed(
+        "--fit.batch-size", "22", "--fit.epochs", "2", "--dropout", "0", "--fit.optimizer", "sgd", "--fit.lr", "0.1"
+    )
+    task, _ = train(cfg, tmp_path / "run")
+
+    torch.manual_seed(cfg.fit.seed)
+    plain = toy.make(cfg, CPU.where)
+    model = plain.model
+    decay = [p for p in model.parameters() if p.dim() > 1]
+    rest = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": decay, "weight_decay": cfg.fit.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True, fused=True)
+    losses, step, steps = [], 0, 10
+    for epoch in (1, 2):
+        for ids in plain.plan("train", epoch, 22):
+            done = (step + 0.5) / steps
+            for group in optimizer.param_groups:
+                group["lr"] = 0.1 * (done / 0.2 if done < 0.2 else 1 - (done - 0.2) / 0.8)
+            digits, real, labels = plain.load("train", ids, epoch)
+            loss = nn.functional.cross_entropy(model(digits, real), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            step += 1
+    trained = run.load(tmp_path / "run" / "checkpoints" / "last.pt")["model"]
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(trained[name], tensor, rtol=1e-5, atol=1e-7)
+    found = [event.value for event in curves(tmp_path / "run")["step/loss"]]
+    assert found == pytest.approx(losses, rel=1e-5)
+    assert rows(tmp_path / "run")[1]["train"]["loss"] == pytest.approx(np.mean(losses[5:]), rel=1e-5)
+
+
+@pytest.mark.parametrize("pieces", ["2", "3", "7"])
+def test_accumulation_is_exact_for_ragged_pieces(pieces, tmp_path):
+    flags = [
+        "--no-norm",
+        "--dropout",
+        "0",
+        "--fit.epochs",
+        "2",
+        "--fit.clip",
+        "0.5",
+        "--fit.optimizer",
+        "sgd",
+        "--fit.lr",
+        "0.1",
+    ]
+    whole, _ = train(parsed(*flags), tmp_path / "whole")
+    parts, _ = train(parsed(*flags, "--fit.accumulate", pieces), tmp_path / "parts")
+    for (name, a), (_, b) in zip(whole.model.named_parameters(), parts.model.named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=name)
+
+
+class Counted(toy.Toy):
+    """Counts real digits, not examples: the denominator is not the batch size."""
+
+    def step(self, batch):
+        digits, real, labels = batch
+        each = nn.functional.cross_entropy(self.model(digits, real).float(), labels, reduction="none")
+        return {"loss": ((each[:, None] * real).sum(), real.sum()), "accuracy": (each.sum(), len(labels))}
+
+
+def test_the_gradient_is_that_of_sum_over_count(tmp_path):
+    cfg = parsed("--no-norm", "--dropout", "0", "--fit.epochs", "1", "--fit.batch-size", "110", "--fit.accumulate", "3")
+    cfg = dataclasses.replace(cfg, fit=dataclasses.replace(cfg.fit, optimizer="sgd", lr=0.1, weight_decay=0, warmup=0))
+    torch.manual_seed(0)
+    task = Counted(cfg)
+    before = {name: p.detach().clone() for name, p in task.model.named_parameters()}
+    total, count = task.step(task.load("train", task.plan("train", 1, 110)[0], 1))["loss"]
+    (total / count).backward()
+    gradient = {name: p.grad.clone() for name, p in task.model.named_parameters()}
+    one = run.Run(tmp_path / "run", cfg, CPU)
+    loop.fit(task, cfg.fit, one, CPU)
+    one.close()
+    after = run.load(tmp_path / "run" / "checkpoints" / "last.pt")["model"]
+    lr = 0.1 * 0.5  # the only step is in the middle of the fall
+    for name, p in before.items():  # the first Nesterov step is 1 + momentum times the gradient
+        torch.testing.assert_close(p - after[name], lr * 1.9 * gradient[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_clipping_is_pytorchs():
+    torch.manual_seed(0)
+    for clip in (0.1, 1e3):
+        mine = [torch.randn(5, 3), torch.randn(7)]
+        theirs = [nn.Parameter(torch.zeros_like(g)) for g in mine]
+        for parameter, g in zip(theirs, mine, strict=True):
+            parameter.grad = g.clone()
+        norm = loop.normalise(mine, 4, torch.tensor(4.0), clip)
+        assert float(norm) == pytest.approx(float(nn.utils.clip_grad_norm_(theirs, clip)))
+        for g, parameter in zip(mine, theirs, strict=True):
+            torch.testing.assert_close(g, parameter.grad)
+
+
+def test_batches_are_even_and_shared_out_whole():
+    order = np.arange(103)
+    batches = even_batches(order, 20)
+    assert np.array_equal(np.concatenate(batches), order)
+    assert {len(b) for b in batches} <= {17, 18}
+    pieces = [piece for rank in range(3) for _, piece in share_out(batches[0], 2, Device(CPU.where, "fp32", rank, 3))]
+    assert sorted(np.concatenate(pieces)) == list(batches[0])
+    with pytest.raises(UserError, match=r"raise fit\.batch-size"):
+        share_out(order[:5], 2, Device(CPU.where, "fp32", 0, 3))
+
+
+def test_totals_refuse_a_mean_of_nothing():
+    totals = Totals()
+    totals.add({"loss": (torch.tensor(0.0), 0)})
+    with pytest.raises(ValueError, match="'loss' has no data"):
+        totals.means()
+
+
+def test_early_stopping_keeps_the_best(tmp_path):
+    cfg = parsed("--fit.epochs", "40", "--fit.patience", "3", "--fit.schedule", "constant", "--fit.lr", "0.05")
+    _, result = train(cfg, tmp_path / "run")
+    scores = [row["valid"]["accuracy"] for row in rows(tmp_path / "run")]
+    best = scores.index(max(scores)) + 1
+    assert result["best_epoch"] == best
+    assert len(scores) == best + 3 < 40
+    state = run.checkpoint(tmp_path / "run")
+    assert (state["epoch"], state["valid"]["accuracy"]) == (best, max(scores))
+    task = toy.make(cfg, CPU.where)
+    task.model.load_state_dict(state["model"])
+    assert loop.evaluate(task, "valid", CPU, 7).means()["accuracy"] == max(scores)
+
+
+@pytest.mark.parametrize("call", [1, 9])
+def test_a_loss_that_is_no_number_stops_at_its_step(call, tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match=rf"the loss became nan at step {call} .*last good checkpoint"):
+        train(parsed("--explode", str(call), "--fit.save-every", "0"), folder)
+    state = run.load(folder / "checkpoints" / "last.pt")
+    assert state["progress"]["step"] == call - 1
+    assert all(t.isfinite().all() for t in state["model"].values())
+    assert len(curves(folder).get("step/loss", [])) == call - 1
+
+
+def test_tensorboard_gets_every_step_every_epoch_and_the_knobs(tmp_path):
+    cfg = parsed("--fit.epochs", "3")
+    task, _ = train(cfg, tmp_path / "run")
+    found = curves(tmp_path / "run")
+    for name in ("loss", "lr", "gradient_norm", "items_per_s"):
+        assert [event.step for event in found[f"step/{name}"]] == list(range(1, 19))
+        assert all(math.isfinite(event.value) for event in found[f"step/{name}"])
+    for split in ("train", "valid"):
+        for metric in ("loss", "accuracy"):
+            shown = [(event.step, event.value) for event in found[f"{metric}/{split}"]]
+            expected = [(row["step"], row[split][metric]) for row in rows(tmp_path / "run")]
+            assert shown == [(step, pytest.approx(value)) for step, value in expected]
+    events = EventAccumulator(str(tmp_path / "run" / "tb"))
+    events.Reload()
+    knobs = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert b"fit.lr" in knobs
+    assert events.Tensors("shown/text_summary")
+    assert sorted(p.name for p in (tmp_path / "run").iterdir() if not p.name.startswith(".")) == [
+        "checkpoints", "config.yaml", "environment.json", "metrics.jsonl", "result.json", "samples", "tb",
+    ]  # fmt: skip
+
+
+def test_a_resumed_run_shows_every_step_once(tmp_path):
+    """TensorBoard drops what was written after the checkpoint that a start goes on from."""
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match="step 9"):
+        train(parsed("--explode", "9", "--fit.save-every", "60"), folder)  # its checkpoint is the first epoch's end
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("explode: 9", "explode: 0"))
+    train(parsed("--fit.save-every", "60"), folder)
+    steps = [event.step for event in curves(folder)["step/loss"]]
+    assert steps == list(range(1, 19))
+    assert [row["epoch"] for row in rows(folder)] == [1, 2, 3]
+
+
+FORK = """
+import os, random, sys
+import etude.loop, etude.run, tensorboard, torch.utils.tensorboard, toy.task
+from toy.__main__ import main
+while True:
+    line = sys.stdin.readline()
+    if not line:
+        break
+    child = os.fork()  # torch is imported and has started no thread yet: each start costs milliseconds, not seconds
+    if child == 0:
+        code = 1
+        try:
+            code = main(line.split())
+        finally:
+            os._exit(code)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Starts:
+    """A process that starts `toy` again and again by forking."""
+
+    def __init__(self, env):
+        command = [sys.executable, "-c", FORK]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env
+        )
+
+    def start(self, words, kill_after=None):
+        self.process.stdin.write(f"{words} \n")
+        self.process.stdin.flush()
+        child = int(self.answer())
+        if kill_after is not None:
+            time.sleep(kill_after)
+            os.kill(child, signal.SIGKILL)  # still ours even if it has ended: killed or done, the answer tells
+        return int(self.answer())
+
+    def answer(self):
+        while True:
+            line = self.process.stdout.readline().strip()
+            if line.lstrip("-").isdigit():
+                return line
+            assert line, "the forking process died"
+
+
+def test_kill_9_at_random_moments_then_resume_is_bitwise_equal(tmp_path):
+    """Ten kills, then the end: dropout, augmentation and batch norm are on, a checkpoint is written at every step."""
+    flags = "--fit.epochs 30 --fit.save-every 0 --fit.device cpu --fit.precision fp32"
+    starts = Starts(os.environ | {"OMP_NUM_THREADS": "1"})
+    began = time.monotonic()
+    assert starts.start(f"train {flags} --run {tmp_path}/whole") == 0
+    seconds = time.monotonic() - began
+    rng = random.Random(0)
+    codes = []
+    while codes.count(-signal.SIGKILL) < 10:
+        codes.append(starts.start(f"train {flags} --run {tmp_path}/killed", rng.uniform(0.02, seconds / 8)))
+        if (
+            codes[-1] == 0
+        ):  # it came to its end between the kills: that many kills were survived, go on with another run
+            compare(tmp_path / "whole", tmp_path / "killed")
+            (tmp_path / "killed").rename(tmp_path / f"killed-{len(codes)}")
+        assert codes[-1] in (0, -signal.SIGKILL)
+    assert starts.start(f"train {flags} --run {tmp_path}/killed") == 0
+    compare(tmp_path / "whole", tmp_path / "killed")
+    starts.process.communicate("")
+
+
+def compare(a: Path, b: Path) -> None:
+    one, two = (run.load(folder / "checkpoints" / "last.pt") for folder in (a, b))
+    for part in ("model", "optimizer"):
+        assert different(one[part], two[part], part) is None
+    assert (a / "metrics.jsonl").read_text() == (b / "metrics.jsonl").read_text()
+    assert different(run.checkpoint(a)["model"], run.checkpoint(b)["model"], "best") is None
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(signum, code, tmp_path):
+    words = [sys.executable, "-m", "toy", "train", "--run", "run", "--fit.epochs", "100000", "--fit.device", "cpu"]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("epoch   2"):
+                break
+        process.send_signal(signum)
+        rest, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    last = rest.splitlines()[-1]
+    assert last.endswith("go on with: python -m toy train --run run")
+    state = run.load(tmp_path / "run" / "checkpoints" / "last.pt")
+    assert state["progress"]["step"] >= 12
+    assert [row["epoch"] for row in rows(tmp_path / "run")] == list(range(1, state["progress"]["epoch"]))

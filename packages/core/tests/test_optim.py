@@ -1,0 +1,80 @@
+import pytest
+import torch
+from torch import nn
+
+from etude import optim
+from etude.config import Fit
+
+
+def rates(fit, steps):
+    return [optim.learning_rate(fit, (step + 0.5) / steps) for step in range(steps)]
+
+
+def test_cosine_is_pytorchs():
+    steps = 50
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, 2 * steps
+    )  # asked twice a step, to meet the middles
+    expected = []
+    for _ in range(2 * steps):
+        expected.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates(Fit(lr=0.1, schedule="cosine", warmup=0), steps) == pytest.approx(expected[1::2])
+
+
+def test_one_cycle_is_pytorchs_in_straight_lines():
+    steps = 40
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        0.1,
+        total_steps=2 * steps + 1,
+        pct_start=(0.25 * 2 * steps + 1) / (2 * steps + 1),  # its peak is at pct_start * total_steps - 1
+        anneal_strategy="linear",
+        cycle_momentum=False,
+        div_factor=1e9,
+        final_div_factor=1e9,
+    )
+    expected = []
+    for _ in range(2 * steps + 1):
+        expected.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step() if len(expected) <= 2 * steps else None
+    assert rates(Fit(lr=0.1, schedule="one-cycle", warmup=0.25), steps) == pytest.approx(expected[1::2], abs=1e-9)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "one-cycle"])
+@pytest.mark.parametrize("warmup", [0.0, 0.3, 1.0])
+def test_schedules_rise_to_the_rate_asked_for_and_never_above(schedule, warmup):
+    found = rates(Fit(lr=0.1, schedule=schedule, warmup=warmup), 1000)
+    assert max(found) == pytest.approx(0.1, rel=1e-2)
+    assert max(found) <= 0.1
+    assert min(found) > 0
+    rise = found[: int(warmup * 1000)]
+    assert rise == sorted(rise)
+    fall = found[int(warmup * 1000) :]
+    assert fall == sorted(fall, reverse=True)
+    if warmup < 1:
+        assert (found[-1] == 0.1) == (schedule == "constant")
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "rmsprop"])
+def test_decay_spares_biases_and_norms_and_every_optimiser_learns(name):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+    optimizer = optim.optimizer(Fit(optimizer=name, lr=0.01, weight_decay=0.1), model)
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert {n: decays[id(p)] for n, p in model.named_parameters()} == {
+        n: 0.1 if p.dim() > 1 else 0.0 for n, p in model.named_parameters()
+    }
+    x = torch.randn(64, 3)
+    losses = []
+    for _ in range(100):
+        loss = (model(x)[:, 0] - x.sum(1)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]

@@ -1,0 +1,174 @@
+import json
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import zipfile
+
+import pytest
+import torch
+from toy.__main__ import PACKAGE
+from toy.config import Config
+
+from etude import cli, run
+from etude.errors import UserError
+from etude.testing import CPU, different
+
+
+@pytest.fixture
+def one(tmp_path):
+    opened = run.Run(tmp_path / "run", Config(), CPU)
+    yield opened
+    opened.close()
+
+
+def state(number):
+    return {"model": {"w": torch.full((1000,), float(number))}, "number": number}
+
+
+def test_a_checkpoint_is_read_back_and_the_one_before_is_kept(one):
+    for number in (1, 2, 3):
+        one.save("last", state(number), keep=True)
+    assert different(one.last(), state(3), "state") is None
+    assert run.load(one.path / "checkpoints" / "last.prev.pt")["number"] == 2
+    assert sorted(p.name for p in (one.path / "checkpoints").iterdir()) == ["last.prev.pt", "last.pt"]
+
+
+def damages(data):
+    yield "empty", b""
+    yield "truncated", data[: len(data) // 2]
+    yield "one byte short", data[:-1]
+    yield "overwritten", b"\0" * len(data)
+    yield "text", b"not a checkpoint"
+    for at in range(0, len(data), 97):  # a flipped bit anywhere: found, or in the padding that nothing reads
+        yield f"bit {at}", data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :]
+
+
+def test_a_damaged_checkpoint_is_said_so_and_the_one_before_is_used(one, capsys):
+    one.save("last", state(1), keep=True)
+    one.save("last", state(2), keep=True)
+    file = one.path / "checkpoints" / "last.pt"
+    good = file.read_bytes()
+    said = 0
+    for name, data in damages(good):
+        file.write_bytes(data)
+        found = one.last()
+        error = capsys.readouterr().err
+        if found["number"] == 1:
+            assert "last.pt is damaged" in error, name
+            assert error.count("\n") == 1, name
+            said += 1
+        else:  # the flipped bit lay in padding
+            assert name.startswith("bit"), name
+            assert different(found, state(2), "state") is None, name
+    assert said > 40
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_a_checkpoint_that_runs_code_is_refused(name, one, capsys):
+    one.save(name, state(1))
+    file = one.path / "checkpoints" / f"{name}.pt"
+    torch.save({"model": Evil()}, file)
+    with pytest.raises(UserError, match="is refused"):
+        one.last() if name == "last" else run.checkpoint(one.path)
+    with zipfile.ZipFile(file, "w") as records:  # the same by hand, in an archive with correct checksums
+        records.writestr("archive/data.pkl", pickle.dumps(Evil(), protocol=2))
+        records.writestr("archive/version", "3")
+    with pytest.raises((UserError, run.Damaged)):
+        run.load(file)
+    assert "code ran" not in capsys.readouterr().out
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint(one):
+    one.save("last", state(1), keep=True)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(
+            UserError, match=r"cannot save .*last\.pt: File too large; the checkpoint before it is intact"
+        ):
+            one.save("last", state(2), keep=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert one.last()["number"] == 1
+    assert [p.name for p in (one.path / "checkpoints").iterdir()] == ["last.pt"]
+
+
+def toy(*words):
+    return cli.main(PACKAGE, [*words])
+
+
+def said(capsys):
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("toy: ")
+    return lines[0]
+
+
+def test_a_run_with_another_configuration_is_refused_by_its_keys(tmp_path, capsys):
+    assert toy("train", "--run", "r", "--fit.epochs", "1") == 0
+    capsys.readouterr()
+    kept = (tmp_path / "r" / "metrics.jsonl").read_text()
+    assert toy("train", "--run", "r", "--fit.lr", "7", "--no-norm") == 2
+    line = said(capsys)
+    assert "norm: True -> False" in line
+    assert "fit.lr: 0.003 -> 7.0" in line
+    assert (tmp_path / "r" / "metrics.jsonl").read_text() == kept
+    assert toy("train", "--run", "r") == 0  # what is not given is what it was; and it is finished
+    assert "already finished" in capsys.readouterr().out
+
+
+def test_folders_that_are_no_run_are_refused(tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all my work")
+    (tmp_path / "file").write_text("")
+    assert toy("train", "--run", "mine") == 2
+    assert "is not empty and no run folder" in said(capsys)
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+    assert toy("train", "--run", "file/run") == 2
+    assert "cannot write the run folder" in said(capsys)
+    assert toy("train", "--run", "/proc/run") == 2
+    assert "cannot write the run folder" in said(capsys)
+    for verb in ("evaluate", "predict"):
+        assert toy(verb, "nowhere", "1") == 2
+        assert "is no run folder" in said(capsys) or verb == "evaluate"
+
+
+def test_a_run_is_written_by_one_process_only(one, capsys):
+    code = "import sys; from toy.__main__ import main; sys.exit(main(['train', '--run', sys.argv[1]]))"
+    ended = subprocess.run([sys.executable, "-c", code, str(one.path)], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "is in use by another process" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_missing_or_broken_best_is_one_line(tmp_path, capsys):
+    assert toy("train", "--run", "r", "--fit.epochs", "1") == 0
+    capsys.readouterr()
+    file = tmp_path / "r" / "checkpoints" / "best.pt"
+    file.write_bytes(file.read_bytes()[:-10])
+    assert toy("evaluate", "r") == 2
+    assert "best.pt is damaged" in said(capsys)
+    file.unlink()
+    assert toy("predict", "r", "12") == 2
+    assert "has no checkpoints/best.pt" in said(capsys)
+
+
+def test_the_environment_is_recorded_at_every_start(tmp_path):
+    assert toy("train", "--run", "r", "--fit.epochs", "1", "--fit.seed", "3", "--fit.precision", "fp32") == 0
+    (tmp_path / "r" / "result.json").unlink()
+    assert toy("train", "--run", "r") == 0
+    starts = json.loads((tmp_path / "r" / "environment.json").read_text())
+    assert len(starts) == 2
+    for start in starts:
+        assert (start["seed"], start["precision"]) == (3, "fp32")
+        assert start["versions"]["torch"] == torch.__version__.split("+")[0] or start["versions"]["torch"]

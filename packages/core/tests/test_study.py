@@ -1,0 +1,618 @@
+"""Studies, with a task that trains in milliseconds: what is run, what is skipped, what is concluded."""
+
+import csv
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from etude import study
+from etude.errors import UserError
+
+TASK = """
+import json, os, signal, sys, time
+from pathlib import Path
+
+# by kernel, then seed; the test score is 0.01 less
+ACCURACY = {"1": [0.50, 0.52, 0.51], "3": [0.60, 0.63, 0.61], "5": [0.61, 0.62, 0.60], "9": [0.7, float("nan"), 0.9]}
+
+
+def wait(condition):
+    until = time.monotonic() + 20
+    while not condition():
+        if time.monotonic() > until:
+            raise SystemExit("nobody came")
+        time.sleep(0.01)
+
+
+def train(words):
+    flags = dict(word[2:].partition("=")[::2] for word in words[:-2])
+    folder = Path(words[-1])
+    kernel, seed, lr = flags.get("model.kernel", "3"), int(flags["fit.seed"]), float(flags.get("fit.lr", "0.003"))
+    me = f"{kernel} {seed}"
+    assert not (folder / "result.json").exists(), "trained twice"
+    resumed = (folder / "config.yaml").exists()
+    (folder / "config.yaml").write_text(json.dumps(flags))
+    (folder / "flags.txt").write_text(" ".join(words[:-2]))
+    (folder / "threads.txt").write_text(os.environ["OMP_NUM_THREADS"])
+    if os.environ.get("FAKE_CRASH") == me:
+        raise RuntimeError("the loss is a fish")
+    if os.environ.get("FAKE_STOP") == me and not resumed:
+        def stop(signum, frame):
+            if "FAKE_STUBBORN" in os.environ:
+                return
+            (folder / "saved").touch()
+            raise SystemExit(128 + signum)
+        signal.signal(signal.SIGTERM, stop)
+        (folder / "waiting").touch()
+        time.sleep(60)
+        raise SystemExit("nobody stopped me")
+    if "FAKE_MEET" in os.environ:  # go on only when another run is at work at the same time
+        meeting = Path(os.environ["FAKE_MEET"])
+        (meeting / me).touch()
+        wait(lambda: len(list(meeting.iterdir())) > 1)
+    if "FAKE_HALF" in os.environ:  # seed 1 is in the middle of its result when seed 0 ends
+        other = folder.with_name(f"seed={1 - seed}")
+        if seed == 0:
+            wait(lambda: (other / "result.json").exists())
+        else:
+            (folder / "result.json").write_text("{")
+            wait(lambda: (other / "test.json").exists())
+    accuracy = ACCURACY[kernel][seed] - 10 * abs(lr - (0.002 if kernel == "3" else 0.004))
+    epochs = int(flags.get("fit.epochs", 2)) + seed  # as if some stopped early
+    with (folder / "metrics.jsonl").open("w") as f:
+        for epoch in range(1, epochs + 1):
+            scores = {"accuracy": accuracy * epoch / epochs, "loss": seed + epoch}
+            f.write(json.dumps({"epoch": epoch, "train": {}, "valid": scores}) + "\\n")
+    result = {"epochs": epochs, "best_epoch": epochs, "valid": {"accuracy": accuracy, "loss": 1 - accuracy}}
+    (folder / "result.json").write_text(json.dumps(result | {"seconds": 2.0 + seed, "parameters": 1000 * int(kernel)}))
+
+
+def evaluate(folder):
+    accuracy = json.loads((folder / "result.json").read_text())["valid"]["accuracy"] - 0.01
+    (folder / "test.json").write_text(json.dumps({"accuracy": accuracy, "loss": 1 - accuracy, "classes": ["A"]}))
+
+
+verb, *words = sys.argv[1:]
+train(words) if verb == "train" else evaluate(Path(words[0]))
+"""
+
+KERNEL = """
+question: Does a larger kernel read letters better?
+compare: {model.kernel: [1, 3, 5]}
+fixed: {fit.lr: 0.003}
+metric: accuracy
+expect:
+  - {claim: "3 > 1", because: "a 1x1 kernel sees no shape"}
+  - {claim: "1 > 3", because: "of a slip of the pen"}
+  - {claim: "5 > 3", because: "a letter is a large shape"}
+"""
+
+# What every stopped, resumed or parallel way to the kernel study has to come to. lr 0.003 costs every kernel 0.01 and
+# the test another 0.01; with three seeds the exact interval is the range of the seeds.
+KERNEL_TEST = {"1": [0.48, 0.50, 0.49], "3": [0.58, 0.61, 0.59], "5": [0.59, 0.60, 0.58]}
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("package")
+    (folder / "fake_task" / "studies").mkdir(parents=True)
+    (folder / "fake_task" / "__init__.py").touch()
+    (folder / "fake_task" / "__main__.py").write_text(TASK)
+    (folder / "fake_task" / "studies" / "kernel.yaml").write_text(KERNEL)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def place(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory in which `fake_task` can be imported, here and by the trials."""
+    monkeypatch.syspath_prepend(str(package))
+    monkeypatch.setenv("PYTHONPATH", str(package), prepend=os.pathsep)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def written(text: str, name: str = "mine.yaml") -> study.Study:
+    Path(name).write_text(text, encoding="utf-8")
+    return study.load(name, "fake_task")
+
+
+def carried_out(text: str, *extra: str, out: str = "out", jobs: int = 2) -> study.Outcome:
+    return study.run(written(text), "fake_task", Path(out), extra, jobs)
+
+
+def scores_of(outcome: study.Outcome) -> dict[str, list[float]]:
+    return {" ".join(row.setting.values()): [round(x, 9) for x in row.test.values()] for row in outcome.rows}
+
+
+def runs_with(path: str, out: str = "out") -> set[str]:
+    return {str(found.parent.relative_to(out)) for found in Path(out).rglob(path)}
+
+
+# ------------------------------------------------------------------------------------------------------------- running
+
+
+def test_a_study_trains_evaluates_and_judges(capsys: pytest.CaptureFixture[str]) -> None:
+    assert study.main("fake_task", "fake-task", ["kernel", "--jobs", "2"]) == 0
+    out = Path("runs/fake-task/kernel")
+    printed = capsys.readouterr().out
+    assert (
+        len(re.findall(r"^\[[ 0-9]\d?/9\] kernel=\d seed=\d  accuracy 0\.\d{4} \(valid\)  \d s$", printed, re.M)) == 9
+    )
+    assert "[9/9]" in printed
+    assert (out / "kernel=3/seed=1/flags.txt").read_text() == "--fit.lr=0.003 --model.kernel=3 --fit.seed=1"
+
+    text = (out / "results.md").read_text()
+    assert "# Does a larger kernel read letters better?" in text
+    assert "| 3 | 0.5933 | [0.5800, 0.6100] | 0.6033 | 3,000 | 3.0 | 3 |" in text
+    assert re.search(r"^ +3 +0\.5933 +\[0\.5800, 0\.6100\] +0\.6033 +3,000 +3\.0 +3$", printed, re.M)
+    # paired differences 3 - 1: 0.10, 0.11, 0.10; 5 - 3: 0.01, -0.01, -0.01
+    for line in (
+        "3 > 1: as expected (difference in accuracy +0.1033, interval [+0.1000, +0.1100], 3 seeds). "
+        "Expected because a 1x1 kernel sees no shape",
+        "1 > 3: not expected (difference in accuracy -0.1033, interval [-0.1100, -0.1000], 3 seeds). "
+        "Expected because of a slip of the pen",
+        "5 > 3: unclear (difference in accuracy -0.0033, interval [-0.0100, +0.0100], 3 seeds). "
+        "Expected because a letter is a large shape",
+        "just the range of the seeds, and covers the true mean only about 3 times in 4",
+    ):
+        assert line in text
+        assert line in printed
+    assert "```\nfake-task study kernel\n```" in text
+
+    with (out / "results.csv").open(newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert len(rows) == 9
+    row = next(r for r in rows if (r["model.kernel"], r["seed"]) == ("5", "2"))
+    assert {k: float(v) for k, v in row.items()} == pytest.approx(
+        {"model.kernel": 5, "seed": 2, "valid": 0.59, "test": 0.58, "best_epoch": 4, "seconds": 4, "parameters": 5000}
+    )
+
+
+def test_done_runs_are_skipped_and_only_the_missing_are_run(capsys: pytest.CaptureFixture[str]) -> None:
+    first = carried_out(KERNEL)
+    stamps = {p: p.stat().st_mtime_ns for p in Path("out").rglob("*.json")}
+    Path("out/kernel=3/seed=1/result.json").unlink()
+    Path("out/kernel=5/seed=0/test.json").unlink()
+    capsys.readouterr()
+    again = carried_out(KERNEL)
+    printed = capsys.readouterr().out
+    assert "8 of 9 runs are there already" in printed
+    assert re.findall(r"kernel=\d seed=\d", printed) == ["kernel=3 seed=1"]
+    assert again == first
+    fresh = {str(p.relative_to("out")) for p, stamp in stamps.items() if p.stat().st_mtime_ns != stamp}
+    assert fresh == {"kernel=3/seed=1/result.json", "kernel=5/seed=0/test.json"}  # its old test.json still stands
+
+
+def test_jobs_run_at_once_and_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "cores", lambda: 7)
+    Path("meeting").mkdir()
+    monkeypatch.setenv("FAKE_MEET", "meeting")
+    text = KERNEL.replace("[1, 3, 5]", "[1, 3]").replace("5 > 3", "3 > 1")
+    assert not carried_out(text, jobs=2).problems
+    assert {p.read_text() for p in Path("out").rglob("threads.txt")} == {"3"}
+    assert not carried_out(text, out="many", jobs=9).problems
+    assert {p.read_text() for p in Path("many").rglob("threads.txt")} == {"1"}
+
+
+def test_a_run_at_work_is_not_read_before_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_HALF", "")
+    outcome = carried_out("question: One?\ncompare: {model.kernel: [1]}\nseeds: 2\nmetric: accuracy\n", jobs=2)
+    assert scores_of(outcome) == {"1": [0.48, 0.50]}
+    assert not outcome.problems
+
+
+def test_a_failed_run_is_reported_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAKE_CRASH", "3 1")
+    assert study.main("fake_task", "fake-task", ["kernel", "--out", "out"]) == 1
+    printed = capsys.readouterr().out
+    assert re.search(
+        r"^\[5/9\] kernel=3 seed=1  train failed \(exit code 1\): RuntimeError: the loss is a fish$", printed, re.M
+    )
+    text = Path("out/results.md").read_text()
+    assert "- kernel=3 seed=1: not finished; its last words: RuntimeError: the loss is a fish" in text
+    assert "| 3 | 0.5850 | [0.5800, 0.5900] | 0.5950 | 3,000 | 3.0 | 2 |" in text
+    assert "3 > 1: as expected (difference in accuracy +0.1000, interval [+0.1000, +0.1000], 2 seeds)" in text
+    assert len(runs_with("test.json")) == 8
+
+    monkeypatch.delenv("FAKE_CRASH")
+    assert study.main("fake_task", "fake-task", ["kernel", "--out", "out"]) == 0
+    assert "fish" not in Path("out/results.md").read_text()
+
+
+def test_a_score_that_is_no_number_is_left_out_and_named() -> None:
+    outcome = carried_out(KERNEL.replace("5", "9"))
+    assert outcome.problems == ["kernel=9 seed=1: left out: valid accuracy is nan"]
+    assert scores_of(outcome)["9"] == [0.68, 0.88]
+
+
+def started(package: Path, *words: str, **env: str) -> "subprocess.Popen[str]":
+    """A real `study` command in a process of its own."""
+    code = "import sys; from etude import study; sys.exit(study.main('fake_task', 'fake-task', sys.argv[1:]))"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *words],
+        env={**os.environ, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
+    until = time.monotonic() + 30
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < until, f"{path} never came"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_study_lets_its_runs_save_and_goes_on(package: Path, signum: int, code: int) -> None:
+    words = ["kernel", "--out", "out", "--fit.epochs", "4"]
+    process = started(package, *words, FAKE_STOP="1 1")
+    wait_for(Path("out/kernel=1/seed=1/waiting"), process)
+    process.send_signal(signum)
+    printed, _ = process.communicate(timeout=30)
+    assert process.returncode == code, printed
+    assert Path("out/kernel=1/seed=1/saved").exists()
+    assert "fake-task study kernel --fit.epochs 4 --out out" in printed
+    assert "failed" not in printed
+    assert runs_with("test.json") == {f"kernel={k}/seed=0" for k in (1, 3, 5)}
+    assert "6 of 9 runs" not in Path("out/results.md").read_text()  # one of the six has begun
+    assert "5 of 9 runs are missing" in Path("out/results.md").read_text()
+
+    process = started(package, *words)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, printed
+    assert "3 of 9 runs are there already" in printed
+    outcome = study.summarise(study.load("out/study.yaml", "fake_task"), Path("out"))
+    assert scores_of(outcome) == KERNEL_TEST
+    assert not outcome.problems
+
+
+def test_a_run_that_does_not_stop_ends_at_the_second_signal(package: Path) -> None:
+    process = started(package, "kernel", "--out", "out", FAKE_STOP="1 0", FAKE_STUBBORN="")
+    wait_for(Path("out/kernel=1/seed=0/waiting"), process)
+    process.terminate()
+    assert process.stdout is not None
+    while "stopping: the runs save and end" not in (line := process.stdout.readline()):
+        assert line, "the study ended at the first signal"
+    process.terminate()  # at once, as when a Ctrl-C arrives twice: does not count
+    time.sleep(1.1)
+    process.terminate()
+    printed, _ = process.communicate(timeout=30)
+    assert "stopping at once" in printed
+    assert process.returncode == 143
+    assert not Path("out/kernel=1/seed=0/saved").exists()
+
+
+def test_two_studies_do_not_work_in_one_folder(package: Path) -> None:
+    process = started(package, "kernel", "--out", "out", FAKE_STOP="1 0")
+    wait_for(Path("out/kernel=1/seed=0/waiting"), process)
+    with pytest.raises(UserError, match="out: a study, or a run that a killed one left, is at work here"):
+        study.main("fake_task", "fake-task", ["kernel", "--out", "out"])
+    process.terminate()
+    process.communicate(timeout=30)
+    assert study.main("fake_task", "fake-task", ["kernel", "--out", "out"]) == 0
+
+
+def test_flags_of_the_command_line_hold_for_all_runs_and_name_the_folder() -> None:
+    assert (
+        study.main("fake_task", "fake-task", ["kernel", "--fit.epochs=3", "--model.no-norm", "--fit.lr", "0.004"]) == 0
+    )
+    out = Path("runs/fake-task/kernel,epochs=3,norm=false,lr=0.004")
+    flags = (out / "kernel=1/seed=0/flags.txt").read_text()
+    assert flags == "--fit.lr=0.004 --fit.epochs=3 --model.no-norm --model.kernel=1 --fit.seed=0"
+
+
+def test_runs_made_with_other_flags_are_not_taken_for_ones_own() -> None:
+    carried_out(KERNEL)
+    with pytest.raises(UserError, match=r"out: holds runs with other flags: fit.epochs \(not set there, 3 now\)"):
+        carried_out(KERNEL, "--fit.epochs", "3")
+    with pytest.raises(UserError, match=r"fit.lr \(0.003 there, 0.001 now\)"):
+        carried_out(KERNEL.replace("0.003", "0.001"))
+    more = carried_out(KERNEL.replace("fit.lr: 0.003", "fit.lr: 3e-3") + "seeds: 2\n")  # the same flags, another table
+    assert scores_of(more) == {kernel: scores[:2] for kernel, scores in KERNEL_TEST.items()}
+
+
+# -------------------------------------------------------------------------------------------------------------- tuning
+
+
+TUNED = """
+question: Which kernel, each with its own learning rate?
+compare: {model.kernel: [1, 3]}
+tune: {fit.lr: [1e-3, 0.002, 0.003]}
+seeds: 2
+metric: accuracy
+expect: [{claim: "3 > 1", because: "it sees more"}]
+"""
+
+
+def test_tuned_values_are_chosen_on_validation_for_every_setting() -> None:
+    outcome = carried_out(TUNED)
+    assert [row.tuned for row in outcome.rows] == [{"fit.lr": "0.003"}, {"fit.lr": "0.002"}]
+    assert scores_of(outcome) == {"1": [0.48, 0.50], "3": [0.59, 0.62]}
+    # only the chosen have seen the test part
+    assert runs_with("test.json") == {f"kernel={k},lr=0.00{r}/seed={s}" for k, r in ((1, 3), (3, 2)) for s in (0, 1)}
+    assert len(runs_with("result.json")) == 12
+    assert outcome.edges == ["lr=0.003 is the edge of its range (kernel=1): widen it"]
+    assert outcome.edges[0] in Path("out/results.md").read_text()
+    assert "| 3 | 0.002 | 0.6050 |" in Path("out/results.md").read_text()
+    assert len(Path("out/results.csv").read_text().splitlines()) == 1 + 12
+
+
+def test_a_lower_metric_can_be_the_better_one() -> None:
+    outcome = carried_out(TUNED.replace("accuracy", "loss\nbetter: lower"))
+    assert [row.tuned for row in outcome.rows] == [{"fit.lr": "0.003"}, {"fit.lr": "0.002"}]
+    assert outcome.verdicts[0].verdict == "as expected"
+    assert outcome.verdicts[0].difference == pytest.approx(-0.115)
+
+
+def test_values_that_fail_for_a_seed_do_not_win_on_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = TUNED.replace("model.kernel: [1, 3]", "model.layers: [1, 2]").replace(
+        "fit.lr: [1e-3, 0.002, 0.003]", "model.kernel: [3, 9]"
+    )
+    outcome = carried_out(text.replace("3 > 1", "1 > 2"))  # kernel 9 is better for seed 0, and NaN for seed 1
+    assert [row.tuned for row in outcome.rows] == [{"model.kernel": "3"}] * 2
+    assert outcome.problems == [f"layers={n} kernel=9 seed=1: left out: valid accuracy is nan" for n in (1, 2)]
+    assert outcome.verdicts[0].verdict == "unclear"  # no difference at all
+
+
+# ---------------------------------------------------------------------------------------------------------- statistics
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_the_bootstrap_enumerates_all_resamples_of_few_values(n: int) -> None:
+    values = np.random.default_rng(n).normal(size=n).tolist()
+    means = [sum(pick) / n for pick in itertools.product(values, repeat=n)]
+    # by definition: the innermost values that cut off at most 2.5 % of the resamples on either side
+    low = max(x for x in means if sum(m < x - 1e-12 for m in means) <= 0.025 * len(means))
+    high = min(x for x in means if sum(m > x + 1e-12 for m in means) <= 0.025 * len(means))
+    assert study.bootstrap(values) == pytest.approx((low, high))
+    if n <= 3:
+        assert (low, high) == pytest.approx((min(values), max(values)))
+
+
+def test_the_bootstrap_of_many_values_agrees_with_the_normal_interval_and_repeats() -> None:
+    values = np.random.default_rng(0).normal(2, 1, size=400)
+    found = study.bootstrap(values.tolist())
+    assert found is not None
+    half = 1.96 * values.std() / 20
+    assert found == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
+    assert study.bootstrap(values.tolist()) == found
+    assert study.bootstrap((-values).tolist()) == (-found[1], -found[0])
+    assert study.bootstrap([1.0]) is None
+
+
+def test_one_seed_gives_no_interval_and_no_verdict() -> None:
+    outcome = carried_out(KERNEL + "seeds: 1\n")
+    assert {v.verdict for v in outcome.verdicts} == {"unclear"}
+    text = study.render(outcome)
+    assert "One seed: there is no interval" in text
+    assert "3 > 1: unclear (difference in accuracy +0.1000, no interval, 1 seed)" in text
+
+
+def test_rounding_is_no_difference() -> None:
+    claim = study.Claim("a > b", "", "a", "b", left_wins=True)
+    rows = {
+        name: study.Row({}, {}, name, dict(enumerate(scores)), {}, None, None)
+        for name, scores in {"a": [0.1 + 0.2, 0.1 + 0.2, 0.5], "b": [0.3, 0.3, 0.4]}.items()
+    }
+    assert rows["a"].test[0] > rows["b"].test[0]  # by 5e-17
+    assert study.judge(claim, rows, 1).verdict == "unclear"
+
+
+# --------------------------------------------------------------------------------------------------------- half a study
+
+
+def test_what_is_there_is_summarised_and_what_is_missing_said() -> None:
+    plan = written(KERNEL)
+    empty = study.summarise(plan, Path("nowhere"))
+    assert empty.problems[0].startswith("9 of 9 runs are missing: kernel=1 seed=0, ")
+    assert "3 > 1: unclear (no seed of both is there)" in study.render(empty)
+    assert not Path("nowhere").exists()
+
+    carried_out(KERNEL)
+    for seed in (1, 2):
+        for path in sorted(Path(f"out/kernel=5/seed={seed}").iterdir()):
+            path.unlink()
+    half = study.summarise(plan, Path("out"))
+    assert half.problems == ["2 of 9 runs are missing: kernel=5 seed=1, kernel=5 seed=2"]
+    assert scores_of(half) == KERNEL_TEST | {"5": [0.59]}
+    assert half.verdicts[2].interval is None
+
+
+# --------------------------------------------------------------------------------------------------------- tensorboard
+
+
+def curves(folder: str) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(folder)
+    events.Reload()
+    return {tag: [(e.step, round(e.value, 6)) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_tensorboard_shows_one_mean_curve_per_setting_however_often_it_is_written() -> None:
+    for _ in range(2):
+        carried_out(KERNEL)
+        # 2, 3 and 4 epochs by seed: the mean ends where the first run does
+        accuracy = [
+            sum(a * epoch / n for a, n in zip((0.59, 0.62, 0.60), (2, 3, 4), strict=True)) / 3 for epoch in (1, 2)
+        ]
+        assert curves("out/kernel=3") == {
+            "accuracy/valid": [(1, round(accuracy[0], 6)), (2, round(accuracy[1], 6))],
+            "loss/valid": [(1, 2.0), (2, 3.0)],
+        }
+        files = list(Path("out").rglob("events.out.tfevents.*"))
+        assert len(files) == 3
+        for file in files:  # as if written long ago
+            file.rename(file.with_name("events.out.tfevents.1000000000.study"))
+
+
+# ----------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("", "mine.yaml: is no study; it needs the keys question, compare and metric"),
+        ("- 3", "mine.yaml: is no study"),
+        ("a: [1", "mine.yaml: cannot be read as YAML in line 1: "),
+        (KERNEL + "metric: loss", "mine.yaml: cannot be read as YAML in line 10: metric is given twice"),
+        (KERNEL + "sedes: 3", "mine.yaml: unknown key 'sedes' (did you mean 'seeds'?); a study has question, compare,"),
+        (KERNEL.replace("metric", "unit"), "mine.yaml: unknown key 'unit'"),
+        (KERNEL.replace("metric: accuracy", ""), "mine.yaml: metric: has to be a text"),
+        (KERNEL.replace("{model.kernel: [1, 3, 5]}", "{}"), "mine.yaml: compare: names no knob"),
+        (KERNEL.replace("{model.kernel: [1, 3, 5]}", "model.kernel"), "mine.yaml: compare: has to map knobs to values"),
+        (KERNEL.replace("[1, 3, 5]", "[]"), "mine.yaml: compare: model.kernel needs a list of values"),
+        (KERNEL.replace("[1, 3, 5]", "3"), "mine.yaml: compare: model.kernel needs a list of values"),
+        (KERNEL.replace("[1, 3, 5]", "[1, {a: 3}]"), "mine.yaml: compare: model.kernel: {'a': '3'} is no value"),
+        (KERNEL.replace("[1, 3, 5]", "[1, 3, 5, 3.0]"), "mine.yaml: compare: model.kernel has 3 twice"),
+        (KERNEL.replace("fit.lr", "model.kernel"), "mine.yaml: model.kernel stands in more than one of"),
+        (KERNEL.replace("fit.lr", "fit.seed"), "mine.yaml: fit.seed cannot be set here"),
+        (KERNEL + "tune: {fit.clip: []}", "mine.yaml: tune: fit.clip needs a list of values"),
+        (KERNEL + "seeds: 0", "mine.yaml: seeds: has to be a whole number from 1 up, not '0'"),
+        (KERNEL + "seeds: many", "mine.yaml: seeds: has to be a whole number from 1 up, not 'many'"),
+        (KERNEL + "better: more", "mine.yaml: better: has to be higher or lower, not 'more'"),
+        (
+            KERNEL.replace("3 > 1", "9 > 1"),
+            "mine.yaml: expect[0]: claim: '9' is not compared; compared are model.kernel 1,",
+        ),
+        (KERNEL.replace("3 > 1", "layers=3 > 1"), "mine.yaml: expect[0]: claim: 'layers=3' is not compared"),
+        (KERNEL.replace("5 > 3", "5 beats 3"), "mine.yaml: expect[2]: claim: '5 beats 3' has to be"),
+        (KERNEL.replace("5 > 3", "5 > 5"), "mine.yaml: expect[2]: claim: '5 > 5' holds a setting against itself"),
+        (KERNEL.replace(', because: "a letter is a large shape"', ""), "mine.yaml: expect[2]: has to be {claim:"),
+    ],
+)
+def test_a_bad_study_file_is_one_line_with_file_and_key(text: str, error: str) -> None:
+    with pytest.raises(UserError) as e:
+        written(text)
+    assert error in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_an_unknown_study_lists_what_there_is() -> None:
+    with pytest.raises(UserError) as e:
+        study.load("kernl", "fake_task")
+    assert str(e.value) == "fake_task has no study 'kernl' (did you mean 'kernel'?); it has: kernel"
+    with pytest.raises(UserError, match=r"gone.yaml: cannot be read \(No such file or directory\)"):
+        study.load("gone.yaml", "fake_task")
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ([], "which study? give one of kernel, or a .yaml file first"),
+        (["--jobs", "2"], "which study?"),
+        (["kernel", "--jobs", "none"], "--jobs has to be a whole number from 1 up, not 'none'"),
+        (["kernel", "--jobs=0"], "--jobs has to be a whole number from 1 up, not '0'"),
+        (["kernel", "--out"], "--out needs a value"),
+        (["kernel", "more"], "unexpected argument 'more'"),
+        (["kernel", "--model.kernel", "3"], "--model.kernel is compared by the study kernel"),
+        (["kernel", "--fit.seed", "3"], "--fit.seed is set by the study for every run"),
+        (["kernel", "--run", "x"], "--run is set by the study for every run"),
+    ],
+)
+def test_a_bad_command_line_is_one_line(words: list[str], error: str) -> None:
+    with pytest.raises(UserError) as e:
+        study.main("fake_task", "fake-task", words)
+    assert error in str(e.value)
+    assert "\n" not in str(e.value)
+    assert not Path("runs").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line() -> None:
+    Path("file").touch()
+    with pytest.raises(UserError, match="file/out: Not a directory; a study needs a folder to write to"):
+        carried_out(KERNEL, out="file/out")
+
+
+def test_a_metric_that_runs_do_not_have_stops_at_the_first_run() -> None:
+    with pytest.raises(
+        UserError, match=r"metric 'f1' is not in out/kernel=1/seed=0/result.json; there are: accuracy, loss"
+    ):
+        carried_out(KERNEL.replace("accuracy", "f1"), jobs=1)
+    assert runs_with("result.json") == {"kernel=1/seed=0"}
+
+
+def test_a_damaged_result_is_named() -> None:
+    carried_out(KERNEL)
+    Path("out/kernel=1/seed=0/result.json").write_text('{"valid": ')
+    with pytest.raises(UserError, match=r"out/kernel=1/seed=0/result.json: cannot be read as JSON .*; delete it"):
+        carried_out(KERNEL)
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+
+
+MANY = """
+question: Several knobs
+compare:
+  model.pool: [max, off, "a/b, c=d"]
+  model.batch_norm: [true, false]
+tune: {fit.lr: [1e-3, 0.10], head.pool: [null, [16, 32]]}
+fixed: {fit.epochs: 5}
+metric: accuracy
+expect:
+  - {claim: "model.pool=off, batch_norm=true < batch-norm=false, model.pool=max", because: "x"}
+"""
+
+
+def test_values_reach_the_runs_as_they_are_written() -> None:
+    plan = written(MANY)
+    trial = plan.trials()[-1]
+    assert trial.setting == {"model.pool": "a/b, c=d", "model.batch-norm": False}
+    assert trial.tuned == {"fit.lr": "0.10", "head.pool": ["16", "32"]}
+    assert len(plan.trials()) == 3 * 2 * 2 * 2 * 3
+    folders = {str(t.folder(Path("out"))) for t in plan.trials()}
+    assert len(folders) == len(plan.trials())
+    assert all(len(Path(folder).parts) == 3 for folder in folders)  # out/setting/seed: no value adds a folder
+    assert f"{trial.group}/seed=2" == (
+        "model.pool=a%2Fb%2C+c%3Dd,batch-norm=false,lr=0.10,head.pool=16+32/seed=2"  # which pool has to be said
+    )
+    found = plan.expect[0]
+    assert (found.left, found.right) == ("model.pool=off,batch-norm=true", "model.pool=max,batch-norm=false")
+    assert not found.left_wins
+
+
+@pytest.mark.parametrize("text", [KERNEL, TUNED, MANY])
+def test_the_copy_in_the_study_folder_is_the_same_study(text: str) -> None:
+    plan = written(text)
+    assert written(study.dump(plan), "copy.yaml") == replace(plan, name="copy", given="copy.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "text", "wins"),
+    [
+        ("[max, none]", "max > none", True),
+        ("[true, false]", "true < false", False),
+        ("[1e-3, 0.01]", "0.001 > 1e-2", True),
+        ("[[16, 32], [8, 16]]", "[16, 32] > 8 16", True),
+        ("[a, b]", "x=a > model.x=b", True),
+    ],
+)
+def test_claims_name_settings_as_they_are_written(values: str, text: str, wins: bool) -> None:
+    plan = written(
+        f'question: q\ncompare: {{model.x: {values}}}\nmetric: m\nexpect: [{{claim: "{text}", because: "so"}}]\n'
+    )
+    first, second = dict.fromkeys(t.of for t in plan.trials())
+    assert plan.expect == [study.Claim(text, "so", first, second, wins)]
+
+
+def test_help_lists_the_studies_with_their_questions_without_torch(package: Path) -> None:
+    code = (
+        "import sys; from etude import study; study.main('fake_task', 'fake-task', ['--help']); "
+        "assert 'torch' not in sys.modules and 'tensorboard' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: fake-task study NAME|FILE.yaml [--jobs N] [--out DIR]")
+    assert re.search(r"^  kernel  Does a larger kernel read letters better\?$", done.stdout, re.M)

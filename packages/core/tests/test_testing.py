@@ -1,0 +1,30 @@
+"""The battery passes a sound task and fails each deliberately broken one, for the right reason."""
+
+import pytest
+from toy.__main__ import PACKAGE
+
+from etude.testing import check_task
+
+INPUTS = ["123", "9", "40"]
+
+
+def test_a_sound_task_passes(tmp_path):
+    check_task(PACKAGE, [], INPUTS, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flaw", "reason"),
+    [
+        ("padding", "depends on the batch size or on padding"),
+        ("means", "the count depends on the batch size"),
+        ("state", "missing from the checkpoint"),
+    ],
+)
+def test_a_broken_task_fails(flaw, reason, tmp_path):
+    with pytest.raises(AssertionError, match=reason):
+        check_task(PACKAGE, ["--flaw", flaw], INPUTS, tmp_path)
+
+
+def test_a_task_that_keeps_too_little_to_predict_fails(tmp_path):
+    with pytest.raises(KeyError):
+        check_task(PACKAGE, ["--flaw", "assets"], INPUTS, tmp_path)

@@ -1,0 +1,14 @@
+import sys
+
+from etude import cli
+from toy.config import Config
+
+PACKAGE = cli.Package("toy", Config, next_step="toy train --no-norm")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.main(PACKAGE, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

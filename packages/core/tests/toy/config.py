@@ -1,0 +1,23 @@
+"""A task in little: which residue do digits of different lengths add up to? It has padding, dropout and batch norm."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from etude.config import Fit
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run of toy."""
+
+    flaw: Literal["none", "padding", "means", "state", "assets"] = "none"
+    """a promise that is broken on purpose"""
+    norm: bool = True
+    """batch norm"""
+    dropout: float = 0.1
+    """dropout"""
+    widths: tuple[int, ...] = (8, 16)
+    """sizes of the hidden layers"""
+    explode: int = 0
+    """the call of `step` that returns NaN"""
+    fit: Fit = field(default_factory=lambda: Fit(batch_size=20, epochs=3))

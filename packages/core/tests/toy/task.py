@@ -1,0 +1,107 @@
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from etude import draw
+from etude.errors import UserError
+from etude.loop import even_batches
+
+CLASSES = 3
+
+
+class Net(nn.Module):
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(10, config.widths[0])
+        layers = []
+        for a, b in zip(config.widths, config.widths[1:], strict=False):
+            layers += [
+                nn.Linear(a, b),
+                *([nn.BatchNorm1d(b)] if config.norm else []),
+                nn.ReLU(),
+                nn.Dropout(config.dropout),
+            ]
+        self.body = nn.Sequential(*layers, nn.Linear(config.widths[-1], CLASSES))
+
+    def forward(self, digits, real):
+        vectors = self.embed(digits) * real[..., None]
+        return self.body(vectors.sum(1) / real.sum(1, keepdim=True))
+
+
+class Toy:
+    metric, better = "accuracy", "higher"
+
+    def __init__(self, config: Any) -> None:
+        self.config, self.model, self.calls = config, Net(config), 0
+        self.data, self.summary = "digits", "a small net"
+        rng = np.random.default_rng(0)
+        self.rows = [rng.integers(0, 10, rng.integers(1, 9)) for _ in range(190)]
+        self.parts = {"train": np.arange(110), "valid": np.arange(110, 150), "test": np.arange(150, 190)}
+
+    def plan(self, split, epoch, batch_size):
+        ids = self.parts[split]
+        if split == "train":
+            ids = ids[draw.shuffled(len(ids), self.config.fit.seed, epoch)]
+        return even_batches(ids, batch_size)
+
+    def load(self, split, ids, epoch):
+        rows = [self.rows[i] for i in ids]
+        length = max(map(len, rows))
+        digits, real = torch.zeros(len(ids), length, dtype=torch.long), torch.zeros(len(ids), length)
+        for n, row in enumerate(rows):
+            digits[n, : len(row)], real[n, : len(row)] = torch.from_numpy(row), 1.0
+        if split == "train":  # augmentation: a digit goes missing
+            real[:, 0] = torch.where((draw.uniform(ids, 1, epoch)[:, 0] < 0.1) & (real.sum(1) > 1), 0.0, real[:, 0])
+        return digits, real, torch.tensor([int(row.max()) // 4 for row in rows])
+
+    def step(self, batch):
+        digits, real, labels = batch
+        if self.config.flaw == "padding":
+            real = torch.ones_like(real)
+        logits = self.model(digits, real).float()
+        loss, hits = F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(1) == labels).sum()
+        if self.model.training:
+            self.calls += 1
+            if self.config.flaw == "state":
+                loss = loss * (1 + 0.1 * self.calls)
+            if self.calls == self.config.explode:
+                loss = loss * float("nan")
+        if self.config.flaw == "means":
+            return {"loss": (loss / len(labels), 1), "accuracy": (hits / len(labels), 1)}
+        return {"loss": (loss, len(labels)), "accuracy": (hits, len(labels))}
+
+    def scores(self, totals):
+        return totals.means()
+
+    def show(self, run, epoch, step):
+        run.text("shown", f"epoch {epoch}, {torch.rand(())}", step)  # looks, and disturbs the generator
+
+    def assets(self):
+        return {} if self.config.flaw == "assets" else {"names": ["low", "middle", "high"]}
+
+    def adopt(self, assets):
+        if assets["names"][0] != "low":
+            raise UserError("other classes")
+
+
+def make(config, where):
+    return Toy(config)
+
+
+def restore(config, assets):
+    task = Toy(config)
+    task.names = assets["names"]
+    return task
+
+
+def describe(task, totals):
+    return "fine", task.scores(totals)
+
+
+def predict(task, inputs):
+    rows = [torch.tensor([[int(c) for c in text]]) for text in inputs]
+    answers = [int(task.model(row, torch.ones(row.shape)).argmax()) for row in rows]
+    return [f"{text}\t{task.names[answer]}" for text, answer in zip(inputs, answers, strict=True)]
