@@ -37,14 +37,20 @@ Split = Literal["train", "valid", "test"]
 class Task(Protocol):
     """What one étude adds: data, model, and what a step is."""
 
-    model: nn.Module
     data: str
-    """the data in words, for people: "Fashion-MNIST, 55,000 / 5,000 / 10,000 images, 10 classes" """
+    """the data in words, for people: "fashion-mnist, 55,000 / 5,000 / 10,000 images, 10 classes" """
     summary: str
-    """the model in words: "5 convolutions, 246,000 parameters" """
+    """the model in words: "289,130 parameters, feature maps 32x14x14 > ..." """
     metric: str
     """the validation score that chooses the best checkpoint, a key of `scores`"""
-    better: Literal["higher", "lower"]
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def better(self) -> Literal["higher", "lower"]:
+        """Which way the metric improves."""
+        ...
 
     def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
         """The examples of each batch, int64 ids: a function of (seed, epoch) for "train", fixed for the others."""
