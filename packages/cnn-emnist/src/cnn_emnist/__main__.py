@@ -1,0 +1,16 @@
+"""The command cnn-emnist."""
+
+import sys
+
+from cnn_emnist.config import Config
+from etude import cli
+
+PACKAGE = cli.Package("cnn-emnist", Config, next_step="cnn-emnist train --data emnist-letters")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.main(PACKAGE, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

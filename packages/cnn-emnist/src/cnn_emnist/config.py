@@ -1,0 +1,90 @@
+"""Every knob of a run. No torch here: `cnn-emnist train --help` answers at once."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from etude.config import Fit
+from etude.errors import UserError
+
+SIDE = 28  # pixels; all four data sets have images of 28 x 28
+
+
+@dataclass(frozen=True)
+class Model:
+    """The convolutional network: `layers` convolutions, then one linear layer."""
+
+    kernel: int = 3
+    """side of every convolution's kernel, in pixels"""
+    layers: int = 5
+    """how many convolutions"""
+    channels: int = 32
+    """feature maps of the first stage; every further stage has twice as many"""
+    stages: int = 3
+    """each stage ends in a pooling that halves the image; layers are shared out evenly, later stages first"""
+    pooling: Literal["max", "average", "stride", "none"] = "max"
+    """how a stage shrinks the image: maximum or mean of 2 x 2 pixels, a last convolution of stride 2, not at all"""
+    padding: Literal["same", "none"] = "same"
+    """same: zeros around the image keep its size; none: each convolution eats kernel - 1 pixels"""
+    batch_norm: bool = True
+    """normalise every feature map over the batch (Ioffe & Szegedy 2015)"""
+    dropout: float = 0.0
+    """the part of the last feature map that is zeroed at random in training (Srivastava et al. 2014)"""
+
+    def __post_init__(self) -> None:
+        for name in ("kernel", "layers", "channels", "stages"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"model.dropout is a probability, from 0 to below 1, not {self.dropout}")
+        if self.padding == "same" and self.kernel % 2 == 0:
+            raise UserError(
+                f"model.kernel {self.kernel} is even, padding cannot keep the size: use --model.padding none"
+            )
+        self.sizes()
+
+    def plan(self) -> list[tuple[int, bool]]:
+        """For every convolution: its number of feature maps, and whether a stage ends with it.
+
+        With fewer layers than stages there are as many stages as layers.
+        """
+        stages = min(self.stages, self.layers)
+        plan = []
+        for stage in range(stages):
+            depth = (self.layers + stage) // stages  # differ by at most one and add up to `layers`
+            plan += [(self.channels * 2**stage, index == depth - 1) for index in range(depth)]
+        return plan
+
+    def sizes(self) -> list[int]:
+        """Side of the image after every convolution (and its pooling). Raises UserError if nothing is left of it."""
+        side, sizes = SIDE, []
+        for layer, (_, ends) in enumerate(self.plan(), start=1):
+            side -= 0 if self.padding == "same" else self.kernel - 1
+            if ends and self.pooling != "none":
+                side = (side + 1) // 2 if self.pooling == "stride" else side // 2
+            if side < 1:
+                raise UserError(
+                    f"the image shrinks to nothing in convolution {layer} of {self.layers}: "
+                    "use fewer model.layers or model.stages, a smaller model.kernel, or --model.padding same"
+                )
+            sizes.append(side)
+        return sizes
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run of cnn-emnist."""
+
+    data: Literal["sample", "emnist-letters", "fashion-mnist", "mnist"] = "sample"
+    """sample: letters drawn from the fonts that matplotlib ships; the others are downloaded when first used"""
+    augment: bool = True
+    """show every training image distorted anew each time: letters and digits bent, garments mirrored and shifted"""
+    mirror: bool = True
+    """fashion-mnist with augment: answer with the mean over the image and its mirror image (Krizhevsky et al. 2012)"""
+    label_smoothing: float = 0.1
+    """the part of the target that is spread over all classes in training (Szegedy et al. 2016)"""
+    model: Model = field(default_factory=Model)
+    fit: Fit = field(default_factory=Fit)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"label-smoothing is a part, from 0 to below 1, not {self.label_smoothing}")

@@ -1,0 +1,73 @@
+"""The convolutional network whose choices are studied. Shapes: B images, C channels, K classes."""
+
+import math
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from cnn_emnist.config import SIDE, Model
+
+
+class CNN(nn.Module):
+    """Convolutions in stages, then one linear layer: float [B, 28, 28] in 0..1 -> logits [B, K]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: Model, classes: int, mirror: bool = False) -> None:
+        """With `mirror` a trained model answers with the mean over the image and its mirror image."""
+        super().__init__()
+        self.mirror = mirror
+        self.register_buffer("mean", torch.zeros(()))  # of the training pixels: part of what was learnt
+        self.register_buffer("std", torch.ones(()))
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        channels = 1
+        for number, (width, ends) in enumerate(config.plan(), start=1):
+            layers[f"conv{number}"] = block(config, channels, width, ends)
+            channels = width
+        self.features = nn.Sequential(layers)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classify = nn.Linear(channels * config.sizes()[-1] ** 2, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training or not self.mirror:
+            return self.logits(images)
+        both = torch.stack([self.logits(images), self.logits(images.flip(-1))]).float()
+        return both.log_softmax(-1).logsumexp(0) - math.log(2)
+
+    def logits(self, images: Tensor) -> Tensor:
+        x = ((images - self.mean) / self.std).unsqueeze(1)
+        x = self.features(x.contiguous(memory_format=torch.channels_last))
+        return self.classify(self.dropout(x.flatten(1)))
+
+
+def block(config: Model, channels: int, width: int, ends: bool) -> nn.Sequential:
+    """One convolution with what follows it: [B, channels, H, W] -> [B, width, H', W'], H' from `Model.sizes`."""
+    strided = ends and config.pooling == "stride"
+    conv = nn.Conv2d(
+        channels,
+        width,
+        config.kernel,
+        stride=2 if strided else 1,
+        padding=config.kernel // 2 if config.padding == "same" else 0,
+        bias=not config.batch_norm,  # batch norm has its own
+    )
+    norm = [nn.BatchNorm2d(width)] if config.batch_norm else []
+    if ends and config.pooling == "max":
+        # The maximum may be taken first: ReLU keeps the order of its inputs, and there is a quarter left to normalise.
+        return nn.Sequential(conv, nn.MaxPool2d(2), *norm, nn.ReLU(inplace=True))
+    pool = [nn.AvgPool2d(2)] if ends and config.pooling == "average" else []
+    return nn.Sequential(conv, *norm, nn.ReLU(inplace=True), *pool)
+
+
+def multiplications(config: Model, classes: int) -> int:
+    """Multiply-adds of one image, forward."""
+    total, channels, side = 0, 1, SIDE
+    for (width, ends), after in zip(config.plan(), config.sizes(), strict=True):
+        computed = side if config.padding == "same" else side - config.kernel + 1
+        if ends and config.pooling == "stride":
+            computed = after
+        total += channels * width * config.kernel**2 * computed**2
+        channels, side = width, after
+    return total + channels * side**2 * classes

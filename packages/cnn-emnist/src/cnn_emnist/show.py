@@ -1,0 +1,64 @@
+"""Pictures for people: what the model reads in the same images, what it confuses, where it errs worst."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+TILES, ACROSS = 40, 10
+ZOOM, CAPTION, GAP = 3, 20, 6  # each pixel three times as large, a line of text below, a margin
+RIGHT, WRONG = (0, 90, 160), (190, 60, 0)  # blue and orange-red: told apart by colour-blind readers too
+
+
+def font(size: int) -> ImageFont.FreeTypeFont:
+    import matplotlib
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
+
+
+def tiles(images: Tensor, labels: Tensor, probabilities: Tensor, classes: tuple[str, ...]) -> Image.Image:
+    """A board of images with what the model reads in them: uint8 [N, 28, 28], int64 [N], [N, K].
+
+    Below each stands the answer and its probability; a wrong one is followed by the truth.
+    """
+    width, height = 28 * ZOOM + 2 * GAP, 28 * ZOOM + GAP + CAPTION
+    board = Image.new("RGB", (ACROSS * width, -(-len(images) // ACROSS) * height), "white")
+    pen = ImageDraw.Draw(board)
+    best, answers = probabilities.max(1)
+    for n, image in enumerate(images):
+        left, top = n % ACROSS * width + GAP, n // ACROSS * height + GAP
+        tile = Image.fromarray(image.numpy()).resize((28 * ZOOM, 28 * ZOOM), Image.Resampling.NEAREST)
+        board.paste(tile, (left, top))
+        truth, answer = classes[int(labels[n])], classes[int(answers[n])]
+        right = truth == answer
+        text = f"{answer} {best[n]:.0%}" if right else f"{answer} {best[n]:.0%} ≠ {truth}"
+        size = 12
+        while size > 6 and pen.textlength(text, font(size)) > width - 4:
+            size -= 1
+        middle = (left + 14 * ZOOM, top + 28 * ZOOM + CAPTION // 2 - 2)
+        pen.text(middle, text, RIGHT if right else WRONG, font(size), anchor="mm")
+    return board
+
+
+def confusion(counts: Tensor, classes: tuple[str, ...]) -> Image.Image:
+    """Rows: what it is; columns: what the model reads; int64 [K, K]. The colour is the part of the row."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    k = len(classes)
+    figure = Figure(figsize=(0.34 * k + 2.2, 0.34 * k + 1.6), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    parts = (counts / counts.sum(1, keepdim=True).clamp(min=1)).numpy()
+    shown = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+    for row, column in (counts > 0).nonzero().tolist():
+        colour = "white" if parts[row, column] > 0.5 else "black"
+        axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", color=colour, fontsize=6)
+    rotation = 90 if max(map(len, classes)) > 2 else 0
+    axes.set_xticks(range(k), classes, rotation=rotation)
+    axes.set_yticks(range(k), classes)
+    axes.set(xlabel="read as", ylabel="is", title="Confusion matrix, validation part (numbers: images)")
+    figure.colorbar(shown, ax=axes, label="part of the row", shrink=0.8)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())

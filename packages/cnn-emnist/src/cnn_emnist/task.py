@@ -1,0 +1,181 @@
+"""cnn-emnist as a Task: which image is which class, and what that looks like while it is learnt."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from cnn_emnist import distort, frame, show
+from cnn_emnist.config import Config
+from cnn_emnist.data import Dataset, Images
+from cnn_emnist.data import load as load_data
+from cnn_emnist.model import CNN
+from etude import draw
+from etude.errors import UserError
+from etude.loop import Split, Sums, Totals, even_batches
+from etude.run import Run
+
+EPOCH = (
+    12_500  # images an epoch has at least: a smaller training part is gone through several times, distorted each time
+)
+
+
+class Letters:
+    """The Task; `data` is missing when it was restored to predict."""
+
+    metric = "accuracy"
+    better: Literal["higher"] = "higher"
+
+    def __init__(
+        self, config: Config, classes: tuple[str, ...], side: int, data: Dataset | None, where: torch.device
+    ) -> None:
+        self.config, self.classes, self.side, self.where = config, classes, side, where
+        mirrored = config.mirror and config.augment and config.data == "fashion-mnist"
+        self.model = CNN(config.model, len(classes), mirrored)
+        parameters = sum(p.numel() for p in self.model.parameters())
+        sizes = " > ".join(
+            f"{width}x{s}x{s}" for (width, _), s in zip(config.model.plan(), config.model.sizes(), strict=True)
+        )
+        self.summary = f"{parameters:,} parameters, feature maps {sizes}"
+        if data is None:
+            return
+        # The images stay uint8, on the device that trains: 60,000 of them are 47 MB there, and 188 MB as floats.
+        parts = {"train": data.train, "valid": data.valid, "test": data.test}
+        self.parts = {name: Images(part.images.to(where), part.labels.to(where)) for name, part in parts.items()}
+        counts = " / ".join(f"{len(part.labels):,}" for part in self.parts.values())
+        self.data = f"{data.name}, {counts} images, {len(classes)} classes"
+        pixels = data.train.images
+        self.model.mean.fill_(pixels.float().mean() / 255)
+        self.model.std.fill_(pixels.float().std() / 255)
+        self.shown = draw.shuffled(len(data.valid.labels), config.fit.seed)[: show.TILES]
+
+    def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
+        count = len(self.parts[split].labels)
+        if split != "train":
+            return even_batches(np.arange(count), batch_size)
+        times = -(-EPOCH // count) if self.config.augment else 1
+        return even_batches(draw.shuffled(times * count, self.config.fit.seed, epoch), batch_size)
+
+    def load(self, split: Split, ids: np.ndarray, epoch: int) -> tuple[Tensor, Tensor]:
+        """float [B, 28, 28] in 0..1, int64 [B]; a training id past the end is the same image, distorted anew."""
+        part = self.parts[split]
+        rows = torch.from_numpy(ids % len(part.labels)).to(self.where)
+        images, labels = part.images[rows], part.labels[rows]
+        if split != "train" or not self.config.augment:
+            return images / 255, labels
+        vary = distort.clothes if self.config.data == "fashion-mnist" else distort.letters
+        return vary(images, ids, self.config.fit.seed, epoch), labels
+
+    def step(self, batch: tuple[Tensor, Tensor]) -> Sums:
+        images, labels = batch
+        training = self.model.training
+        logits = self.model(images).float()
+        smoothing = self.config.label_smoothing if training else 0.0
+        loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+        answers = logits.detach().argmax(1)
+        sums: Sums = {"loss": (loss, len(labels)), "accuracy": ((answers == labels).sum(), len(labels))}
+        if not training:
+            pairs = torch.bincount(labels * len(self.classes) + answers, minlength=len(self.classes) ** 2)
+            sums["confusion"] = (pairs.view(len(self.classes), -1), len(labels))
+        return sums
+
+    def scores(self, totals: Totals) -> dict[str, float]:
+        scores = totals.means()
+        if "confusion" in totals.sums:
+            scores["macro_f1"] = float(f1(totals.sums["confusion"]).mean())
+        return scores
+
+    def assets(self) -> dict[str, Any]:
+        return {"classes": list(self.classes), "side": self.side}
+
+    def adopt(self, assets: dict[str, Any]) -> None:
+        if tuple(assets["classes"]) != self.classes:
+            raise UserError(
+                f"this run knows the {len(assets['classes'])} classes {', '.join(assets['classes'][:3])} ..., but "
+                f"{self.config.data} has the {len(self.classes)} classes {', '.join(self.classes[:3])} ...: "
+                "give another --data"
+            )
+
+    @torch.inference_mode()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """uint8 [B, 28, 28] -> [B, K], on the CPU and in fp32."""
+        self.model.eval()
+        device = self.model.mean.device
+        parts = [self.model(part.to(device) / 255).softmax(1).cpu() for part in images.split(500)]
+        return torch.cat(parts)
+
+    def show(self, run: Run, epoch: int, step: int) -> None:
+        """The same validation images each time; at the end also confusion matrix, worst mistakes and graph."""
+        part = self.parts["valid"]
+        images, labels = part.images[self.shown].cpu(), part.labels[self.shown].cpu()
+        name = "end" if epoch < 0 else f"epoch-{epoch:03d}"
+        board = show.tiles(images, labels, self.probabilities(images), self.classes)
+        run.picture("predictions", board, step, f"predictions-{name}")
+        if epoch >= 0:
+            return
+        images, labels = part.images.cpu(), part.labels.cpu()
+        probabilities = self.probabilities(part.images)
+        pairs = torch.bincount(labels * len(self.classes) + probabilities.argmax(1), minlength=len(self.classes) ** 2)
+        run.picture("confusion", show.confusion(pairs.view(len(self.classes), -1), self.classes), step)
+        of_truth = probabilities.gather(1, labels[:, None])[:, 0]
+        wrong = (probabilities.argmax(1) != labels).nonzero()[:, 0]
+        worst = wrong[of_truth[wrong].argsort(stable=True)][: show.TILES]
+        if len(worst):
+            board = show.tiles(images[worst], labels[worst], probabilities[worst], self.classes)
+            run.picture("worst mistakes", board, step, "worst-mistakes")
+        run.graph(self.model, part.images[:1] / 255)
+        run.text("model", f"{self.summary}\n\n```\n{self.model}\n```", step)
+
+
+def f1(confusion: Tensor) -> Tensor:
+    """F1 of every class from counts [truth, answer]: [K, K] -> [K]; 0 for a class that is never answered nor right."""
+    hits = confusion.diagonal()
+    return 2 * hits / (confusion.sum(0) + confusion.sum(1)).clamp(min=1)
+
+
+def make(config: Config, where: torch.device) -> Letters:
+    data = load_data(config.data, config.fit.seed)
+    return Letters(config, data.classes, frame.side_of(data.train.images), data, where)
+
+
+def restore(config: Config, assets: dict[str, Any]) -> Letters:
+    return Letters(config, tuple(assets["classes"]), assets["side"], None, torch.device("cpu"))
+
+
+def describe(task: Letters, totals: Totals) -> tuple[str, dict[str, Any]]:
+    scores, confusion = task.scores(totals), totals.sums["confusion"].cpu()
+    right, answered = confusion.sum(1), confusion.sum(0)
+    hits = confusion.diagonal()
+    lines = ["class          images  recall  precision      F1"]
+    per_class = {}
+    for k, name in enumerate(task.classes):
+        recall, precision = (float(hits[k] / total[k].clamp(min=1)) for total in (right, answered))
+        per_class[name] = {"recall": recall, "precision": precision, "f1": float(f1(confusion)[k])}
+        lines.append(f"{name:<14} {int(right[k]):>6}  {recall:>6.1%}  {precision:>9.1%}  {per_class[name]['f1']:>6.1%}")
+    lines.append(f"accuracy {scores['accuracy']:.2%}  macro-F1 {scores['macro_f1']:.2%}  loss {scores['loss']:.4f}")
+    return "\n".join(lines), {**scores, "images": int(confusion.sum()), "per_class": per_class}
+
+
+def predict(task: Letters, inputs: list[str]) -> list[str]:
+    """`file name, tab, class, tab, probability` for every file; pictures are framed as the training images were."""
+    images = torch.stack([read(Path(name), task.side) for name in inputs])
+    best, answers = task.probabilities(images).max(1)
+    return [
+        f"{name}\t{task.classes[k]}\t{p:.4f}"
+        for name, k, p in zip(inputs, answers.tolist(), best.tolist(), strict=True)
+    ]
+
+
+def read(file: Path, side: int) -> Tensor:
+    """An image file -> uint8 [28, 28], framed. Raises UserError if it is none or shows nothing."""
+    try:
+        with Image.open(file) as picture:
+            return frame.frame(picture, side)
+    except FileNotFoundError:
+        raise UserError(f"there is no file {file}") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{file} is no image that can be read: {' '.join(str(error).split())}") from None
