@@ -72,7 +72,7 @@ def train(words):
     with (folder / "metrics.jsonl").open("w") as f:
         for epoch in range(1, epochs + 1):
             scores = {"accuracy": accuracy * epoch / epochs, "loss": seed + epoch}
-            f.write(json.dumps({"epoch": epoch, "train": {}, "valid": scores}) + "\\n")
+            f.write(json.dumps({"epoch": epoch, "step": 7 * epoch, "train": {}, "valid": scores}) + "\\n")
     result = {"epochs": epochs, "best_epoch": epochs, "valid": {"accuracy": accuracy, "loss": 1 - accuracy}}
     (folder / "result.json").write_text(json.dumps(result | {"seconds": 2.0 + seed, "parameters": 1000 * int(kernel)}))
 
@@ -449,8 +449,8 @@ def test_tensorboard_shows_one_mean_curve_per_setting_however_often_it_is_writte
             sum(a * epoch / n for a, n in zip((0.59, 0.62, 0.60), (2, 3, 4), strict=True)) / 3 for epoch in (1, 2)
         ]
         assert curves("out/kernel=3") == {
-            "accuracy/valid": [(1, round(accuracy[0], 6)), (2, round(accuracy[1], 6))],
-            "loss/valid": [(1, 2.0), (2, 3.0)],
+            "accuracy/valid": [(7, round(accuracy[0], 6)), (14, round(accuracy[1], 6))],
+            "loss/valid": [(7, 2.0), (14, 3.0)],
         }
         files = list(Path("out").rglob("events.out.tfevents.*"))
         assert len(files) == 3

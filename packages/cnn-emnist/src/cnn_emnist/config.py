@@ -78,6 +78,8 @@ class Config:
     """sample: letters drawn from the fonts that matplotlib ships; the others are downloaded when first used"""
     augment: bool = True
     """show every training image distorted anew each time: letters and digits bent, garments mirrored and shifted"""
+    erase: int = 0
+    """fashion-mnist with augment: side of a square blackened in every training image, in pixels (DeVries & Taylor 2017)"""
     mirror: bool = True
     """fashion-mnist with augment: answer with the mean over the image and its mirror image (Krizhevsky et al. 2012)"""
     label_smoothing: float = 0.1
@@ -86,5 +88,7 @@ class Config:
     fit: Fit = field(default_factory=Fit)
 
     def __post_init__(self) -> None:
+        if not 0 <= self.erase <= SIDE:
+            raise UserError(f"erase is a number of pixels, from 0 to {SIDE}, not {self.erase}")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"label-smoothing is a part, from 0 to below 1, not {self.label_smoothing}")

@@ -67,8 +67,10 @@ class Letters:
         images, labels = part.images[rows], part.labels[rows]
         if split != "train" or not self.config.augment:
             return images / 255, labels
-        vary = distort.clothes if self.config.data == "fashion-mnist" else distort.letters
-        return vary(images, ids, self.config.fit.seed, epoch), labels
+        stream = self.config.fit.seed, epoch
+        if self.config.data == "fashion-mnist":
+            return distort.clothes(images, ids, *stream, erase=self.config.erase), labels
+        return distort.letters(images, ids, *stream), labels
 
     def step(self, batch: tuple[Tensor, Tensor]) -> Sums:
         images, labels = batch

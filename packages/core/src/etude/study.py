@@ -686,7 +686,7 @@ def save(outcome: Outcome, out: Path, command: str) -> None:
 
 
 def mean_curves(folders: Sequence[Path]) -> list[tuple[int, dict[str, float]]]:
-    """The validation metrics of finished runs, averaged over them: (epoch, metric -> mean) for every epoch all reached.
+    """The validation metrics of finished runs, averaged over them: (step, metric -> mean) for every epoch all reached.
 
     Runs that stopped early end the curve: a mean over the rest would jump where one of them leaves.
     """
@@ -695,15 +695,15 @@ def mean_curves(folders: Sequence[Path]) -> list[tuple[int, dict[str, float]]]:
         path = folder / "metrics.jsonl"
         try:
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            runs.append({row["epoch"]: row["valid"] for row in rows})
+            runs.append({row["step"]: row["valid"] for row in rows})
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise UserError(f"{path}: cannot be read ({e!r}); delete {folder} and start the study again") from e
-    epochs = sorted(set.intersection(*(set(run) for run in runs)))
+    steps = sorted(set.intersection(*(set(run) for run in runs)))
     curves = []
-    for epoch in epochs:
-        seen = [run[epoch] for run in runs]
+    for step in steps:
+        seen = [run[step] for run in runs]
         metrics = [name for name in seen[0] if all(name in scores for scores in seen)]
-        curves.append((epoch, {name: math.fsum(s[name] for s in seen) / len(seen) for name in metrics}))
+        curves.append((step, {name: math.fsum(s[name] for s in seen) / len(seen) for name in metrics}))
     return curves
 
 
@@ -720,9 +720,9 @@ def write_curves(folder: Path, curves: Sequence[tuple[int, Mapping[str, float]]]
     with (folder / f"events.out.tfevents.{int(now)}.study").open("wb") as f:
         writer = RecordWriter(f)
         writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
-        for epoch, scores in curves:
+        for step, scores in curves:
             points = [Summary.Value(tag=f"{name}/valid", simple_value=x) for name, x in scores.items()]
-            writer.write(Event(wall_time=now, step=epoch, summary=Summary(value=points)).SerializeToString())
+            writer.write(Event(wall_time=now, step=step, summary=Summary(value=points)).SerializeToString())
 
 
 # -------------------------------------------------------------------------------------------------------- running them
