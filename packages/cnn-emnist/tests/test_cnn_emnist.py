@@ -113,16 +113,22 @@ def test_the_maximum_may_be_taken_before_relu():
     assert torch.equal(F.relu(F.max_pool2d(x, 2)), F.max_pool2d(F.relu(x), 2))
 
 
-def test_the_mirrored_answer_is_the_mean_of_both():
+def test_the_answer_of_six_views_is_their_mean():
     torch.manual_seed(0)
     plain = CNN(Model(layers=2, channels=4), 10).eval()
-    mirrored = CNN(Model(layers=2, channels=4), 10, mirror=True).eval()
-    mirrored.load_state_dict(plain.state_dict())
+    viewing = CNN(Model(layers=2, channels=4), 10, views=True).eval()
+    viewing.load_state_dict(plain.state_dict())
     images = torch.rand(5, 28, 28)
-    both = (plain(images).softmax(1) + plain(images.flip(-1)).softmax(1)) / 2
-    torch.testing.assert_close(mirrored(images).exp(), both)
-    mirrored.train()
-    assert torch.equal(mirrored.logits(images), mirrored(images))
+    seen = []
+    for step in (-1, 0, 1):
+        moved = torch.zeros_like(images)
+        for row, column in itertools.product(range(28), range(28)):
+            if 0 <= row + step < 28 and 0 <= column + step < 28:
+                moved[:, row, column] = images[:, row + step, column + step]
+        seen += [plain(moved).softmax(1), plain(moved.flip(-1)).softmax(1)]
+    torch.testing.assert_close(viewing(images).exp(), sum(seen) / 6)
+    viewing.train()
+    assert torch.equal(viewing.logits(images), viewing(images))
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,9 @@ class Config:
     augment: bool = True
     """show every training image distorted anew each time: letters and digits bent, garments mirrored and shifted"""
     erase: int = 0
-    """fashion-mnist with augment: side of a square blackened in every training image, in pixels (DeVries & Taylor 2017)"""
-    mirror: bool = True
-    """fashion-mnist with augment: answer with the mean over the image and its mirror image (Krizhevsky et al. 2012)"""
+    """fashion-mnist with augment: side of a square blackened in every image, in pixels (DeVries & Taylor 2017)"""
+    views: bool = True
+    """fashion-mnist with augment: answer with the mean over six views, shifted by a pixel and mirrored"""
     label_smoothing: float = 0.1
     """the part of the target that is spread over all classes in training (Szegedy et al. 2016)"""
     model: Model = field(default_factory=Model)

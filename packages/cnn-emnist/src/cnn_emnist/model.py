@@ -5,6 +5,7 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cnn_emnist.config import SIDE, Model
 
@@ -15,10 +16,10 @@ class CNN(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: Model, classes: int, mirror: bool = False) -> None:
-        """With `mirror` a trained model answers with the mean over the image and its mirror image."""
+    def __init__(self, config: Model, classes: int, views: bool = False) -> None:
+        """With `views` the model answers, once trained, with the mean over six views of every image."""
         super().__init__()
-        self.mirror = mirror
+        self.views = views
         self.register_buffer("mean", torch.zeros(()))  # of the training pixels: part of what was learnt
         self.register_buffer("std", torch.ones(()))
         layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -31,15 +32,22 @@ class CNN(nn.Module):
         self.classify = nn.Linear(channels * config.sizes()[-1] ** 2, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.training or not self.mirror:
+        if self.training or not self.views:
             return self.logits(images)
-        both = torch.stack([self.logits(images), self.logits(images.flip(-1))]).float()
-        return both.log_softmax(-1).logsumexp(0) - math.log(2)
+        answers = torch.stack([self.logits(view).float() for view in six_views(images)])
+        return answers.log_softmax(-1).logsumexp(0) - math.log(len(answers))
 
     def logits(self, images: Tensor) -> Tensor:
         x = ((images - self.mean) / self.std).unsqueeze(1)
         x = self.features(x.contiguous(memory_format=torch.channels_last))
         return self.classify(self.dropout(x.flatten(1)))
+
+
+def six_views(images: Tensor) -> list[Tensor]:
+    """The image, shifted by a pixel up and left, and down and right, and the mirror images of the three: [B, 28, 28]."""
+    padded = F.pad(images, (1, 1, 1, 1))
+    shifted = [padded[:, at : at + SIDE, at : at + SIDE] for at in (1, 2, 0)]
+    return [*shifted, *(view.flip(-1) for view in shifted)]
 
 
 def block(config: Model, channels: int, width: int, ends: bool) -> nn.Sequential:

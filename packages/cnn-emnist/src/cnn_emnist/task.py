@@ -34,8 +34,8 @@ class Letters:
         self, config: Config, classes: tuple[str, ...], side: int, data: Dataset | None, where: torch.device
     ) -> None:
         self.config, self.classes, self.side, self.where = config, classes, side, where
-        mirrored = config.mirror and config.augment and config.data == "fashion-mnist"
-        self.model = CNN(config.model, len(classes), mirrored)
+        views = config.views and config.augment and config.data == "fashion-mnist"
+        self.model = CNN(config.model, len(classes), views)
         parameters = sum(p.numel() for p in self.model.parameters())
         sizes = " > ".join(
             f"{width}x{s}x{s}" for (width, _), s in zip(config.model.plan(), config.model.sizes(), strict=True)
