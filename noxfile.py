@@ -87,7 +87,7 @@ def smoke(session: nox.Session, package: str) -> None:
                     pip = (python, "-m", "pip")
                     session.run(*pip, "install", "--no-index", "--find-links", "dist", package, env=plain)
                     session.run(*pip, "check", env=plain)
-                command = (f"{installer}/bin/{package}", "train", "--data", "sample", "--fit.epochs", "1")
+                command = (f"{installer}/bin/{package}", "train", "--fit.epochs", "1")
                 session.run(*command, "--run", f"run-{installer}")
                 if not Path(f"run-{installer}/metrics.jsonl").is_file():
                     session.error(f"{package} train wrote no run-{installer}/metrics.jsonl")

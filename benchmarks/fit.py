@@ -13,6 +13,7 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 import numpy as np
 import torch
@@ -36,11 +37,11 @@ class Part(Letters):
         pass
 
 
-def fresh(parsed: Config, where: device.Device) -> Letters:
+def fresh(parsed: Config, where: device.Device) -> Part:
     torch.manual_seed(0)
     task = make(parsed, where.where)
     task.__class__ = Part
-    return task
+    return cast(Part, task)
 
 
 def with_fit(parsed: Config, where: device.Device, folder: Path) -> float:
@@ -76,6 +77,8 @@ def by_hand(parsed: Config, where: device.Device) -> float:
         for ids in task.plan("valid", 0, parsed.fit.batch_size):
             images, labels = task.load("valid", ids, 0)
             hits += int((model(images).argmax(1) == labels).sum())
+    if where.where.type == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - began
 
 

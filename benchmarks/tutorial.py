@@ -66,6 +66,8 @@ def tutorial(parsed: Config, where: device.Device) -> float:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+    if where.where.type == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - began
 
 

@@ -24,9 +24,12 @@ def toy(*words):
         ("predict r", "give the run folder and what to predict"),
         ("predict nowhere 1", "nowhere is no run folder"),
         ("study nowhere", "nowhere"),
+        ("study study.yaml", "unknown flag --nrm: did you mean 'norm'?"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(words, message, capsys, tmp_path):
+    if "study.yaml" in words:
+        (tmp_path / "study.yaml").write_text("{question: q, metric: accuracy, compare: {nrm: [true, false]}}")
     if "cuda" in words:
         import torch
 
@@ -36,7 +39,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, message, capsys, tmp_path)
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
-    assert list(tmp_path.iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir() if p.name != "study.yaml"] == []
 
 
 def test_train_evaluate_predict(capsys, tmp_path):

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -26,7 +27,13 @@ def test_auto_takes_what_the_processor_multiplies_natively(monkeypatch):
         assert device.best_precision(cuda) == precision
 
 
+class Pair(NamedTuple):
+    left: torch.Tensor
+    right: int
+
+
 def test_move_keeps_the_shape_of_a_batch():
+    assert CPU.move(Pair(torch.ones(1), 2)) == Pair(torch.ones(1), 2)
     batch = {"a": [torch.ones(2), (torch.zeros(1), "text")], "b": 3}
     moved = CPU.move(batch)
     assert moved["a"][1][1] == "text"
@@ -38,6 +45,7 @@ def torchrun(processes, *words):
     command = [sys.executable, *start, "-m", *(["--"] if start else []), "toy", *words]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
+    assert "Warning" not in ended.stderr
     return ended.stdout
 
 

@@ -104,6 +104,17 @@ def test_accumulation_is_exact_for_ragged_pieces(pieces, tmp_path):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_assets_that_a_checkpoint_would_refuse_are_named_before_training(tmp_path):
+    class Careless(toy.Toy):
+        def assets(self):
+            return {"names": ["low"], "sizes": {"mean": np.float64(3)}}
+
+    one = run.Run(tmp_path / "run", Config(), CPU)
+    with pytest.raises(TypeError, match=r"assets\['sizes'\]\['mean'\] is a float64"):
+        loop.fit(Careless(Config()), Config().fit, one, CPU)
+    one.close()
+
+
 class Counted(toy.Toy):
     """Counts real digits, not examples: the denominator is not the batch size."""
 
@@ -185,6 +196,15 @@ def test_a_loss_that_is_no_number_stops_at_its_step(call, tmp_path):
     assert state["progress"]["step"] == call - 1
     assert all(t.isfinite().all() for t in state["model"].values())
     assert len(curves(folder).get("step/loss", [])) == call - 1
+
+
+def test_a_model_that_breaks_in_the_last_step_of_an_epoch_is_not_saved(tmp_path):
+    flags = ["--fit.optimizer", "sgd", "--fit.lr", "1e38", "--fit.warmup", "0", "--fit.batch-size", "110"]
+    with pytest.raises(UserError, match="the validation loss became (nan|inf) after step 1"):
+        train(parsed(*flags), tmp_path / "run")
+    state = run.load(tmp_path / "run" / "checkpoints" / "last.pt")
+    assert state["progress"]["step"] == 0
+    assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
 
 
 def test_tensorboard_gets_every_step_every_epoch_and_the_knobs(tmp_path):
@@ -306,6 +326,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(signum, code, tm
             if line.startswith("epoch   2"):
                 break
         process.send_signal(signum)
+        process.send_signal(signum)  # as uv and `timeout` may pass it on once more: still the first
         rest, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
     assert "Traceback" not in errors

@@ -65,6 +65,53 @@ def test_a_damaged_checkpoint_is_said_so_and_the_one_before_is_used(one, capsys)
     assert said > 40
 
 
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(tmp_path, capsys):
+    assert toy("train", "--run", "r", "--fit.epochs", "1") == 0
+    (tmp_path / "r" / "result.json").unlink()
+    for name in ("last.pt", "last.prev.pt"):
+        (tmp_path / "r" / "checkpoints" / name).write_bytes(b"gone")
+    rows = (tmp_path / "r" / "metrics.jsonl").read_text()
+    capsys.readouterr()
+    assert toy("train", "--run", "r") == 2
+    assert "last.pt is damaged" in said(capsys)
+    assert (tmp_path / "r" / "metrics.jsonl").read_text() == rows
+
+
+def test_files_of_a_run_that_were_tampered_with_are_one_line(tmp_path, capsys):
+    def begin():
+        assert toy("train", "--run", "r", "--fit.epochs", "1") == 0
+        capsys.readouterr()
+        return tmp_path / "r"
+
+    folder = begin()
+    (folder / "result.json").write_text("")
+    assert toy("train", "--run", "r") == 2
+    assert "result.json cannot be read" in said(capsys)
+    (folder / "result.json").unlink()
+    (folder / "environment.json").write_text("{")
+    assert toy("train", "--run", "r") == 2
+    assert "environment.json cannot be read" in said(capsys)
+    (folder / "environment.json").unlink()
+    last = folder / "checkpoints" / "last.pt"
+    last.write_bytes((folder / "checkpoints" / "best.pt").read_bytes())
+    assert toy("train", "--run", "r") == 2
+    assert "last.pt is no checkpoint to go on from (KeyError('optimizer'))" in said(capsys)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("[8, 16]", "[8, 17]"))
+    for words in (["train", "--run", "r"], ["evaluate", "r"], ["predict", "r", "1"]):
+        assert toy(*words) == 2
+        assert "does not fit this configuration" in said(capsys)
+
+
+def test_a_model_that_was_trained_on_a_gpu_predicts_here(tmp_path, capsys):
+    assert toy("train", "--run", "r", "--fit.epochs", "1") == 0
+    file = tmp_path / "r" / "config.yaml"
+    file.write_text(
+        file.read_text().replace("device: auto", "device: cuda").replace("precision: auto", "precision: fp16")
+    )
+    assert toy("predict", "r", "123") == 0
+
+
 class Evil:
     def __reduce__(self):
         return (print, ("code ran",))

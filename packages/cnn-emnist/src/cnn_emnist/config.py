@@ -40,7 +40,13 @@ class Model:
             raise UserError(
                 f"model.kernel {self.kernel} is even, padding cannot keep the size: use --model.padding none"
             )
-        self.sizes()
+        side = self.sizes()[-1]
+        widths = [width for width, _ in self.plan()]
+        weights = sum(a * b * self.kernel**2 for a, b in zip([1, *widths], widths, strict=False)) + widths[-1] * side**2
+        if weights > 10**8:
+            raise UserError(
+                f"this network would have more than {weights:.0e} weights: use fewer channels, stages or layers"
+            )
 
     def plan(self) -> list[tuple[int, bool]]:
         """For every convolution: its number of feature maps, and whether a stage ends with it.
@@ -88,6 +94,10 @@ class Config:
     fit: Fit = field(default_factory=Fit)
 
     def __post_init__(self) -> None:
+        if self.model.batch_norm and self.fit.batch_size // self.fit.accumulate < 2:
+            raise UserError(
+                "batch norm needs at least 2 images at a time: raise fit.batch-size or use --model.no-batch-norm"
+            )
         if not 0 <= self.erase <= SIDE:
             raise UserError(f"erase is a number of pixels, from 0 to {SIDE}, not {self.erase}")
         if not 0 <= self.label_smoothing < 1:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cnn_emnist import sample
-from cnn_emnist.frame import SIZE
+from cnn_emnist.config import SIDE as SIZE
 from etude.draw import shuffled
 from etude.errors import UserError
 
@@ -93,11 +93,13 @@ def load(name: str, seed: int) -> Dataset:
     source = SOURCES[name]
     folder = root() / source.kind / "raw"
     files = [[part.format(what) for what in ("images-idx3", "labels-idx1")] for part in source.parts]
-    if missing := [file for pair in files for file in pair if not (folder / file).exists()]:
+    if missing := [file for pair in files for file in pair if not os.path.exists(folder / file)]:
         fetch(name, folder, missing)
     whole, test = (read(folder / images, folder / labels, source) for images, labels in files)
     order = shuffled(len(whole.labels), seed, SPLIT)
     held = len(order) // source.valid
+    if held == 0:
+        raise bad(folder / files[0][0], f"holds {len(order)} images, too few for a validation part")
     valid, train = (torch.from_numpy(np.sort(part)) for part in (order[:held], order[held:]))
     return Dataset(
         name,

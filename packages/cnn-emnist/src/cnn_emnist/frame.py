@@ -10,10 +10,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from cnn_emnist.config import SIDE as SIZE
 from etude.draw import shuffled
 from etude.errors import UserError
 
-SIZE = 28  # pixels, both ways, of every image in this package
 FAINT = 0.08  # of the darkest ink: what still belongs to a stroke's soft edge, and so to its bounding box
 SPECK = 0.02  # of all ink: what a separate piece must hold to be no speck of dust
 FINE = (

@@ -44,7 +44,7 @@ class CNN(nn.Module):
 
 
 def six_views(images: Tensor) -> list[Tensor]:
-    """The image, shifted by a pixel up and left, and down and right, and the mirror images of the three: [B, 28, 28]."""
+    """The image as it is, and shifted by a pixel along the diagonal both ways, and the mirror images: [B, 28, 28]."""
     padded = F.pad(images, (1, 1, 1, 1))
     shifted = [padded[:, at : at + SIDE, at : at + SIDE] for at in (1, 2, 0)]
     return [*shifted, *(view.flip(-1) for view in shifted)]
@@ -63,19 +63,8 @@ def block(config: Model, channels: int, width: int, ends: bool) -> nn.Sequential
     )
     norm = [nn.BatchNorm2d(width)] if config.batch_norm else []
     if ends and config.pooling == "max":
-        # The maximum may be taken first: ReLU keeps the order of its inputs, and there is a quarter left to normalise.
+        # The maximum first: ReLU keeps the order of its inputs, so without batch norm this is the same function, and
+        # with it a quarter is left to normalise.
         return nn.Sequential(conv, nn.MaxPool2d(2), *norm, nn.ReLU(inplace=True))
     pool = [nn.AvgPool2d(2)] if ends and config.pooling == "average" else []
     return nn.Sequential(conv, *norm, nn.ReLU(inplace=True), *pool)
-
-
-def multiplications(config: Model, classes: int) -> int:
-    """Multiply-adds of one image, forward."""
-    total, channels, side = 0, 1, SIDE
-    for (width, ends), after in zip(config.plan(), config.sizes(), strict=True):
-        computed = side if config.padding == "same" else side - config.kernel + 1
-        if ends and config.pooling == "stride":
-            computed = after
-        total += channels * width * config.kernel**2 * computed**2
-        channels, side = width, after
-    return total + channels * side**2 * classes

@@ -1,5 +1,6 @@
 """cnn-emnist as a Task: which image is which class, and what that looks like while it is learnt."""
 
+import struct
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from cnn_emnist.data import load as load_data
 from cnn_emnist.model import CNN
 from etude import draw
 from etude.errors import UserError
-from etude.loop import Split, Sums, Totals, even_batches
+from etude.loop import Split, Sums, Task, Totals, even_batches
 from etude.run import Run
 
 EPOCH = (
@@ -139,7 +140,7 @@ def f1(confusion: Tensor) -> Tensor:
     return 2 * hits / (confusion.sum(0) + confusion.sum(1)).clamp(min=1)
 
 
-def make(config: Config, where: torch.device) -> Letters:
+def make(config: Config, where: torch.device) -> Task:
     data = load_data(config.data, config.fit.seed)
     return Letters(config, data.classes, frame.side_of(data.train.images), data, where)
 
@@ -179,5 +180,5 @@ def read(file: Path, side: int) -> Tensor:
             return frame.frame(picture, side)
     except FileNotFoundError:
         raise UserError(f"there is no file {file}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         raise UserError(f"{file} is no image that can be read: {' '.join(str(error).split())}") from None

@@ -8,8 +8,10 @@ PACKAGE study NAME|FILE.yaml
 
 import importlib
 import json
+import os
+import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -27,19 +29,25 @@ class TaskModule(Protocol):
     """What the module `task` of a package defines; imported only when a verb needs it."""
 
     def make(self, config: Any, where: "TorchDevice") -> "Task":
-        """The task with its data, the model freshly initialised."""
+        """The task with its data, which may be kept on the device `where`; the model freshly initialised."""
         ...
 
     def restore(self, config: Any, assets: dict[str, Any]) -> "Task":
-        """The task without data, from what a checkpoint kept (`Task.assets`): enough to predict."""
+        """The task without data, from what a checkpoint kept (`Task.assets`): enough to predict.
+
+        It needs no `data` and no `summary`.
+        """
         ...
 
     def describe(self, task: "Task", totals: "Totals") -> tuple[str, dict[str, Any]]:
-        """What `evaluate` says of a part of the data: a text for people, and the JSON object of the last line."""
+        """What `evaluate` says of a part of the data: a text for people, and the JSON object of the last line.
+
+        The object has the scores of `Task.scores` under the same names: a study reads its metric there.
+        """
         ...
 
     def predict(self, task: "Task", inputs: list[str]) -> list[str]:
-        """One line of output per input."""
+        """One line of output per input; the model is on its device, in evaluation mode, without gradients."""
         ...
 
 
@@ -52,7 +60,7 @@ class Package:
     config: type
     """its configuration: a dataclass with a field `fit: Fit`"""
     next_step: str
-    """what `train` suggests to try after it"""
+    """the flags that `train` suggests to try after it, such as --data emnist-letters"""
 
     @property
     def module(self) -> str:
@@ -73,7 +81,7 @@ def main(package: Package, argv: list[str] | None = None) -> int:
             return 0 if words else 2
         if words[0] not in verbs:
             raise UserError(f"there is no {words[0]!r} in {package.name}: {configs.similar(words[0], verbs)}")
-        return verbs[words[0]](package, words[1:])
+        return verbs[words[0]](package, list(words[1:]))
     except UserError as error:
         print(f"{package.name}: {error}", file=sys.stderr)
         return 2
@@ -82,6 +90,13 @@ def main(package: Package, argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         sys.stderr.close()
         return 141
+
+
+def invocation(package: Package) -> str:
+    """How the command was called, to be called again."""
+    if "UV_RUN_RECURSION_DEPTH" in os.environ:  # below `uv run` the command is not on the PATH
+        return f"uv run --package {package.name} {package.name}"
+    return f"python -m {package.module}" if sys.argv[0].endswith("__main__.py") else package.name
 
 
 def usage(package: Package) -> str:
@@ -96,26 +111,9 @@ def usage(package: Package) -> str:
     )
 
 
-def take(words: list[str], flag: str) -> tuple[str | None, list[str]]:
-    """Takes `--flag VALUE` or `--flag=VALUE` out of a command line."""
-    rest: list[str] = []
-    value = None
-    left = iter(words)
-    for word in left:
-        if word == flag:
-            value = next(left, None)
-            if value is None:
-                raise UserError(f"command line: {flag} needs a value")
-        elif word.startswith(f"{flag}="):
-            value = word.partition("=")[2]
-        else:
-            rest.append(word)
-    return value, rest
-
-
 def train(package: Package, words: list[str]) -> int:
     """Trains a model in a run folder; goes on where an earlier start of the same run stopped."""
-    folder, words = take(words, "--run")
+    folder = configs.take(words, "--run")
     path = Path(folder) if folder else None
     if path and (path / "config.yaml").is_file():
         words = [str(path / "config.yaml"), *words]
@@ -135,7 +133,9 @@ def train(package: Package, words: list[str]) -> int:
     where = device.choose(config.fit)
     torch.manual_seed(config.fit.seed)
     task = package.task.make(config, where.where)
-    one = run.Run(where.agree(path or run.new_folder(package.name)), config, where)
+    path = where.agree(path or run.new_folder(package.name))
+    call = invocation(package)
+    one = run.Run(path, config, where, again=f"go on with: {call} train --run {shlex.quote(str(path))}")
     where.wait()  # until the folder is there
 
     def say(line: str) -> None:
@@ -147,7 +147,7 @@ def train(package: Package, words: list[str]) -> int:
         done = one.finished()
         result = done or loop.fit(task, config.fit, one, where)
     except loop.Stopped as stopped:
-        say(f"stopped by {stopped}; {one.resume_command()}")
+        say(f"stopped by {stopped}; {one.again}")
         return stopped.code
     finally:
         one.close()
@@ -155,9 +155,9 @@ def train(package: Package, words: list[str]) -> int:
     score = result["valid"][task.metric]
     how = "already finished" if done else f"took {result['seconds']:.0f} s"
     say(f"done     validation {task.metric} {score:.4f}, epoch {result['best_epoch']} of {result['epochs']}; {how}")
-    say(f"watch    tensorboard --logdir {one.path.parent}")
-    say(f"test     {package.name} evaluate {one.path}")
-    say(f"next     {package.next_step}")
+    say(f"watch    {call.removesuffix(package.name)}tensorboard --logdir {one.path.parent}")
+    say(f"test     {call} evaluate {one.path}")
+    say(f"next     {call} train {package.next_step}")
     return 0
 
 
@@ -170,7 +170,7 @@ def evaluate(package: Package, words: list[str]) -> int:
     if any(word in ("-h", "--help") for word in words):
         print(usage)
         return 0
-    chosen, words = take(words, "--checkpoint")
+    chosen = configs.take(words, "--checkpoint")
     if not words or words[0].startswith("-") or chosen not in (None, "best", "last"):
         raise UserError(usage)
 
@@ -182,7 +182,7 @@ def evaluate(package: Package, words: list[str]) -> int:
     where = device.choose(config.fit)
     task = package.task.make(config, where.where)
     task.adopt(state["assets"])
-    task.model.load_state_dict(state["model"])
+    run.fill(task.model, state, folder)
     where.place(task.model)
     totals = loop.evaluate(task, "test", where, config.fit.batch_size)
     if where.leads:
@@ -190,7 +190,10 @@ def evaluate(package: Package, words: list[str]) -> int:
         print(f"run      {folder}, {chosen or 'best'} checkpoint")
         print(f"data     {task.data}, test part\ndevice   {where}\n{text}")
         if not flags and not chosen:
-            run.write(folder / "test.json", (json.dumps(scores) + "\n").encode())
+            try:
+                run.write(folder / "test.json", (json.dumps(scores) + "\n").encode())
+            except OSError as error:
+                print(f"{folder}/test.json is not written: {error.strerror}", file=sys.stderr)
         print(json.dumps(scores), flush=True)
     where.leave()
     return 0
@@ -198,12 +201,14 @@ def evaluate(package: Package, words: list[str]) -> int:
 
 def predict(package: Package, words: list[str]) -> int:
     """Applies the best checkpoint of a run to inputs; needs nothing but the run folder."""
-    out, words = take(words, "--out")
+    out = configs.take(words, "--out")
     if any(word in ("-h", "--help") for word in words):
         print(f"usage: {package.name} predict RUN INPUT ... [--out FILE]")
         return 0
     if len(words) < 2:
         raise UserError(f"give the run folder and what to predict: {package.name} predict RUN INPUT ... [--out FILE]")
+
+    import torch
 
     from etude import device, run
 
@@ -211,21 +216,23 @@ def predict(package: Package, words: list[str]) -> int:
     config: Any = run.read_config(folder, package.config)
     state = run.checkpoint(folder)
     task = package.task.restore(config, state["assets"])
-    task.model.load_state_dict(state["model"])
-    device.choose(config.fit).place(task.model)
+    run.fill(task.model, state, folder)
+    # Where it was trained does not matter here: a model from a GPU predicts on a laptop.
+    device.choose(replace(config.fit, device="auto", precision="auto")).place(task.model)
     task.model.eval()
-    text = "".join(line + "\n" for line in package.task.predict(task, words[1:]))
+    with torch.inference_mode():
+        text = "".join(line + "\n" for line in package.task.predict(task, words[1:]))
     if out is None:
         sys.stdout.write(text)
         return 0
     try:
         run.write(Path(out), text.encode())
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot write {out!r} ({error}): give --out a file in a folder that is there") from None
     return 0
 
 
 def study(package: Package, words: list[str]) -> int:
     from etude import study
 
-    return study.main(package.module, package.name, words)
+    return study.main(package.module, package.name, words, package.config, invocation(package).split())

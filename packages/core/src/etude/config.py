@@ -63,6 +63,12 @@ class Fit:
         for name, bound in least.items():
             if not getattr(self, name) >= bound:  # so that NaN is refused too
                 raise UserError(f"fit.{name.replace('_', '-')} must be at least {bound}, not {getattr(self, name)}")
+        if self.seed >= 2**63:
+            raise UserError(f"fit.seed must be below 2^63, not {self.seed}")
+        if self.accumulate > self.batch_size:
+            raise UserError(
+                f"fit.accumulate {self.accumulate} is more pieces than fit.batch-size {self.batch_size} has examples"
+            )
         if self.warmup > 1:
             raise UserError(f"fit.warmup is a part of the run, from 0 to 1, not {self.warmup}")
 
@@ -82,6 +88,8 @@ class Setting:
             if value is None:
                 raise self.wrong(known[self.name])
             return [switch(self.name, value)]
+        if typing.get_origin(known[self.name]) is tuple and any(word.startswith("--") for word in self.words):
+            raise self.wrong(known[self.name])
         if len(self.words) == 1:
             return [f"--{self.name}={self.words[0]}"]
         return [f"--{self.name}", *self.words]
@@ -179,7 +187,25 @@ def parse(config: type[C], args: list[str], *, package: str = "", prog: str = ""
             tyro.cli(config, args=setting.flag(known), console_outputs=False)
         except SystemExit:
             raise setting.wrong(known[setting.name]) from None
+        except UserError:  # alone it may not fit, it is read all the same
+            continue
     raise UserError(f"these flags cannot be read together: {' '.join(rest)}")
+
+
+def take(argv: list[str], flag: str) -> str | None:
+    """Removes `--flag VALUE` or `--flag=VALUE` from a command line; its value, None if it is not there."""
+    value = None
+    for i in reversed(range(len(argv))):
+        if argv[i] == flag:
+            if i + 1 == len(argv) or argv[i + 1].startswith("--"):
+                raise UserError(f"command line: {flag} needs a value")
+            value = argv[i + 1]
+            del argv[i : i + 2]
+        elif argv[i].startswith(f"{flag}="):
+            value = argv.pop(i)[len(flag) + 1 :]
+            if not value:
+                raise UserError(f"command line: {flag} needs a value")
+    return value
 
 
 def split_files(args: list[str], known: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -201,8 +227,9 @@ def split_files(args: list[str], known: Mapping[str, Any]) -> tuple[list[str], l
 def find_preset(name: str, package: str) -> Path:
     """The file that a CONFIG argument names: a path, or a preset that installs with the package."""
     folder = Path(str(resources.files(package))) / "configs" if package else Path("configs")
-    for path in (Path(name), folder / name, folder / Path(name).name, folder / f"{name}.yaml"):
-        if path.is_file():
+    short = name.removeprefix("configs/").removesuffix(".yaml")
+    for path in (Path(name), folder / f"{short}.yaml"):
+        if path.is_file() and (path == Path(name) or "/" not in short):
             return path
     presets = sorted(p.stem for p in folder.glob("*.yaml"))
     raise UserError(f"there is no configuration {name!r}: give the path of a YAML file or one of {', '.join(presets)}")
@@ -240,13 +267,16 @@ def read_yaml(path: Path, known: Mapping[str, Any]) -> list[Setting]:
     """The settings of a YAML file. Scalars are taken as they are written, so that only the typed parser judges them."""
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise UserError(f"{path} is no YAML file: {' '.join(str(error).split())}") from None
     if root is None:
         return []
     if not isinstance(root, yaml.MappingNode):
         raise UserError(f"{path}: expected lines of the form `key: value`")
-    settings = list(read_mapping(path, root, "", known))
+    try:
+        settings = list(read_mapping(path, root, "", known))
+    except RecursionError:
+        raise UserError(f"{path}: an alias stands within what it names") from None
     for index, setting in enumerate(settings):
         if setting.name in (earlier.name for earlier in settings[:index]):
             raise UserError(f"{setting.where}: {setting.name} is given twice")

@@ -54,11 +54,13 @@ class Device:
         return model
 
     def move(self, batch: Any) -> Any:
-        """The batch - a tensor, or a tuple, list or dict of batches - on this device."""
+        """The batch on this device: a tensor, or a (named) tuple, list or dict of batches; the rest stays."""
         if isinstance(batch, Tensor):
             return batch.to(self.where, non_blocking=True)
         if isinstance(batch, Mapping):
             return {key: self.move(value) for key, value in batch.items()}
+        if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+            return type(batch)(*map(self.move, batch))
         if isinstance(batch, tuple | list):
             return type(batch)(self.move(value) for value in batch)
         return batch
@@ -72,6 +74,14 @@ class Device:
         dist.all_reduce(flat)
         for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
+
+    def highest(self, value: int) -> int:
+        """The highest value of all processes, on all."""
+        if self.world == 1:
+            return value
+        tensor = torch.tensor(value, device=self.where)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return int(tensor)
 
     def agree(self, value: T) -> T:
         """The first process's value, on all."""

@@ -28,7 +28,7 @@ from etude.config import Fit
 from etude.device import Device
 from etude.errors import UserError
 from etude.reporter import Reporter
-from etude.run import Run, checkpoint
+from etude.run import Run, checkpoint, fill
 
 Sums = dict[str, tuple[Tensor, Tensor | int]]  # metric -> (sum over the batch, how many were summed)
 Split = Literal["train", "valid", "test"]
@@ -53,7 +53,10 @@ class Task(Protocol):
         ...
 
     def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
-        """The examples of each batch, int64 ids: a function of (seed, epoch) for "train", fixed for the others."""
+        """The ids, int64, of each batch of at most `batch_size`: for "train" a function of (seed, epoch), else fixed.
+
+        Epochs of "train" count from 1; for the others it is 0.
+        """
         ...
 
     def load(self, split: Split, ids: np.ndarray, epoch: int) -> Any:
@@ -69,7 +72,11 @@ class Task(Protocol):
         ...
 
     def show(self, run: Run, epoch: int, step: int) -> None:
-        """Shows a person what the model does now: before training (epoch 0), after each epoch, and at the end (-1)."""
+        """Shows a person what the model does now: before training (epoch 0), after each epoch, and at the end (-1).
+
+        Called on the first process only, in evaluation mode and without gradients; at the end with the best weights.
+        What there is to write with: `Run.picture`, `text`, `scalars`, `graph`.
+        """
         ...
 
     def assets(self) -> dict[str, Any]:
@@ -91,7 +98,10 @@ class Totals:
     def add(self, sums: Sums) -> None:
         for name, (value, count) in sums.items():
             value = value.detach().double()
-            count = torch.as_tensor(count, dtype=torch.float64, device=value.device)
+            if isinstance(count, Tensor):
+                count = count.detach().double()
+            else:  # filled on the device: a copy from here would make a GPU wait
+                count = torch.full((), count, dtype=torch.float64, device=value.device)
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts[name] + count if name in self.counts else count
 
@@ -145,6 +155,21 @@ class Stopped(Exception):
         self.code = 128 + signum
 
 
+def check_plain(value: Any, name: str) -> None:
+    """Raises TypeError, naming the place, for what a checkpoint would refuse to load again."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            check_plain(key, f"a key of {name}")
+            check_plain(inner, f"{name}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            check_plain(inner, f"{name}[{index}]")
+    elif type(value) not in (str, int, float, bool, type(None)) and not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} is a {type(value).__name__}; a checkpoint keeps str, int, float, bool, list, dict and Tensor"
+        )
+
+
 def even_batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Cuts an order of examples into batches of at most `batch_size` whose sizes differ by at most one.
 
@@ -162,6 +187,7 @@ def fit(task: Task, cfg: Fit, run: Run, device: Device) -> dict[str, Any]:
     model = device.place(task.model)
     if cfg.compile:
         model.compile()
+    check_plain(task.assets(), "assets")
     optimizer, scaler = optim.optimizer(cfg, model), device.scaler()
     progress, seen = Progress(), Totals()
 
@@ -171,31 +197,41 @@ def fit(task: Task, cfg: Fit, run: Run, device: Device) -> dict[str, Any]:
         run.save("last", state, keep=True)
 
     if state := run.last():
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
-        progress, seen = Progress(**state["progress"]), Totals.restore(state["seen"], device)
+        fill(model, state, run.path)
+        try:
+            optimizer.load_state_dict(state["optimizer"])
+            if scaler.is_enabled() and state["scaler"]:
+                scaler.load_state_dict(state["scaler"])
+            progress, seen = Progress(**state["progress"]), Totals.restore(state["seen"], device)
+        except (KeyError, ValueError, TypeError) as error:
+            reason = f"{run.path}/checkpoints/last.pt is no checkpoint to go on from ({error!r})"
+            raise UserError(f"{reason}: put a copy of it there, or give --run another folder") from None
     resumed = progress.step > 0
     run.write_rows(progress.rows)
     run.open_tensorboard(progress.step + 1 if resumed else 0, f"best/{task.metric}")
-    if not resumed:
-        save()
-        task.show(run, 0, 0)
 
     best = next((row["valid"][task.metric] for row in progress.rows if row["epoch"] == progress.best_epoch), None)
     with Reporter(run, cfg, device, progress) as reporter, watch_signals() as asked:
+        if not resumed:
+            save()
+            look(task, run, device, 0, 0)
         while progress.epoch <= cfg.epochs and not out_of_patience(cfg, progress):
             epoch, began = progress.epoch, time.monotonic()
-            for batch_seen in train_epoch(task, model, optimizer, scaler, cfg, device, progress, asked, reporter):
+            for batch_seen in train_epoch(task, model, optimizer, scaler, cfg, device, progress, reporter):
                 seen.merge(batch_seen)
-                if asked or time.monotonic() - began > 60 * cfg.save_every:
+                stop = device.highest(
+                    max(asked, default=0)
+                )  # every process stops at the same step, whichever was asked
+                if stop or time.monotonic() - began > 60 * cfg.save_every:
                     progress.seconds, began = progress.seconds + time.monotonic() - began, time.monotonic()
                     reporter.flush()
                     save()
-                    if asked:
-                        raise Stopped(asked[0])
+                    if stop:
+                        raise Stopped(stop)
 
+            reporter.flush()
             valid = task.scores(evaluate(task, "valid", device, cfg.batch_size))
+            reporter.check_scores(valid)
             row = {"epoch": epoch, "step": progress.step, "train": task.scores(seen), "valid": valid}
             score = valid[task.metric]
             improved = best is None or (score > best if task.better == "higher" else score < best)
@@ -205,17 +241,24 @@ def fit(task: Task, cfg: Fit, run: Run, device: Device) -> dict[str, Any]:
             if improved:
                 best, progress.best_epoch = score, epoch
                 run.save("best", {"model": model.state_dict(), "epoch": epoch, "valid": valid, "assets": task.assets()})
-            task.show(run, epoch, progress.step)
+            look(task, run, device, epoch, progress.step)
             progress.seconds += time.monotonic() - began
             reporter.flush()
             save()  # after everything of this epoch is written: what a kill cuts off is done again, not done twice
             run.write_rows(progress.rows)
-            if asked and progress.epoch <= cfg.epochs:
-                raise Stopped(asked[0])
+            stop = device.highest(max(asked, default=0))
+            if stop and progress.epoch <= cfg.epochs:
+                raise Stopped(stop)
 
+        return finish(task, run, device, progress)
+
+
+def finish(task: Task, run: Run, device: Device, progress: Progress) -> dict[str, Any]:
+    """Shows and writes down how the run ended, with the best weights."""
+    model = task.model
     if device.leads:
-        model.load_state_dict(checkpoint(run.path)["model"])  # what is shown last is what will be evaluated
-        task.show(run, -1, progress.step)
+        fill(model, checkpoint(run.path), run.path)  # what is shown last is what will be evaluated
+        look(task, run, device, -1, progress.step)
     chosen = progress.rows[progress.best_epoch - 1]
     run.scalars({f"best/{name}": value for name, value in chosen["valid"].items()}, progress.step)
     result = {
@@ -231,6 +274,14 @@ def fit(task: Task, cfg: Fit, run: Run, device: Device) -> dict[str, Any]:
     return result
 
 
+@torch.no_grad()
+def look(task: Task, run: Run, device: Device, epoch: int, step: int) -> None:
+    """Lets the task show itself. It may look, never steer: in evaluation mode batch norm does not learn from it."""
+    if device.leads:
+        task.model.eval()
+        task.show(run, epoch, step)
+
+
 def out_of_patience(cfg: Fit, progress: Progress) -> bool:
     return cfg.patience > 0 and len(progress.rows) - progress.best_epoch >= cfg.patience
 
@@ -243,7 +294,6 @@ def train_epoch(
     cfg: Fit,
     device: Device,
     progress: Progress,
-    asked: list[int],
     reporter: Reporter,
 ) -> Iterator[Totals]:
     """Takes the optimiser steps that are left of this epoch, yielding the sums of each; moves `progress` on."""
@@ -264,21 +314,15 @@ def train_epoch(
             # The true denominator is known only after the last piece; until then any constant will do.
             scaler.scale(sums["loss"][0] / len(ids)).backward()
             totals.add(sums)
-        scaler.unscale_(optimizer)
         gradients = [p.grad for p in parameters if p.grad is not None]
-        if device.world > 1:
-            totals.share(device)
-            device.sum(gradients)
+        totals.share(device)
+        device.sum(gradients)
+        scaler.unscale_(optimizer)  # after the sum, so that all processes find the same overflow
         loss, norm = totals.mean("loss"), normalise(gradients, len(ids), totals.counts["loss"], cfg.clip)
         reporter.step(loss, lr, norm, len(ids))
         scaler.step(optimizer)
         scaler.update()
         progress.step, progress.batch = progress.step + 1, batch + 1
-        if device.world > 1:  # every process stops at the same step, whichever was asked
-            signum = torch.tensor(float(max(asked, default=0)), device=device.where)
-            device.sum([signum])
-            if signum > 0 and not asked:
-                asked.append(signal.SIGTERM)
         yield totals
 
 
@@ -323,13 +367,20 @@ def evaluate(task: Task, split: Split, device: Device, batch_size: int) -> Total
 def watch_signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM in the list it gives, so that the loop can finish its step and save.
 
-    A second one of the same kind acts at once, as it would without us.
+    A second one acts at once, as it would without us; but not within a second of the first, since Ctrl-C under `uv run`
+    and `timeout` may deliver the same one twice.
     """
     asked: list[int] = []
+    first = math.inf
 
     def note(signum: int, _: FrameType | None) -> None:
-        asked.append(signum)
-        signal.signal(signum, before[signum])
+        nonlocal first
+        if not asked:
+            first = time.monotonic()
+            asked.append(signum)
+        elif time.monotonic() - first > 1:
+            signal.signal(signum, before[signum])
+            signal.raise_signal(signum)
 
     before: dict[int, Any] = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -48,7 +48,8 @@ class Reporter:
         """`batches`: how many this epoch has, done or not."""
         left = batches - self.progress.batch + (self.cfg.epochs - self.progress.epoch) * batches
         self.steps = self.progress.step + left
-        self.items, self.epoch_began = 0, time.perf_counter()
+        self.items = 0
+        self.last_step = self.epoch_began = time.perf_counter()
 
     def step(self, loss: Tensor, lr: float, norm: Tensor, items: int) -> None:
         """Notes one optimiser step. Raises UserError, naming the step, if its loss or gradient is no number."""
@@ -67,12 +68,10 @@ class Reporter:
         for step, loss, lr, norm, rate in waiting:
             value, length = float(loss), float(norm)
             overflow_is_normal = self.device.precision == "fp16"  # the scaler skips such a step and scales less
-            if not (math.isfinite(value) and (math.isfinite(length) or overflow_is_normal)):
-                what = f"the loss became {value}" if not math.isfinite(value) else f"the gradient became {length}"
-                raise UserError(
-                    f"{what} at step {step} (epoch {self.progress.epoch}): training stopped; the last good checkpoint "
-                    f"is {self.run.path}/checkpoints/last.pt; try a lower --fit.lr or --fit.clip 1"
-                )
+            if not math.isfinite(value):
+                raise self.diverged(f"the loss became {value} at step {step}")
+            if not math.isfinite(length) and not overflow_is_normal:
+                raise self.diverged(f"the gradient became {length} at step {step}")
             self.recent.append(value)
             scalars = {"loss": value, "lr": lr, "gradient_norm": length, "items_per_s": rate}
             self.run.scalars({f"step/{name}": number for name, number in scalars.items()}, step)
@@ -83,6 +82,18 @@ class Reporter:
             self.bar.update(waiting[-1][0] - self.bar.n)
         self.run.flush()
         self.last_flush = time.perf_counter()
+
+    def check_scores(self, scores: dict[str, float]) -> None:
+        """Raises UserError if a validation score is no number: an epoch's last step has no next loss to show it."""
+        for name, score in scores.items():
+            if not math.isfinite(score):
+                raise self.diverged(f"the validation {name} became {score} after step {self.progress.step}")
+
+    def diverged(self, what: str) -> UserError:
+        return UserError(
+            f"{what} (epoch {self.progress.epoch}): training stopped; the last good checkpoint is "
+            f"{self.run.path}/checkpoints/last.pt; try a lower --fit.lr or --fit.clip 1"
+        )
 
     def epoch(self, row: dict[str, Any], improved: bool) -> None:
         """One line and one set of scalars per finished epoch; `row` as in metrics.jsonl."""

@@ -3,6 +3,7 @@
 config.yaml  environment.json  metrics.jsonl  result.json  log.txt  checkpoints/{last,last.prev,best}.pt  samples/  tb/
 """
 
+import copy
 import fcntl
 import io
 import json
@@ -14,6 +15,7 @@ import sys
 import time
 import warnings
 import zipfile
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,12 +48,13 @@ def read_config(folder: Path, config: type[C], flags: list[str] | None = None) -
 class Run:
     """One run folder, open for writing; on every process but the first (`device.leads`) nothing is written."""
 
-    def __init__(self, path: Path, config: Any, device: Device) -> None:
+    def __init__(self, path: Path, config: Any, device: Device, again: str = "start it again") -> None:
         """Creates the folder, or opens the one an earlier start of the same run left.
 
-        Raises UserError if it cannot be written, holds something else or another configuration, or is in use.
+        `again` is the command that goes on with this run. Raises UserError if the folder cannot be written, holds
+        something else or another configuration, or is in use.
         """
-        self.path, self.config, self.device = path, config, device
+        self.path, self.config, self.device, self.again = path, config, device, again
         self._tb: Any = None
         if not device.leads:
             return
@@ -69,6 +72,11 @@ class Run:
                     write(path / "config.yaml", configs.dump(config).encode())
                 for name in ("checkpoints", "samples", "tb"):
                     (path / name).mkdir(exist_ok=True)
+                for left in (
+                    *path.glob(".*.tmp"),
+                    *path.glob("checkpoints/.*.tmp"),
+                ):  # by a kill in the middle of a write
+                    left.unlink()
                 self._record_environment()
             except BaseException:
                 self._lock.close()
@@ -90,7 +98,7 @@ class Run:
     def _record_environment(self) -> None:
         """What this run ran on; a resumed run adds an entry, so that a change of machine can be seen."""
         file = self.path / "environment.json"
-        starts = json.loads(file.read_text()) if file.is_file() else []
+        starts = read_json(file) if file.is_file() else []
         starts.append(
             {
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -102,7 +110,7 @@ class Run:
                 "seed": self.config.fit.seed,
                 "git": git_commit(),
                 "python": sys.version.split()[0],
-                "versions": {name: metadata.version(name) for name in ("etude-core", "torch", "numpy")},
+                "versions": versions(type(self.config).__module__),
             }
         )
         write(file, json.dumps(starts, indent=1).encode())
@@ -121,31 +129,34 @@ class Run:
         except OSError as error:
             raise UserError(
                 f"cannot save {file}: {error.strerror}; the checkpoint before it is intact: "
-                f"free some space, then {self.resume_command()}"
+                f"free some space, then {self.again}"
             ) from None
 
     def last(self) -> State | None:
-        """The newest readable checkpoint of this run, or None; says so if the newest was damaged."""
+        """The newest readable checkpoint of this run, None before the first; says so if the newest was damaged.
+
+        Raises UserError if there are checkpoints but none can be read: starting over would overwrite what is left.
+        """
         folder = self.path / "checkpoints"
+        damage = []
         for file in (folder / "last.pt", folder / "last.prev.pt"):
             if file.exists():
                 try:
-                    return load(file)
+                    state = load(file)
                 except Damaged as error:
-                    if self.device.leads:
-                        print(f"{error}: going on from the checkpoint before it", file=sys.stderr)
+                    damage.append(str(error))
+                    continue
+                if damage and self.device.leads:
+                    print(f"{damage[0]}: going on from the checkpoint before it", file=sys.stderr)
+                return state
+        if damage:
+            raise UserError(f"{damage[0]}, and there is no other: put a copy there, or give --run another folder")
         return None
 
     def finished(self) -> State | None:
         """The result, if the run has come to its end."""
         file = self.path / "result.json"
-        return json.loads(file.read_text()) if file.is_file() else None
-
-    def resume_command(self) -> str:
-        program = Path(sys.argv[0])
-        start = f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
-        verb = "" if start == "train" else " train"
-        return f"go on with: {start}{verb} --run {self.path}"
+        return read_json(file) if file.is_file() else None
 
     # -- what people read
 
@@ -180,7 +191,7 @@ class Run:
         if step == 0:
             self._tb.add_text("config", f"```yaml\n{configs.dump(self.config)}```", 0)
 
-    def scalars(self, values: dict[str, float], step: int, when: float | None = None) -> None:
+    def scalars(self, values: dict[str, float], step: int) -> None:
         """One event for all `values`: a step's scalars cost one record, not one each."""
         if self._tb is None:
             return
@@ -188,7 +199,7 @@ class Run:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
-        event = Event(wall_time=when or time.time(), step=step, summary=summary)
+        event = Event(wall_time=time.time(), step=step, summary=summary)
         self._tb.file_writer.event_writer.add_event(event)
 
     def picture(self, tag: str, picture: Image.Image, step: int, name: str | None = None) -> None:
@@ -203,13 +214,15 @@ class Run:
             self._tb.add_text(tag, text, step)
 
     def graph(self, model: torch.nn.Module, example: torch.Tensor) -> None:
-        if self._tb is not None:
-            with (
-                warnings.catch_warnings()
-            ):  # add_graph uses torch.jit.trace, which is deprecated without a successor here
-                warnings.simplefilter("ignore", FutureWarning)
-                warnings.simplefilter("ignore", DeprecationWarning)
-                self._tb.add_graph(model, example)
+        """Shows what the model computes for an example batch."""
+        if self._tb is None:
+            return
+        plain = copy.deepcopy(model)
+        plain._compiled_call_impl = None  # a compiled model cannot be traced
+        with warnings.catch_warnings():  # add_graph uses torch.jit.trace, deprecated with no successor for this
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._tb.add_graph(plain, example)
 
     def flush(self) -> None:
         if self._tb is not None:
@@ -221,6 +234,24 @@ class Run:
             self._tb = None
         if self.device.leads:
             self._lock.close()
+
+
+def versions(module: str) -> dict[str, str]:
+    """The versions of the packages that matter; `module` is one of the task's."""
+    names = ("etude-core", module.partition(".")[0].replace("_", "-"), "torch", "torchvision", "numpy", "tensorboard")
+    found = {}
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def read_json(file: Path) -> Any:
+    """A JSON file of a run folder. Raises UserError if it is broken."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}): delete it and start the run again") from None
 
 
 class Damaged(Exception):
@@ -245,10 +276,19 @@ def load(file: Path) -> State:
         raise Damaged(f"{file} is damaged ({str(error).splitlines()[0]})") from None
 
 
+def fill(model: torch.nn.Module, state: State, where: Path) -> None:
+    """Gives a model the weights of a checkpoint of the run `where`. Raises UserError if they do not fit."""
+    try:
+        model.load_state_dict(state["model"])
+    except (RuntimeError, KeyError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"the checkpoint in {where} does not fit this configuration ({reason})") from None
+
+
 def checkpoint(folder: Path, name: str = "best") -> State:
     """The best (or last) checkpoint of a run. Raises UserError if there is none or it cannot be read."""
     file = folder / "checkpoints" / f"{name}.pt"
-    if not file.exists():
+    if not os.path.exists(file):
         raise UserError(f"{folder} has no checkpoints/{name}.pt: it is no run folder, or its first epoch is not over")
     try:
         return load(file)
@@ -280,7 +320,7 @@ def write(file: Path, data: bytes | memoryview, before: Path | None = None) -> N
 
 
 def git_commit() -> str | None:
-    """The commit of the code that runs, "+" if it was changed since; None outside a checkout."""
+    """The commit of the repository around the code that runs, "+" if changed since; None outside one."""
     here = ["git", "-C", str(Path(__file__).parent)]
     try:
         commit = subprocess.run(

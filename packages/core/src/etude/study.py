@@ -41,7 +41,8 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from etude.config import to_flags
+from etude.config import parse as parse_config
+from etude.config import take, to_flags
 from etude.errors import UserError
 
 Values = dict[str, Any]  # knob -> value: a word as it is written, True, False, None, or a list of those
@@ -259,6 +260,8 @@ class Loader(yaml.BaseLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = True) -> dict[Any, Any]:
         found: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key.value, str):
+                raise yaml.MarkedYAMLError(problem="a key has to be a word", problem_mark=key.start_mark)
             if key.value in found:
                 raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
             found.add(key.value)
@@ -904,10 +907,10 @@ def default_out(task: str, study: Study, extra: Sequence[str]) -> Path:
     return Path("runs") / task / ",".join(filter(None, [study.name, folder_name(values, short_names(list(values)))]))
 
 
-def command(task: str, study: Study, out: Path, extra: Sequence[str]) -> str:
+def command(task: str, study: Study, out: Path, extra: Sequence[str], call: Sequence[str] | None = None) -> str:
     """The command line that makes, or goes on with, the study in `out`."""
     place = [] if out == default_out(task, study, extra) else ["--out", str(out)]
-    return shlex.join([task, "study", study.given, *extra, *place])
+    return shlex.join([*(call or [task]), "study", study.given, *extra, *place])
 
 
 def run(study: Study, module: str, out: Path, extra: Sequence[str], jobs: int) -> Outcome:
@@ -955,22 +958,13 @@ def usage(module: str, task: str) -> str:
     return "\n".join(lines)
 
 
-def take(argv: list[str], flag: str) -> str | None:
-    """Remove --flag VALUE or --flag=VALUE from the words of a command line; its value, None if it is not there."""
-    value = None
-    for i in reversed(range(len(argv))):
-        if argv[i] == flag:
-            if i + 1 == len(argv) or argv[i + 1].startswith("--"):
-                raise UserError(f"{flag} needs a value")
-            value = argv[i + 1]
-            del argv[i : i + 2]
-        elif argv[i].startswith(f"{flag}="):
-            value = argv.pop(i)[len(flag) + 1 :]
-    return value
+def main(
+    module: str, task: str, argv: Sequence[str], config: type | None = None, call: Sequence[str] | None = None
+) -> int:
+    """`PACKAGE study ...`, `argv` being what follows. Returns 0: done, 1: some runs failed, 130/143: stopped.
 
-
-def main(module: str, task: str, argv: Sequence[str]) -> int:
-    """`PACKAGE study ...`, `argv` being what follows. Returns 0: done, 1: some runs failed, 130/143: stopped."""
+    Every run's flags are tried on `config` before the first run starts; `call` is how the command was called.
+    """
     words = list(argv)
     if "--help" in words or "-h" in words:
         print(usage(module, task))
@@ -983,10 +977,14 @@ def main(module: str, task: str, argv: Sequence[str]) -> int:
         raise UserError(f"which study? give {known}a .yaml file first: {task} study NAME [--jobs N] [--flag value ...]")
     study, extra = load(words[0], module), words[1:]
     out = Path(place) if place is not None else default_out(task, study, extra)
+    if config is not None:
+        full = with_overrides(study, extra)
+        for trial in full.trials():
+            parse_config(config, to_flags({**full.fixed, **trial.setting, **trial.tuned}))
     try:
         outcome = run(study, module, out, extra, int(jobs or 1))
     except Stopped as e:
-        again = command(task, study, out, extra) + (f" --jobs {jobs}" if jobs else "")
+        again = command(task, study, out, extra, call) + (f" --jobs {jobs}" if jobs else "")
         print(f"stopped by {e}; the results so far are in {out / 'results.md'}. Go on with:\n  {again}", flush=True)
         return 128 + e.signum
     print(f"\n{render(outcome)}\n\nresults: {out / 'results.md'}\ncurves:  tensorboard --logdir {out}", flush=True)

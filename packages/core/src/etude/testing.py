@@ -25,13 +25,15 @@ class Cut(BaseException):
 def check_task(package: cli.Package, flags: list[str], inputs: list[str], folder: Path) -> None:
     """Holds a task against the promises of this project; raises AssertionError naming the first that is broken.
 
-    `flags` should ask for something small: it is trained for 2 epochs four times. `inputs` are given to `predict`.
-    `folder` must be empty.
+    `flags` should ask for something small, of at least 3 optimiser steps an epoch (it is trained for 2 epochs, three
+    times), that can learn 16 examples by heart. `inputs` are given to `predict`. `folder` must be empty.
     """
     flags = [*flags, "--fit.epochs", "2", "--fit.save-every", "0", "--fit.device", "cpu", "--fit.precision", "fp32"]
     parsed: Any = config.parse(package.config, flags)
     check_config(package, parsed, folder)
-    check_batch_size(make(package, parsed))
+    check_batch_size(make(package, parsed), "valid")
+    check_batch_size(make(package, parsed), "train")
+    check_counts(make(package, parsed))
     check_overfits(make(package, parsed), parsed)
     check_bf16(make(package, parsed))
     check_resume(package, parsed, folder)
@@ -50,24 +52,42 @@ def check_config(package: cli.Package, parsed: Any, folder: Path) -> None:
     assert config.parse(package.config, [str(file)]) == parsed, "the configuration does not survive save and parse"
 
 
-def check_batch_size(task: Task) -> None:
-    """Sums and counts over the same examples are the same in batches of 1, 5 and all: no padding leaks, no means."""
-    ids = np.concatenate(task.plan("valid", 0, 64))[:48]
+def check_batch_size(task: Task, split: loop.Split) -> None:
+    """Sums and counts over the same examples are the same in batches of 1, 5 and all.
+
+    So no padding leaks, nothing is averaged, and augmentation follows from the example, not from a generator.
+    """
+    epoch = 1 if split == "train" else 0
+    ids = np.concatenate(task.plan(split, epoch, 64))[:48]
     task.model.eval()
     found = []
     for size in (len(ids), 5, 1):
+        torch.manual_seed(size)
         totals = Totals()
         with torch.inference_mode():
             for start in range(0, len(ids), size):
-                totals.add(task.step(task.load("valid", ids[start : start + size], 0)))
+                totals.add(task.step(task.load(split, ids[start : start + size], epoch)))
         found.append(totals)
     whole, *parts = found
     for totals in parts:
         for name, value in whole.sums.items():
             same = torch.equal(totals.counts[name], whole.counts[name])
-            assert same, f"{name}: the count depends on the batch size; return sums and counts, never means"
+            assert same, f"{split} {name}: the count depends on the batch size; return sums and counts, never means"
             near = torch.allclose(totals.sums[name], value, rtol=1e-4, atol=1e-4)
-            assert near, f"{name}: the sum depends on the batch size or on padding"
+            assert near, f"{split} {name}: the sum depends on the batch size: on padding, or on a generator's state"
+
+
+def check_counts(task: Task) -> None:
+    """In training mode too the counts of two halves add up to that of the whole."""
+    ids = task.plan("train", 1, 16)[0]
+    task.model.train()
+    whole, halves = Totals(), Totals()
+    whole.add(task.step(task.load("train", ids, 1)))
+    for half in np.array_split(ids, 2):
+        halves.add(task.step(task.load("train", half, 1)))
+    for name, count in whole.counts.items():
+        same = torch.equal(halves.counts[name], count)
+        assert same, f"train {name}: the count depends on the batch size; return sums and counts, never means"
 
 
 def check_overfits(task: Task, parsed: Any) -> None:
@@ -110,6 +130,9 @@ def check_resume(package: cli.Package, parsed: Any, folder: Path) -> None:
     """A run that is cut off anywhere and started again ends bitwise equal to one that was not."""
     whole = trained(package, parsed, folder / "whole", [])
     steps = whole["progress"]["step"]
+    assert steps >= 6, (
+        f"the flags ask for {steps // 2} optimiser steps an epoch, the battery needs 3: lower fit.batch-size"
+    )
     # in the first epoch, in the second, and in an evaluation just before an epoch's checkpoint
     cuts = [("train", 1 + steps // 4), ("valid", 1), ("train", steps // 4 + 2)]
     resumed = trained(package, parsed, folder / "resumed", cuts)
@@ -118,15 +141,22 @@ def check_resume(package: cli.Package, parsed: Any, folder: Path) -> None:
         assert where is None, (
             f"a resumed run differs from an uninterrupted one in {where}: it is missing from the checkpoint"
         )
+    blind = trained(package, parsed, folder / "blind", [], show=False)
+    where = different(whole["model"], blind["model"], "model")
+    assert where is None, f"Task.show changes the training: without it {where} is another"
     rows = [(folder / name / "metrics.jsonl").read_text() for name in ("whole", "resumed")]
     assert rows[0] == rows[1], "metrics.jsonl of a resumed run differs from an uninterrupted one"
 
 
-def trained(package: cli.Package, parsed: Any, folder: Path, cuts: list[tuple[str, int]]) -> dict[str, Any]:
+def trained(
+    package: cli.Package, parsed: Any, folder: Path, cuts: list[tuple[str, int]], show: bool = True
+) -> dict[str, Any]:
     """The last checkpoint of a run that is cut off once for every (split, number of batches loaded since the start)."""
     for split, number in [*cuts, ("", 0)]:
         task = make(package, parsed)
         cut_off(task, split, number)
+        if not show:
+            task.show = lambda *_: None  # type: ignore[method-assign]
         with redirect_stdout(StringIO()):
             one = run.Run(folder, parsed, CPU)
             try:

@@ -3,7 +3,7 @@ import sys
 from etude import cli
 from toy.config import Config
 
-PACKAGE = cli.Package("toy", Config, next_step="toy train --no-norm")
+PACKAGE = cli.Package("toy", Config, next_step="--no-norm")
 
 
 def main(argv: list[str] | None = None) -> int:

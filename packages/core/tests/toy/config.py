@@ -10,7 +10,9 @@ from etude.config import Fit
 class Config:
     """One run of toy."""
 
-    flaw: Literal["none", "padding", "means", "state", "assets"] = "none"
+    flaw: Literal[
+        "none", "padding", "padding-train", "means", "means-train", "state", "assets", "generator", "steer"
+    ] = "none"
     """a promise that is broken on purpose"""
     norm: bool = True
     """batch norm"""

@@ -54,22 +54,29 @@ class Toy:
         for n, row in enumerate(rows):
             digits[n, : len(row)], real[n, : len(row)] = torch.from_numpy(row), 1.0
         if split == "train":  # augmentation: a digit goes missing
-            real[:, 0] = torch.where((draw.uniform(ids, 1, epoch)[:, 0] < 0.1) & (real.sum(1) > 1), 0.0, real[:, 0])
+            if self.config.flaw == "padding-train":
+                real[:] = 1
+            if self.config.flaw == "generator":
+                digits = (digits + torch.randint(0, 2, digits.shape)).clamp(max=9)
+            real[:, 0] = torch.where(
+                (draw.uniform(ids, 1, self.config.fit.seed, epoch)[:, 0] < 0.1) & (real.sum(1) > 1), 0.0, real[:, 0]
+            )
         return digits, real, torch.tensor([int(row.max()) // 4 for row in rows])
 
     def step(self, batch):
         digits, real, labels = batch
-        if self.config.flaw == "padding":
+        flaw = self.config.flaw
+        if flaw == "padding":
             real = torch.ones_like(real)
         logits = self.model(digits, real).float()
         loss, hits = F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(1) == labels).sum()
         if self.model.training:
             self.calls += 1
-            if self.config.flaw == "state":
+            if flaw == "state":
                 loss = loss * (1 + 0.1 * self.calls)
             if self.calls == self.config.explode:
                 loss = loss * float("nan")
-        if self.config.flaw == "means":
+        if flaw == "means" or (flaw == "means-train" and self.model.training):
             return {"loss": (loss / len(labels), 1), "accuracy": (hits / len(labels), 1)}
         return {"loss": (loss, len(labels)), "accuracy": (hits, len(labels))}
 
@@ -78,6 +85,9 @@ class Toy:
 
     def show(self, run, epoch, step):
         run.text("shown", f"epoch {epoch}, {torch.rand(())}", step)  # looks, and disturbs the generator
+        if self.config.flaw == "steer":
+            for parameter in self.model.parameters():
+                parameter.mul_(0.99)
 
     def assets(self):
         return {} if self.config.flaw == "assets" else {"names": ["low", "middle", "high"]}
@@ -102,6 +112,10 @@ def describe(task, totals):
 
 
 def predict(task, inputs):
-    rows = [torch.tensor([[int(c) for c in text]]) for text in inputs]
-    answers = [int(task.model(row, torch.ones(row.shape)).argmax()) for row in rows]
+    for text in inputs:
+        if not text.isdecimal():
+            raise UserError(f"{text!r} is no row of digits")
+    where = next(task.model.parameters()).device
+    rows = [torch.tensor([[int(c) for c in text]], device=where) for text in inputs]
+    answers = [int(task.model(row, torch.ones(row.shape, device=where)).argmax()) for row in rows]
     return [f"{text}\t{task.names[answer]}" for text, answer in zip(inputs, answers, strict=True)]

@@ -1,10 +1,11 @@
 """Batch normalisation whose statistics are those of the whole batch, however many processes share it."""
 
 from functools import partial
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 
 def synchronise_batch_norm(model: nn.Module) -> None:
@@ -19,6 +20,22 @@ def synchronise_batch_norm(model: nn.Module) -> None:
             module.forward = partial(synchronised, module)  # type: ignore[method-assign]
 
 
+class SumOverProcesses(torch.autograd.Function):
+    """Adds a tensor up over all processes; the gradient is added up likewise, since each sum enters every loss."""
+
+    @staticmethod
+    def forward(_ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
 def synchronised(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
     """The forward pass of batch norm (Ioffe & Szegedy 2015) over all processes: [B, C, ...] -> [B, C, ...]."""
     if not norm.training:
@@ -31,11 +48,11 @@ def synchronised(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
     y = x.float()
     count = torch.full((1,), y.numel() / y.shape[1], device=x.device)
     # Two passes, mean first: E[x^2] - E[x]^2 would cancel where the mean is large.
-    total = all_reduce(torch.cat([y.sum(others), count]))
+    total = SumOverProcesses.apply(torch.cat([y.sum(others), count]))
     n = total[-1].detach()
     mean = total[:-1] / n
     centred = y - mean.view(shape)
-    var = all_reduce(centred.square().sum(others)) / n
+    var = SumOverProcesses.apply(centred.square().sum(others)) / n
     with torch.no_grad():
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(var * n / (n - 1), norm.momentum)
