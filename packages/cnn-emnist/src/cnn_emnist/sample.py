@@ -20,7 +20,7 @@ TRAIN = (
 )
 VALID = ("DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic")
 TEST = ("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta")
-EPOCH = 400  # training images of each class: every glyph about 14 times, each time to be distorted differently
+EPOCH = 300  # training images of each class: every glyph about 11 times, each time to be distorted differently
 HELD = 100  # images of each class in the validation and in the test part
 ONCE = 20030803  # the stream those two are distorted by, once and for all
 

@@ -20,9 +20,7 @@ from etude.errors import UserError
 from etude.loop import Split, Sums, Task, Totals, even_batches
 from etude.run import Run
 
-EPOCH = (
-    12_500  # images an epoch has at least: a smaller training part is gone through several times, distorted each time
-)
+EPOCH = 7_500  # images an epoch has at least: a smaller set is gone through several times, distorted each time
 
 
 class Letters:

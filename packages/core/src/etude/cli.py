@@ -155,7 +155,8 @@ def train(package: Package, words: list[str]) -> int:
     score = result["valid"][task.metric]
     how = "already finished" if done else f"took {result['seconds']:.0f} s"
     say(f"done     validation {task.metric} {score:.4f}, epoch {result['best_epoch']} of {result['epochs']}; {how}")
-    say(f"watch    {call.removesuffix(package.name)}tensorboard --logdir {one.path.parent}")
+    board = "tensorboard" if call == package.name else f"{call.rpartition(' ')[0]} tensorboard"
+    say(f"watch    {board} --logdir {one.path.parent}")
     say(f"test     {call} evaluate {one.path}")
     say(f"next     {call} train {package.next_step}")
     return 0
