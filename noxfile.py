@@ -88,6 +88,6 @@ def smoke(session: nox.Session, package: str) -> None:
                     session.run(*pip, "install", "--no-index", "--find-links", "dist", package, env=plain)
                     session.run(*pip, "check", env=plain)
                 command = (f"{installer}/bin/{package}", "train", "--fit.epochs", "1")
-                session.run(*command, "--run", f"run-{installer}")
+                session.run(*command, "--run", f"run-{installer}", env={"UV_RUN_RECURSION_DEPTH": None})
                 if not Path(f"run-{installer}/metrics.jsonl").is_file():
                     session.error(f"{package} train wrote no run-{installer}/metrics.jsonl")

@@ -9,6 +9,7 @@ import pytest
 TESTS = str(Path(__file__).parent)
 sys.path.insert(0, TESTS)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))
+os.environ.pop("UV_RUN_RECURSION_DEPTH", None)  # below `uv run nox` commands would be printed for `uv run`
 
 
 @pytest.fixture(autouse=True)

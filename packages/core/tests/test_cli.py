@@ -59,6 +59,16 @@ def test_train_evaluate_predict(capsys, tmp_path):
     assert toy("predict", "r", "1", "--out", "nowhere/out.txt") == 2
 
 
+def test_commands_are_printed_as_they_can_be_called(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/toy"])
+    assert toy("train", "--fit.epochs", "1", "--run", "a") == 0
+    assert "watch    tensorboard --logdir .\ntest     toy evaluate a\n" in capsys.readouterr().out
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
+    assert toy("train", "--fit.epochs", "1", "--run", "b") == 0
+    out = capsys.readouterr().out
+    assert "watch    uv run --package toy tensorboard --logdir .\ntest     uv run --package toy toy evaluate b\n" in out
+
+
 def test_a_run_without_a_name_gets_a_folder_of_its_own(capsys, tmp_path):
     for _ in range(2):
         assert toy("train", "--fit.epochs", "1") == 0
