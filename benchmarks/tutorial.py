@@ -28,7 +28,7 @@ from cnn_emnist.data import root
 from cnn_emnist.model import CNN
 from etude import config, device, loop, run
 
-ROUNDS = 4
+ROUNDS = 3
 
 
 class Slice(Part):
