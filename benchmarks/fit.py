@@ -37,15 +37,15 @@ class Part(Letters):
         pass
 
 
-def fresh(parsed: Config, where: device.Device) -> Part:
+def fresh(parsed: Config, where: device.Device, kind: type[Part] = Part) -> Part:
     torch.manual_seed(0)
     task = make(parsed, where.where)
-    task.__class__ = Part
+    task.__class__ = kind
     return cast(Part, task)
 
 
-def with_fit(parsed: Config, where: device.Device, folder: Path) -> float:
-    task = fresh(parsed, where)
+def with_fit(parsed: Config, where: device.Device, folder: Path, kind: type[Part] = Part) -> float:
+    task = fresh(parsed, where, kind)
     began = time.perf_counter()
     with redirect_stdout(StringIO()):
         one = run.Run(folder, parsed, where)

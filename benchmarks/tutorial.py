@@ -10,14 +10,12 @@ sides train the default network with the same batch size and optimiser. Ours als
 import statistics
 import sys
 import time
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from fit import BATCHES, Part, fresh
+from fit import BATCHES, Part, with_fit
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets
@@ -26,7 +24,7 @@ from torchvision.transforms import ToTensor
 from cnn_emnist.config import Config
 from cnn_emnist.data import root
 from cnn_emnist.model import CNN
-from etude import config, device, loop, run
+from etude import config, device, loop
 
 ROUNDS = 3
 
@@ -36,17 +34,6 @@ class Slice(Part):
 
     def plan(self, split: loop.Split, epoch: int, batch_size: int) -> list[np.ndarray]:
         return super().plan(split, epoch, batch_size)[: None if split == "train" else 1]
-
-
-def ours(parsed: Config, where: device.Device, folder: Path) -> float:
-    task = fresh(parsed, where)
-    task.__class__ = Slice
-    began = time.perf_counter()
-    with redirect_stdout(StringIO()):
-        one = run.Run(folder, parsed, where)
-        loop.fit(task, parsed.fit, one, where)
-        one.close()
-    return time.perf_counter() - began
 
 
 def tutorial(parsed: Config, where: device.Device) -> float:
@@ -78,7 +65,7 @@ def main() -> None:
     times: list[tuple[float, float]] = []
     with TemporaryDirectory() as folder:
         for number in range(ROUNDS):
-            times.append((ours(parsed, where, Path(folder) / str(number)), tutorial(parsed, where)))
+            times.append((with_fit(parsed, where, Path(folder) / str(number), Slice), tutorial(parsed, where)))
             images = BATCHES * parsed.fit.batch_size
             print(
                 f"round {number + 1}: ours {images / times[-1][0]:,.0f} images/s, tutorial {images / times[-1][1]:,.0f}"
