@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from cnn_emnist import data, distort, sample
 from cnn_emnist.frame import frame, labels, side_of
+from etude.download import root
 from etude.draw import uniform
 from etude.errors import UserError
 
@@ -360,17 +361,6 @@ def put(home: Path, name: str) -> Path:
     return folder
 
 
-def test_the_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for variable in ("ETUDE_DATA", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(variable, raising=False)
-    assert data.root() == tmp_path / ".cache" / "etude"
-    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
-    assert data.root() == Path("/elsewhere/etude")
-    monkeypatch.setenv("ETUDE_DATA", "~/mine")
-    assert data.root() == tmp_path / "mine"
-
-
 @pytest.mark.parametrize("name", data.SOURCES)
 def test_files_at_hand_are_used(home: Path, name: str) -> None:
     put(home, name)
@@ -632,7 +622,7 @@ def test_the_letters_are_upright() -> None:
         247,
         520,
     )
-    raw = (data.root() / "EMNIST/raw/emnist-letters-test-images-idx3-ubyte").read_bytes()
+    raw = (root() / "EMNIST/raw/emnist-letters-test-images-idx3-ubyte").read_bytes()
     assert torch.equal(
         got.test.images, torch.tensor(np.frombuffer(raw, np.uint8)[16:]).view(-1, 28, 28).transpose(1, 2)
     )

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cnn_emnist import sample
 from cnn_emnist.config import SIDE as SIZE
+from etude.download import root
 from etude.draw import shuffled
 from etude.errors import UserError
 
@@ -71,13 +72,6 @@ SOURCES = {
     "fashion-mnist": Source("FashionMNIST", PLAIN, GARMENTS, 0, False, 12, "sample"),
     "mnist": Source("MNIST", PLAIN, DIGITS, 0, False, 12, "fashion-mnist"),
 }
-
-
-def root() -> Path:
-    """Where data sets are kept: $ETUDE_DATA, else `etude` in the user's cache folder."""
-    if given := os.environ.get("ETUDE_DATA"):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "etude"
 
 
 def load(name: str, seed: int) -> Dataset:

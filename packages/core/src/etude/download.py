@@ -1,0 +1,142 @@
+"""Where data sets are kept, and how a published file gets there: fetched once, checked, under its name only when whole.
+
+The transfer is written here, on urllib, and not on pooch: pooch cannot resume, and a downloader of our own plugged into
+it would leave it nothing to do but the comparison of two hashes.
+
+No state is kept but the bytes themselves, in `FILE.part`. That they still belong to what the server now has is for the
+hash of the whole to say; an ETag would be a second file to keep, and differs between mirrors of the same bytes.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import sys
+from http.client import HTTPException
+from pathlib import Path
+from typing import BinaryIO
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from tqdm import tqdm
+
+from etude.errors import UserError
+
+PATIENCE = 30.0  # seconds without a byte before a download is given up
+BLOCK = 1 << 18  # bytes
+
+
+def root() -> Path:
+    """Where data sets are kept: $ETUDE_DATA, else `etude` in the user's cache folder."""
+    if given := os.environ.get("ETUDE_DATA"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "etude"
+
+
+def fetch(url: str, file: Path, digest: str, what: str) -> Path:
+    """`file`, fetched from `url` first if it is not there; what is there is used as it is, so it may be put by hand.
+
+    `digest` is the file's SHA-256 in hexadecimal, or "md5:" and its MD5. `what` names it for a person. An interrupted
+    transfer leaves `file.part`, which the next call goes on with. Processes that want the same file wait for the first.
+
+    Raises UserError if it cannot be had, or is not what `digest` says.
+    """
+    part = file.with_name(file.name + ".part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        while not file.exists():
+            with part.open("ab") as out:
+                lock(out, what)
+                if not part.exists() or not os.path.samestat(os.fstat(out.fileno()), part.stat()):
+                    continue  # while we waited, the lock's holder renamed these bytes to `file`, or threw them away
+                if file.exists():  # since the loop looked
+                    part.unlink()
+                else:
+                    print(f"fetching {what} from {url} to {file}", file=sys.stderr)
+                    complete(part, out, url, file, digest, what)
+                    part.replace(file)
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be written ({error.strerror or error}); set ETUDE_DATA to another folder"
+        ) from error
+    return file
+
+
+def lock(out: BinaryIO, what: str) -> None:
+    """Wait until no other process has the lock on this file; closing it gives the lock back, and so does a crash."""
+    try:
+        fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"waiting for another process that fetches {what}", file=sys.stderr)
+        fcntl.flock(out, fcntl.LOCK_EX)
+
+
+def complete(part: Path, out: BinaryIO, url: str, file: Path, digest: str, what: str) -> None:
+    """Bring `part`, open as `out`, to the whole file; after a UserError nothing is left, or what can be resumed."""
+    kind, _, wanted = digest.rpartition(":")
+    try:
+        while True:
+            had = out.seek(0, os.SEEK_END)
+            transfer(url, out, what)
+            with part.open("rb") as whole:
+                got = hashlib.file_digest(whole, kind or "sha256").hexdigest()
+            if got == wanted.lower():
+                os.fsync(out.fileno())
+                return
+            out.truncate(0)
+            if not had:  # else the first bytes may have been of another version: once more, from the start
+                raise HTTPException(f"its {kind or 'sha256'} is {got}, not {wanted}")
+    except (OSError, HTTPException) as error:
+        raise UserError(
+            f"{what} could not be downloaded from {url} ({reason(error)}); "
+            f"run it again, use --data sample, or put the file at {file} by hand"
+        ) from error
+    finally:
+        if not out.seek(0, os.SEEK_END):
+            part.unlink(missing_ok=True)
+
+
+def transfer(url: str, out: BinaryIO, what: str) -> None:
+    """Append to `out` what the server has after the bytes that are there, or all of it if it only sends all.
+
+    The range request is that of RFC 9110, section 14. Raises OSError or HTTPException; what came until then is kept.
+    """
+    have = out.seek(0, os.SEEK_END)
+    try:
+        answer = urlopen(Request(url, headers={"Range": f"bytes={have}-"} if have else {}), timeout=PATIENCE)
+    except HTTPError as error:
+        error.close()
+        if error.code == 416 and have:  # nothing follows: it had been interrupted after the last byte
+            return
+        raise
+    with answer:
+        length = answer.headers.get("Content-Length", "")
+        total = have + int(length) if length.isdecimal() else None
+        if answer.status == 206:
+            span = re.match(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
+            if not span or int(span[1]) != have:
+                out.truncate(0)
+                raise HTTPException("the server sent another part than it was asked for")
+            total = total if span[2] == "*" else int(span[2])
+        elif have:
+            out.truncate(0)
+            total = None if total is None else total - have
+            have = 0
+        bar = tqdm(total=total, initial=have, desc=what, unit="B", unit_scale=True, disable=not sys.stderr.isatty())
+        with bar:
+            while block := answer.read1(BLOCK):
+                out.write(block)
+                have += len(block)
+                bar.update(len(block))
+    out.flush()
+    if total is not None and have < total:
+        raise HTTPException(f"it ended after {have:,} of {total:,} bytes")
+
+
+def reason(error: Exception) -> str:
+    """One line about what went wrong."""
+    if isinstance(error, URLError) and not isinstance(error, HTTPError) and isinstance(error.reason, Exception):
+        return reason(error.reason)
+    if isinstance(error, TimeoutError):
+        return f"no byte for {PATIENCE:g} s"
+    return " ".join(str(error).split()) or type(error).__name__
