@@ -13,7 +13,7 @@ import sys
 import time
 from tempfile import TemporaryDirectory
 
-from cnn_emnist.data import root
+from etude.download import root
 
 ROUNDS = 5
 COMMAND = [sys.executable, "-m", "cnn_emnist"]

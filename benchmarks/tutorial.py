@@ -22,9 +22,9 @@ from torchvision import datasets
 from torchvision.transforms import ToTensor
 
 from cnn_emnist.config import Config
-from cnn_emnist.data import root
 from cnn_emnist.model import CNN
 from etude import config, device, loop
+from etude.download import root
 
 ROUNDS = 3
 

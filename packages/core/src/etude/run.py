@@ -209,9 +209,13 @@ class Run:
         self._tb.add_image(tag, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
         picture.save(self.path / "samples" / f"{name or tag}.png")
 
-    def text(self, tag: str, text: str, step: int) -> None:
-        if self._tb is not None:
-            self._tb.add_text(tag, text, step)
+    def text(self, tag: str, text: str, step: int, name: str | None = None) -> None:
+        """Shows Markdown in TensorBoard and, if it has a name, keeps it as samples/NAME.md."""
+        if self._tb is None:
+            return
+        self._tb.add_text(tag, text, step)
+        if name:
+            write(self.path / "samples" / f"{name}.md", (text + "\n").encode())
 
     def graph(self, model: torch.nn.Module, example: torch.Tensor) -> None:
         """Shows what the model computes for an example batch."""

@@ -238,8 +238,8 @@ class Part(NamedTuple):
     earlier: slice | None  # the rows of the step before
 
 
-def parts(running: list[int]) -> list[Part]:
-    """Cuts the steps into parts of some 1024 rows.
+def parts(running: list[int], scans: int) -> list[Part]:
+    """Cuts the steps into parts of some 1024 rows over all scans.
 
     The products of the inputs need no recurrence and are taken for a whole part at once: enough rows to be fast even
     for few sequences, and so few that what the recurrence does with them next is still in the cache. Gradients of
@@ -248,7 +248,7 @@ def parts(running: list[int]) -> list[Part]:
     found, start, row, earlier = [], 0, 0, None
     while start < len(running):
         end, stop = start, row
-        while end < len(running) and stop - row < 1024:
+        while end < len(running) and (stop - row) * scans < 1024:
             stop += running[end]
             end += 1
         found.append(Part(running[start:end], slice(row, stop), earlier))
@@ -284,7 +284,7 @@ class Scan(torch.autograd.Function):
         bias: Tensor,
         *first: Tensor,
     ) -> tuple[Tensor, ...]:
-        cut = parts(running)
+        cut = parts(running, x.shape[0])
         rows = x.shape[1] if keep else max(sum(part.running) for part in cut)
         gates = x.new_empty(x.shape[0], rows, bias.shape[1])
         after = [state.new_empty(*x.shape[:2], state.shape[2]) for state in first]
@@ -329,13 +329,11 @@ class ScanGradient(torch.autograd.Function):
         d_after = [d for d in tensors[: cell.states] if d is not None]
         x, weight_ih, weight_hh, bias = tensors[cell.states : cell.states + 4]
         *after, gates = tensors[2 * cell.states + 4 :]
-        cut = parts(running)
+        cut = parts(running, x.shape[0])
         d_x = torch.empty_like(x) if needs_x else x.new_zeros(()).expand_as(x)
         d_states = [torch.zeros_like(state) for state in first]
         # Sums over parts are as exact as states. Those of the weights are transposed: so their products are faster.
-        d_ih, d_hh, d_bias = (
-            torch.zeros_like(w, dtype=first[0].dtype) for w in (weight_ih.mT, weight_hh.mT, bias)
-        )
+        d_ih, d_hh, d_bias = (torch.zeros_like(w, dtype=first[0].dtype) for w in (weight_ih.mT, weight_hh.mT, bias))
         memory = gates.new_empty(gates.shape[0], max(sum(part.running) for part in cut), gates.shape[2])
         for part in reversed(cut):
             d_gates = memory[:, : sum(part.running)]

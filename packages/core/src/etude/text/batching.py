@@ -1,0 +1,34 @@
+"""Batches of texts: padded as little as possible, and still in random order."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etude import draw
+
+JITTER = 0.03  # how much longer or shorter a text may pass for, as a part of its length
+
+
+def by_length(lengths: np.ndarray, batch_size: int, *parts: int) -> list[np.ndarray]:
+    """Batches of texts of about the same length, in random order: the ids, int64, of each.
+
+    `parts` (seed, epoch) decide everything. Texts are sorted by their length times a random factor of 1 +- JITTER, so
+    that others meet in every epoch; the batches, of at most `batch_size` and sizes that differ by one at most, are
+    shuffled. Sorting alone would show short texts first and the same batches always.
+    """
+    order = draw.shuffled(len(lengths), *parts)  # so that texts of one length, too, meet others
+    factor = 1 + JITTER * (2 * draw.uniform(order, 1, *parts)[:, 0].numpy() - 1)
+    order = order[np.argsort(lengths[order] * factor, kind="stable")]
+    batches = np.array_split(order, math.ceil(len(order) / batch_size))
+    return [batches[n] for n in draw.shuffled(len(batches), *parts, len(batches))]
+
+
+def pad(rows: Sequence[Sequence[int] | np.ndarray], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Rows of ids -> int64 [B, T], T at least 1, filled up with `pad_id` on the right; and their lengths, int64 [B]."""
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    ids = np.full((len(rows), max(1, *lengths)), pad_id, dtype=np.int64)
+    ids[np.arange(ids.shape[1]) < lengths[:, None]] = np.concatenate(rows) if len(rows) else []
+    return torch.from_numpy(ids), torch.from_numpy(lengths)

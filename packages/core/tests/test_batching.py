@@ -1,0 +1,54 @@
+import numpy as np
+import torch
+
+from etude.text.batching import by_length, pad
+
+
+def review_lengths():
+    return np.random.default_rng(0).gamma(4, 40, 5000).astype(np.int64) + 1
+
+
+def padded(lengths, batches):
+    return 1 - lengths.sum() / sum(len(ids) * lengths[ids].max() for ids in batches)
+
+
+def test_every_text_is_in_one_batch_and_little_is_padding():
+    lengths = review_lengths()
+    batches = by_length(lengths, 64, 0, 1)
+    assert np.array_equal(np.sort(np.concatenate(batches)), np.arange(5000))
+    sizes = {len(ids) for ids in batches}
+    assert max(sizes) <= 64
+    assert max(sizes) - min(sizes) <= 1
+    assert padded(lengths, batches) <= 0.05
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    lengths = review_lengths()
+    once, again, later, other = (by_length(lengths, 64, *parts) for parts in ((0, 1), (0, 1), (0, 2), (1, 1)))
+    assert all(np.array_equal(a, b) for a, b in zip(once, again, strict=True))
+    for batches in (later, other):
+        assert not any(np.array_equal(a, b) for a, b in zip(once, batches, strict=True))
+
+
+def test_short_and_long_texts_come_mixed_and_meet_others_in_every_epoch():
+    lengths = review_lengths()
+    first, second = by_length(lengths, 64, 0, 1), by_length(lengths, 64, 0, 2)
+    means = [lengths[ids].mean() for ids in first]
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.3
+    company = {int(id): set(ids.tolist()) for ids in second for id in ids}
+    kept = [len(company[int(id)] & set(ids.tolist())) - 1 for ids in first for id in ids]
+    assert np.mean(kept) < 63 / 2  # less than half of a batch meets again
+
+
+def test_texts_of_one_length_are_simply_shuffled():
+    batches = by_length(np.full(100, 7), 30, 5)
+    assert [len(ids) for ids in batches] == [25] * 4
+    assert not np.array_equal(np.concatenate(batches), np.arange(100))
+
+
+def test_pad():
+    ids, lengths = pad([[5, 6, 7], [], np.array([8])], 9)
+    assert ids.tolist() == [[5, 6, 7], [9, 9, 9], [8, 9, 9]]
+    assert lengths.tolist() == [3, 0, 1]
+    assert ids.dtype == lengths.dtype == torch.int64
+    assert pad([[]], 9)[0].tolist() == [[9]]
