@@ -1,0 +1,16 @@
+"""The command imdb-rnn."""
+
+import sys
+
+from etude import cli
+from imdb_rnn.config import Config
+
+PACKAGE = cli.Package("imdb-rnn", Config, next_step="--data aclimdb")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.main(PACKAGE, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Every knob of a run. No torch here: `imdb-rnn train --help` answers at once."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from etude.config import Fit
+from etude.errors import UserError
+
+
+@dataclass(frozen=True)
+class Text:
+    """How a review becomes a row of ids."""
+
+    plain: bool = True
+    """lower case, and a space around every word and mark: "Don't!" and "do n't !" become the same"""
+    tokenizer: Literal["words", "bpe", "wordpiece", "unigram", "characters"] = "words"
+    """trained on the training part only"""
+    vocabulary: int = 20_000
+    """its size at most"""
+    max_length: int = 1_000
+    """tokens; of a longer review the first and the last half of them are read (Sun et al. 2019)"""
+    crop: int = 0
+    """train on a window of so many tokens, drawn anew each epoch; 0 trains on whole reviews"""
+
+    def __post_init__(self) -> None:
+        if self.vocabulary < 1:
+            raise UserError(f"text.vocabulary must be at least 1, not {self.vocabulary}")
+        if self.max_length < 1:
+            raise UserError(f"text.max-length must be at least 1, not {self.max_length}")
+        if self.crop < 0:
+            raise UserError(f"text.crop is a number of tokens, or 0 for whole reviews, not {self.crop}")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Embedding, one reader, pooling over time, one linear layer."""
+
+    kind: Literal["cnn", "rnn", "lstm", "gru", "none"] = "lstm"
+    """how the words are read: by convolutions, by a recurrent layer, or not at all (with ngrams)"""
+    embedding: int = 96
+    """numbers per token"""
+    hidden: int = 96
+    """units of a recurrent layer per direction, or feature maps per width of a CNN"""
+    layers: int = 1
+    """recurrent layers, or convolutions on one another"""
+    bidirectional: bool = True
+    """read also from the end to the beginning"""
+    joining: Literal["concatenate", "sum", "mean", "max", "gated"] = "concatenate"
+    """how the two directions become one vector"""
+    pooling: Literal["last", "mean", "max", "attention"] = "max"
+    """how the vectors of all tokens become one; a CNN takes the maximum"""
+    fixed_gates: tuple[Literal["none", "forget", "input", "output", "candidate"], ...] = ("none",)
+    """gates of the LSTM that are held at 1 (Greff et al. 2017)"""
+    widths: tuple[int, ...] = (3, 4, 5)
+    """how many tokens the CNN's convolutions see, side by side (Kim 2014)"""
+    dropout: float = 0.5
+    """the part of the embeddings, between layers, and of the pooled vector that is zeroed in training"""
+    word_dropout: float = 0.0
+    """the part of the tokens that is replaced by the unknown one in training"""
+    ngrams: int = 0
+    """beside it a linear model on all n-grams up to this length, from naive Bayes on (Wang & Manning 2012); 0: none"""
+
+    def __post_init__(self) -> None:
+        for name in ("embedding", "hidden", "layers"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("dropout", "word_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise UserError(f"model.{flag} is a probability, from 0 to below 1, not {getattr(self, name)}")
+        if self.kind == "cnn" and (not self.widths or min(self.widths) < 1):
+            raise UserError("model.widths must be numbers of tokens, each at least 1: for instance 3 4 5")
+        if self.fixed_gates != ("none",) and self.kind != "lstm":
+            raise UserError(f"model.fixed-gates are gates of an LSTM, not of kind {self.kind}: use --model.kind lstm")
+        if not 0 <= self.ngrams <= 5:
+            raise UserError(f"model.ngrams is the longest n-gram, from 0 to 5, not {self.ngrams}")
+        if self.kind == "none" and not self.ngrams:
+            raise UserError("model.kind none reads nothing: give --model.ngrams 2, or another kind")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run of imdb-rnn."""
+
+    data: Literal["sample", "imdb", "aclimdb"] = "sample"
+    """sample: reviews made up here by a grammar; imdb: a folder of your own; aclimdb: downloaded when first used"""
+    text: Text = field(default_factory=Text)
+    model: Model = field(default_factory=Model)
+    fit: Fit = field(default_factory=lambda: Fit(epochs=10, batch_size=32, clip=1.0, precision="fp32"))

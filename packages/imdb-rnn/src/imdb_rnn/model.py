@@ -1,0 +1,145 @@
+"""The models. Shapes: B reviews, T tokens of the longest, E embedding, H hidden, D directions."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from etude.layers.pooling import Joining, Pooling
+from etude.layers.recurrent import GRU, LSTM, RNN
+from imdb_rnn.config import Model
+
+BUCKETS = 1 << 20  # hash values of n-grams: four times as many as IMDb has n-grams up to 3 that come twice
+CELLS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
+
+
+class Classifier(nn.Module):
+    """Is it praise? ids int64 [B, T], lengths int64 [B] -> log-odds [P, B]; what stands after a review is ignored.
+
+    There are one or two parts P, a reader and a linear model on n-grams. Their log-odds add up, but each learns alone:
+    the linear one soon knows every training review by heart, and would leave the other nothing to learn.
+    """
+
+    def __init__(self, config: Model, vocabulary: int, unknown: int) -> None:
+        super().__init__()
+        self.word_dropout, self.unknown = config.word_dropout, unknown
+        self.linear = NGrams(config.ngrams) if config.ngrams else None
+        self.reader: CNN | Recurrent | None = None
+        if config.kind != "none":
+            self.embedding = nn.Embedding(vocabulary, config.embedding)
+            nn.init.normal_(self.embedding.weight, std=0.1)
+            self.reader = CNN(config) if config.kind == "cnn" else Recurrent(config)
+            self.dropout = nn.Dropout(config.dropout)
+            self.classify = nn.Linear(self.reader.width, 1)
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        odds = []
+        if self.linear is not None:
+            odds.append(self.linear(ids, lengths))
+        if self.reader is not None:
+            if self.training and self.word_dropout:
+                ids = torch.where(torch.rand(ids.shape, device=ids.device) < self.word_dropout, self.unknown, ids)
+            pooled = self.reader(self.dropout(self.embedding(ids)), lengths)
+            odds.append(self.classify(self.dropout(pooled))[:, 0].float())
+        return torch.stack(odds)
+
+
+class CNN(nn.Module):
+    """Convolutions of W widths side by side, the maximum over time of each (Kim 2014): [B, T, E] -> [B, W * H]."""
+
+    def __init__(self, config: Model) -> None:
+        super().__init__()
+        self.stacks = nn.ModuleList(
+            nn.ModuleList(
+                nn.Conv1d(config.embedding if layer == 0 else config.hidden, config.hidden, width)
+                for layer in range(config.layers)
+            )
+            for width in config.widths
+        )
+        self.pool = Pooling("max", config.hidden)
+        self.width = config.hidden * len(config.widths)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+        pooled = []
+        for stack in self.stacks:
+            y = x.transpose(1, 2)
+            for conv in cast(list[nn.Conv1d], stack):
+                # Zeros around a review, never its neighbours' padding: the answer does not depend on the batch.
+                y = y * real[:, None]
+                width = conv.kernel_size[0]
+                y = F.relu(conv(F.pad(y, ((width - 1) // 2, width // 2))))
+            pooled.append(self.pool(y.transpose(1, 2), lengths))
+        return torch.cat(pooled, 1)
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer of our own, its directions joined and pooled over time: [B, T, E] -> [B, H] or [B, 2 H]."""
+
+    def __init__(self, config: Model) -> None:
+        super().__init__()
+        fixed = {"fixed_gates": set(config.fixed_gates) - {"none"}} if config.kind == "lstm" else {}
+        self.rnn = CELLS[config.kind](
+            config.embedding, config.hidden, config.layers, config.dropout, config.bidirectional, **fixed
+        )
+        self.join = Joining(config.joining, config.hidden) if config.bidirectional else None
+        self.width = self.join.size if self.join else config.hidden
+        self.pool = Pooling(config.pooling, config.hidden * (2 if config.bidirectional else 1), config.bidirectional)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        outputs, _ = self.rnn(x, lengths)
+        pooled: Tensor = self.pool(outputs, lengths)
+        return pooled if self.join is None else self.join(pooled)
+
+
+class NGrams(nn.Module):
+    """A linear model on the set of n-grams of a review (Wang & Manning 2012, "NB-SVM"): ids, lengths -> log-odds [B].
+
+    Each n-gram counts once, with its naive-Bayes log-count ratio (`ratio`, see `naive_bayes`) times a learned factor.
+    N-grams are told apart by a hash of their ids (Weinberger et al. 2009): a few share a bucket.
+    """
+
+    ratio: Tensor
+
+    def __init__(self, longest: int) -> None:
+        super().__init__()
+        self.longest = longest
+        self.register_buffer("ratio", torch.zeros(BUCKETS))  # from the training data: part of what was learnt
+        self.factor = nn.Parameter(torch.full((BUCKETS,), 0.3))
+        self.bias = nn.Parameter(torch.zeros(()))
+        self.reviews = 1  # it was counted in
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        buckets, counted = self.buckets(ids, lengths)
+        return (F.embedding(buckets, (self.factor * self.ratio)[:, None])[..., 0] * counted).sum(1) + self.bias
+
+    def buckets(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The bucket of every n-gram, sorted, and whether it counts (it is no padding, and the first of its kind)."""
+        steps = torch.arange(ids.shape[1], device=ids.device)
+        hashed, found = torch.zeros_like(ids), []
+        for n in range(1, min(self.longest, ids.shape[1]) + 1):
+            width = ids.shape[1] - n + 1
+            hashed = (hashed[:, :width] * 1_000_003 + ids[:, n - 1 :] + n) & 0x7FFFFFFFFFFF
+            bucket = ((hashed ^ (hashed >> 19)) * 0x2545F491) >> 11 & (BUCKETS - 1)
+            found.append(bucket.masked_fill(steps[:width] + n > lengths[:, None], BUCKETS))
+        buckets = torch.cat(found, 1).sort(1).values
+        first = F.pad(buckets[:, 1:] != buckets[:, :-1], (1, 0), value=True)
+        return buckets.clamp(max=BUCKETS - 1), first & (buckets < BUCKETS)
+
+    def penalty(self) -> Tensor:
+        """The sum of squared factors, shared out over the training reviews: the L2 penalty of logistic regression.
+
+        It is part of the loss and not AdamW's weight decay: seen through Adam it pulls the factor of a rare n-gram as
+        fast as its few examples push it, which keeps the thousands of them from being learnt by heart.
+        """
+        return self.factor.square().masked_fill(self.ratio == 0, 0).sum() / self.reviews
+
+    def naive_bayes(self, positive: Tensor, negative: Tensor, reviews: int = 1) -> None:
+        """Sets `ratio` from the number of positive and negative reviews that each bucket stands in, int64 [BUCKETS].
+
+        ratio = log((1 + p) / |1 + p|) - log((1 + q) / |1 + q|); an n-gram of one review only says nothing: 0.
+        """
+        self.reviews = reviews
+        p, q = 1.0 + positive.double(), 1.0 + negative.double()
+        self.ratio.copy_(torch.where(positive + negative < 2, 0.0, (p / p.sum()).log() - (q / q.sum()).log()))

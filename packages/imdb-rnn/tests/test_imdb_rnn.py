@@ -1,0 +1,257 @@
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from etude import config, study
+from etude.errors import UserError
+from etude.testing import check_task
+from imdb_rnn import data, task
+from imdb_rnn.__main__ import PACKAGE, main
+from imdb_rnn.config import Config, Text
+from imdb_rnn.model import BUCKETS, CELLS, Classifier, NGrams
+
+SMALL = ["--model.embedding", "16", "--model.hidden", "16", "--fit.lr", "1e-2", "--fit.batch-size", "256"]
+CPU = torch.device("cpu")
+KINDS = [
+    ["--model.kind", "cnn", "--model.layers", "2"],
+    ["--model.kind", "rnn", "--model.pooling", "last"],
+    ["--model.kind", "lstm", "--model.layers", "2", "--model.joining", "gated", "--model.pooling", "attention"],
+    ["--model.kind", "gru", "--model.pooling", "mean", "--model.joining", "max", "--model.word-dropout", "0.1"],
+    ["--model.kind", "lstm", "--model.fixed-gates", "forget", "output", "--model.ngrams", "3"],
+    ["--model.kind", "none", "--model.ngrams", "2"],
+]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def write(file, text):
+    file.write_text(text, encoding="utf-8")
+    return str(file)
+
+
+def test_the_battery(tmp_path):
+    reviews = write(tmp_path / "reviews.txt", "A wonderful film.\n\nnot worth your time")
+    flags = [*SMALL, "--model.ngrams", "2", "--model.dropout", "0.2", "--text.crop", "12"]
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    check_task(PACKAGE, flags, [reviews], runs)
+
+
+@pytest.mark.parametrize("flags", KINDS)
+def test_an_answer_depends_neither_on_padding_nor_on_the_company(flags):
+    torch.manual_seed(0)
+    model = Classifier(config.parse(Config, [*SMALL, *flags]).model, 50, 1).eval()
+    if model.linear:
+        model.linear.ratio.normal_()
+    lengths = torch.tensor([1, 7, 3, 12])
+    ids = torch.randint(0, 50, (4, 12))
+    with torch.inference_mode():
+        together = model(ids, lengths)
+        longer = model(torch.cat([ids, torch.randint(0, 50, (4, 5))], 1), lengths)
+        alone = torch.cat([model(row[None, :n], n[None]) for row, n in zip(ids, lengths, strict=True)], 1)
+    assert together.std() > 0
+    assert torch.allclose(together, longer, atol=1e-6)
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("flags", KINDS)
+def test_every_weight_takes_part(flags):
+    torch.manual_seed(0)
+    model = Classifier(config.parse(Config, [*SMALL, *flags]).model, 50, 1)
+    if model.linear:
+        model.linear.ratio.normal_()
+    model(torch.randint(0, 50, (4, 12)), torch.tensor([12, 5, 9, 2])).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_directions_and_layers_have_as_many_weights_as_the_study_says():
+    sizes = [
+        sum(p.numel() for name, p in CELLS["lstm"](96, 96, layers, 0.0, both).named_parameters() if "weight" in name)
+        for layers, both in ((1, True), (2, False))
+    ]
+    assert sizes == [16 * 96**2] * 2
+
+
+def test_ngrams_are_those_counted_the_obvious_way():
+    torch.manual_seed(0)
+    lengths = torch.tensor([1, 5, 40])
+    ids = torch.randint(0, 6, (3, 40))
+    buckets, counted = NGrams(3).buckets(ids, lengths)
+    for row, length, found, real in zip(ids.tolist(), lengths.tolist(), buckets, counted, strict=True):
+        grams = {tuple(row[i : i + n]) for n in (1, 2, 3) for i in range(length - n + 1)}
+        assert len(found[real].unique()) == int(real.sum()) == len(grams)  # 200 of a million buckets: none is shared
+
+
+def test_naive_bayes_is_that_of_the_paper():
+    linear = NGrams(1)
+    positive, negative = torch.zeros(BUCKETS, dtype=torch.int64), torch.zeros(BUCKETS, dtype=torch.int64)
+    positive[3], negative[3], positive[4], negative[5] = 7, 1, 5, 1
+    linear.naive_bayes(positive, negative)
+    p, q = 12 + BUCKETS, 2 + BUCKETS
+    assert linear.ratio[3].item() == pytest.approx(np.log(8 / p) - np.log(2 / q), rel=1e-5)
+    assert linear.ratio[4].item() == pytest.approx(np.log(6 / p) - np.log(1 / q), rel=1e-5)
+    assert linear.ratio[5].item() == 0  # seen once
+    assert linear.ratio.count_nonzero() == 2
+
+
+def test_tokenised_and_ordinary_text_look_alike():
+    assert task.plain("I DON'T like it, it's bad!") == task.plain("i do n't like it , it 's bad !")
+    assert task.plain("I don't.") == "i don't ."
+    assert task.plain("") == ""
+
+
+def test_of_a_long_review_the_first_and_the_last_half_are_read():
+    task_ = task.make(config.parse(Config, SMALL), CPU)
+    words = [f"{word} " for word in task_.tokenizer.vocab if word.strip().isalpha()][:30]
+    text = "".join(words)
+    whole = task.encode([text], task_.tokenizer, Text())[0].tolist()
+    cut = task.encode([text], task_.tokenizer, Text(max_length=7))[0].tolist()
+    assert cut == whole[:4] + whole[-3:]
+    assert task.encode([""], task_.tokenizer, Text())[0].tolist() == [task_.tokenizer.unk_id]
+
+
+def test_a_crop_is_a_window_drawn_anew_each_epoch():
+    task_ = task.make(config.parse(Config, [*SMALL, "--text.crop", "5"]), CPU)
+    ids = task_.plan("train", 1, 64)[0]
+    first, lengths, _ = task_.load("train", ids, 1)
+    assert first.shape[1] == 5 == lengths.max()
+    for row, id in zip(first.tolist(), ids, strict=True):
+        whole = task_.rows("train")[id].tolist()
+        assert row in [whole[i : i + 5] for i in range(len(whole) - 4)]
+    assert torch.equal(first, task_.load("train", ids, 1)[0])
+    assert not torch.equal(first, task_.load("train", ids, 2)[0])
+    assert task_.load("valid", np.arange(20), 0)[1].max() > 5
+
+
+def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
+    for preset in ("best", "out-of-domain"):
+        config.parse(Config, [preset], package="imdb_rnn")
+    names = study.available("imdb_rnn")
+    assert names == ["bidirectional", "depth", "gates", "joining", "models", "tokenizer"]
+    for name in names:
+        found = study.load(name, "imdb_rnn")
+        assert found.seeds == 3
+        assert found.expect
+        for trial in found.trials():
+            config.parse(Config, config.to_flags({**found.fixed, **trial.setting, **trial.tuned}))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["train", "--run", str(folder), *SMALL, "--fit.epochs", "3", "--fit.batch-size", "64"]) == 0
+    return folder
+
+
+def test_predict_answers_every_line_in_order(trained, tmp_path, capsys):
+    part = data.load("sample", 0).test
+    lines = [*part.texts[:50], "", *part.texts[50:90], "", "  "]
+    reviews = write(tmp_path / "reviews.txt", "\n".join(lines) + "\n")
+    assert main(["predict", str(trained), reviews, "--out", "predictions.txt"]) == 0
+    answers = (tmp_path / "predictions.txt").read_text().split("\n")
+    assert answers.pop() == ""
+    assert len(answers) == len(lines)
+    assert set(answers) == {"0", "1"}
+    right = [int(a) == b for a, b in zip(answers[:50] + answers[51:91], part.labels[:90].tolist(), strict=True)]
+    assert np.mean(right) > 0.7
+    capsys.readouterr()
+    for n in (0, 20, 50):
+        assert main(["predict", str(trained), write(tmp_path / "one.txt", lines[n] + "\n")]) == 0
+        assert capsys.readouterr().out == answers[n] + "\n"
+
+
+def test_evaluate_ends_with_one_json_line_that_agrees_with_predictions(trained, tmp_path, capsys):
+    assert main(["evaluate", str(trained)]) == 0
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1])
+    part = data.load("sample", 0).test
+    assert main(["predict", str(trained), write(tmp_path / "reviews.txt", "\n".join(part.texts))]) == 0
+    answers = np.array([int(line) for line in capsys.readouterr().out.split()])
+    labels = np.asarray(part.labels)
+    assert scores["accuracy"] == pytest.approx(np.mean(answers == labels))
+    hits = np.sum(answers * labels)
+    assert scores["f1"] == pytest.approx(2 * hits / (answers.sum() + labels.sum()))
+    assert scores["confusion"][1] == [int(labels.sum() - hits), int(hits)]
+
+
+def test_a_run_leaves_reviews_before_during_and_after(trained):
+    found = {file.name for file in (trained / "samples").iterdir()}
+    assert found == {"most-wrong.md", "reviews-end.md", *(f"reviews-epoch-00{n}.md" for n in range(4))}
+    names = ("reviews-epoch-000", "reviews-end", "most-wrong")
+    *tables, worst = [(trained / "samples" / f"{name}.md").read_text().splitlines() for name in names]
+    for table in tables:
+        assert len(table) == 2 + task.SHOWN
+        assert all(line.count("|") - line.count("\\|") == 5 for line in table)
+    assert [line.split("|")[4] for line in tables[0]] == [line.split("|")[4] for line in tables[1]]  # the same reviews
+    assert tables[0] != tables[1]
+    assert all(line.startswith("| **wrong** |") for line in worst[2:4])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--text.vocabulary", "0"], "text.vocabulary must be at least 1, not 0"),
+        (["--text.vocabulary", "1"], "too small"),
+        (["--text.max-length", "0"], "text.max-length"),
+        (["--model.fixed-gates", "forget", "--model.kind", "gru"], "--model.kind lstm"),
+        (["--model.fixed-gates", "door"], "door"),
+        (["--model.kind", "none"], "--model.ngrams"),
+        (["--model.dropout", "1"], "model.dropout"),
+        (["--model.kind", "cnn", "--model.widths", "0"], "model.widths"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_written(flags, message, capsys, tmp_path):
+    assert main(["train", *flags]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_read_is_named(trained, tmp_path, capsys):
+    (tmp_path / "broken.txt").write_bytes(b"fine\nnot \xff fine\n")
+    for name, message in (("broken.txt", "line 2"), ("missing.txt", "missing.txt"), (str(tmp_path), str(tmp_path))):
+        assert main(["predict", str(trained), name, "--out", "out.txt"]) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert name in line and message in line
+        assert not (tmp_path / "out.txt").exists()
+
+
+def test_a_tokenizer_of_another_version_is_refused(trained, tmp_path):
+    state = task.make(config.parse(Config, SMALL), CPU).assets()
+    with pytest.raises(UserError, match="tokenizer in the checkpoint"):
+        task.restore(Config(), {"tokenizer": {**state["tokenizer"], "type": "syllables"}})
+
+
+def test_a_run_can_be_evaluated_on_other_reviews(trained, tmp_path, monkeypatch, capsys):
+    for part in ("train", "test"):
+        for kind, word in (("positive", "wonderful"), ("negative", "dreadful")):
+            folder = tmp_path / "imdb" / part
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / kind).write_text("\n".join(f"a {word} film, {part} number {n}" for n in range(30)))
+    monkeypatch.setenv("ETUDE_DATA", str(tmp_path))
+    assert main(["evaluate", str(trained), "--data", "imdb"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["reviews"] == 60
+
+
+@pytest.mark.real_data
+def test_little_of_a_batch_of_real_reviews_is_padding():
+    one = task.make(config.parse(Config, ["--data", "imdb", *SMALL]), CPU)
+    lengths = np.array([len(row) for row in one.rows("train")])
+    batches = one.plan("train", 1, 64)
+    assert 1 - lengths.sum() / sum(len(ids) * lengths[ids].max() for ids in batches) <= 0.05
+
+
+@pytest.mark.real_data
+def test_real_reviews_are_learnt(tmp_path, capsys):
+    """The linear part alone, which takes seconds: it is most of what the best preset knows."""
+    assert os.environ["ETUDE_DATA"]
+    flags = ["best", "--model.kind", "none", "--fit.epochs", "2", "--run", str(tmp_path / "run")]
+    assert main(["train", *flags]) == 0
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["accuracy"] > 0.89
