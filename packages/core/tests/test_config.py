@@ -144,3 +144,29 @@ def test_a_preset_is_found_by_name(tmp_path, monkeypatch):
         config.parse(Config, ["worst"], package="some_package")
     assert Path("best.yaml").exists() is False
     assert math.isinf(config.parse(Config, ["--limit", "inf"]).limit)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where data come from."""
+
+    name: str = "sample"
+    """which"""
+    limit: int = 0
+    """how many"""
+
+
+@dataclass(frozen=True)
+class WithSource:
+    """A group whose name alone is a flag."""
+
+    data: Source = field(default_factory=Source)
+
+
+def test_a_group_alone_stands_for_the_name_in_it(tmp_path):
+    (tmp_path / "c.yaml").write_text("data: other\n")
+    for words in (["--data", "other"], ["--data=other"], ["--data.name", "other"], [str(tmp_path / "c.yaml")]):
+        assert config.parse(WithSource, [*words, "--data.limit", "3"]).data == Source("other", 3)
+    assert config.parse(WithSource, ["--data", "x.yaml"]).data.name == "x.yaml"
+    with pytest.raises(UserError, match="--data.name needs a value"):
+        config.parse(WithSource, ["--data"])

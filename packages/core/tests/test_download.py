@@ -232,6 +232,38 @@ def test_a_failure_leaves_nothing_that_looks_whole(server, file, answer, says, k
     assert server.sent == len(BODY) - kept
 
 
+@pytest.mark.parametrize("had", [0, 1000, len(BODY)])
+def test_without_a_hash_the_length_counts(server, file, had):
+    file.parent.mkdir()
+    file.with_name(file.name + ".part").write_bytes(BODY[:had])
+    fetch(server, file, None)
+    assert left(file) == {file.name: BODY} and server.sent == len(BODY) - had
+
+
+def test_without_a_hash_it_goes_on_too(server, file):
+    server.answer = cut
+    refusal(server, file, None)
+    assert left(file) == {file.name + ".part": BODY[:HALF]}
+    server.answer = whole
+    fetch(server, file, None)
+    assert left(file) == {file.name: BODY} and server.ranges == [None, f"bytes={HALF}-"]
+
+
+def test_without_a_hash_more_than_there_is_begins_anew(server, file):
+    """The bytes that were there are of another, longer version."""
+    file.parent.mkdir()
+    file.with_name(file.name + ".part").write_bytes(b"x" * (len(BODY) + 1))
+    fetch(server, file, None)
+    assert left(file) == {file.name: BODY} and server.ranges == [f"bytes={len(BODY) + 1}-", None]
+
+
+@pytest.mark.parametrize("answer", [unmeasured, cut_unmeasured])
+def test_neither_hash_nor_length(server, file, answer):
+    server.answer = answer
+    assert "(the server does not say how long it is)" in refusal(server, file, None)
+    assert left(file) == {}
+
+
 def test_the_wrong_hash_is_refused(server, file):
     server.body = BODY[:-1] + b"x"
     actual = hashlib.sha256(server.body).hexdigest()

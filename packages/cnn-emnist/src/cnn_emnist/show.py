@@ -1,8 +1,7 @@
-"""Pictures for people: what the model reads in the same images, what it confuses, where it errs worst."""
+"""Pictures for people: what the model reads in the same images, and where it errs worst."""
 
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -39,26 +38,3 @@ def tiles(images: Tensor, labels: Tensor, probabilities: Tensor, classes: tuple[
         middle = (left + 14 * ZOOM, top + 28 * ZOOM + CAPTION // 2 - 2)
         pen.text(middle, text, RIGHT if right else WRONG, font(size), anchor="mm")
     return board
-
-
-def confusion(counts: Tensor, classes: tuple[str, ...]) -> Image.Image:
-    """Rows: what it is; columns: what the model reads; int64 [K, K]. The colour is the part of the row."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    k = len(classes)
-    figure = Figure(figsize=(0.34 * k + 2.2, 0.34 * k + 1.6), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    parts = (counts / counts.sum(1, keepdim=True).clamp(min=1)).numpy()
-    shown = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
-    for row, column in (counts > 0).nonzero().tolist():
-        colour = "white" if parts[row, column] > 0.5 else "black"
-        axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", color=colour, fontsize=6)
-    rotation = 90 if max(map(len, classes)) > 2 else 0
-    axes.set_xticks(range(k), classes, rotation=rotation)
-    axes.set_yticks(range(k), classes)
-    axes.set(xlabel="read as", ylabel="is", title="Confusion matrix, validation part (numbers: images)")
-    figure.colorbar(shown, ax=axes, label="part of the row", shrink=0.8)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())

@@ -18,7 +18,9 @@ from cnn_emnist.model import CNN
 from etude import draw
 from etude.errors import UserError
 from etude.loop import Split, Sums, Task, Totals, even_batches
+from etude.pictures import confusion
 from etude.run import Run
+from etude.scores import f1, per_class
 
 EPOCH = 7_500  # images an epoch has at least: a smaller set is gone through several times, distorted each time
 
@@ -93,14 +95,6 @@ class Letters:
     def assets(self) -> dict[str, Any]:
         return {"classes": list(self.classes), "side": self.side}
 
-    def adopt(self, assets: dict[str, Any]) -> None:
-        if tuple(assets["classes"]) != self.classes:
-            raise UserError(
-                f"this run knows the {len(assets['classes'])} classes {', '.join(assets['classes'][:3])} ..., but "
-                f"{self.config.data} has the {len(self.classes)} classes {', '.join(self.classes[:3])} ...: "
-                "give another --data"
-            )
-
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
         """uint8 [B, 28, 28] -> [B, K], on the CPU and in fp32."""
@@ -121,7 +115,7 @@ class Letters:
         images, labels = part.images.cpu(), part.labels.cpu()
         probabilities = self.probabilities(part.images)
         pairs = torch.bincount(labels * len(self.classes) + probabilities.argmax(1), minlength=len(self.classes) ** 2)
-        run.picture("confusion", show.confusion(pairs.view(len(self.classes), -1), self.classes), step)
+        run.picture("confusion", confusion(pairs.view(len(self.classes), -1), self.classes, "images"), step)
         of_truth = probabilities.gather(1, labels[:, None])[:, 0]
         wrong = (probabilities.argmax(1) != labels).nonzero()[:, 0]
         worst = wrong[of_truth[wrong].argsort(stable=True)][: show.TILES]
@@ -132,33 +126,29 @@ class Letters:
         run.text("model", f"{self.summary}\n\n```\n{self.model}\n```", step)
 
 
-def f1(confusion: Tensor) -> Tensor:
-    """F1 of every class from counts [truth, answer]: [K, K] -> [K]; 0 for a class that is never answered nor right."""
-    hits = confusion.diagonal()
-    return 2 * hits / (confusion.sum(0) + confusion.sum(1)).clamp(min=1)
-
-
 def make(config: Config, where: torch.device) -> Task:
     data = load_data(config.data, config.fit.seed)
     return Letters(config, data.classes, frame.side_of(data.train.images), data, where)
 
 
-def restore(config: Config, assets: dict[str, Any]) -> Letters:
-    return Letters(config, tuple(assets["classes"]), assets["side"], None, torch.device("cpu"))
+def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Letters:
+    classes, data = tuple(assets["classes"]), None
+    if where is not None:
+        data = load_data(config.data, config.fit.seed)
+        if classes != data.classes:
+            raise UserError(
+                f"this run knows the {len(classes)} classes {', '.join(classes[:3])} ..., but "
+                f"{config.data} has the {len(data.classes)} classes {', '.join(data.classes[:3])} ...: "
+                "give another --data"
+            )
+    return Letters(config, classes, assets["side"], data, where or torch.device("cpu"))
 
 
 def describe(task: Letters, totals: Totals) -> tuple[str, dict[str, Any]]:
-    scores, confusion = task.scores(totals), totals.sums["confusion"].cpu()
-    right, answered = confusion.sum(1), confusion.sum(0)
-    hits = confusion.diagonal()
-    lines = ["class          images  recall  precision      F1"]
-    per_class = {}
-    for k, name in enumerate(task.classes):
-        recall, precision = (float(hits[k] / total[k].clamp(min=1)) for total in (right, answered))
-        per_class[name] = {"recall": recall, "precision": precision, "f1": float(f1(confusion)[k])}
-        lines.append(f"{name:<14} {int(right[k]):>6}  {recall:>6.1%}  {precision:>9.1%}  {per_class[name]['f1']:>6.1%}")
+    scores, counts = task.scores(totals), totals.sums["confusion"].cpu()
+    lines, classes = per_class(counts, task.classes, "images")
     lines.append(f"accuracy {scores['accuracy']:.2%}  macro-F1 {scores['macro_f1']:.2%}  loss {scores['loss']:.4f}")
-    return "\n".join(lines), {**scores, "images": int(confusion.sum()), "per_class": per_class}
+    return "\n".join(lines), {**scores, "images": int(counts.sum()), "per_class": classes}
 
 
 def predict(task: Letters, inputs: list[str]) -> list[str]:

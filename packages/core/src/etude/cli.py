@@ -11,6 +11,7 @@ import json
 import os
 import shlex
 import sys
+import typing
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -32,10 +33,12 @@ class TaskModule(Protocol):
         """The task with its data, which may be kept on the device `where`; the model freshly initialised."""
         ...
 
-    def restore(self, config: Any, assets: dict[str, Any]) -> "Task":
-        """The task without data, from what a checkpoint kept (`Task.assets`): enough to predict.
+    def restore(self, config: Any, assets: dict[str, Any], where: "TorchDevice | None" = None) -> "Task":
+        """The task of a checkpoint, from what it kept (`Task.assets`): what was learnt, learns nothing anew.
 
-        It needs no `data` and no `summary`.
+        With `where`, to be scored: with the data that `config` names, of which the part "test" is asked for, and which
+        may be kept there. Without, to predict: no data, and no `data` and `summary` either.
+        Raises UserError if assets and data do not fit.
         """
         ...
 
@@ -46,8 +49,11 @@ class TaskModule(Protocol):
         """
         ...
 
-    def predict(self, task: "Task", inputs: list[str]) -> list[str]:
-        """One line of output per input; the model is on its device, in evaluation mode, without gradients."""
+    def predict(self, task: "Task", inputs: list[str], **options: Any) -> list[str]:
+        """The lines of the output; the model is on its device, in evaluation mode, without gradients.
+
+        `options` are the fields of the package's `options`.
+        """
         ...
 
 
@@ -61,6 +67,8 @@ class Package:
     """its configuration: a dataclass with a field `fit: Fit`"""
     next_step: str
     """the flags that `train` suggests to try after it, such as --data emnist-letters"""
+    options: type | None = None
+    """what `predict` can be told: a dataclass, each field a flag"""
 
     @property
     def module(self) -> str:
@@ -181,8 +189,7 @@ def evaluate(package: Package, words: list[str]) -> int:
     config: Any = run.read_config(folder, package.config, flags)
     state = run.checkpoint(folder, chosen or "best")
     where = device.choose(config.fit)
-    task = package.task.make(config, where.where)
-    task.adopt(state["assets"])
+    task = package.task.restore(config, state["assets"], where.where)
     run.fill(task.model, state, folder)
     where.place(task.model)
     totals = loop.evaluate(task, "test", where, config.fit.batch_size)
@@ -203,11 +210,16 @@ def evaluate(package: Package, words: list[str]) -> int:
 def predict(package: Package, words: list[str]) -> int:
     """Applies the best checkpoint of a run to inputs; needs nothing but the run folder."""
     out = configs.take(words, "--out")
+    known = configs.knobs(package.options) if package.options else {}
+    usage = f"{package.name} predict RUN INPUT ... [--out FILE]"
+    usage += "".join(f" [--{name} {'|'.join(typing.get_args(kind)) or 'X'}]" for name, kind in known.items())
     if any(word in ("-h", "--help") for word in words):
-        print(f"usage: {package.name} predict RUN INPUT ... [--out FILE]")
+        print(f"usage: {usage}")
         return 0
+    given = {name: value for name in known if (value := configs.take(words, f"--{name}")) is not None}
+    options: Any = configs.parse(package.options, configs.to_flags(given)) if package.options else None
     if len(words) < 2:
-        raise UserError(f"give the run folder and what to predict: {package.name} predict RUN INPUT ... [--out FILE]")
+        raise UserError(f"give the run folder and what to predict: {usage}")
 
     import torch
 
@@ -222,7 +234,7 @@ def predict(package: Package, words: list[str]) -> int:
     device.choose(replace(config.fit, device="auto", precision="auto")).place(task.model)
     task.model.eval()
     with torch.inference_mode():
-        text = "".join(line + "\n" for line in package.task.predict(task, words[1:]))
+        text = "".join(line + "\n" for line in package.task.predict(task, words[1:], **(vars(options) if options else {})))
     if out is None:
         sys.stdout.write(text)
         return 0

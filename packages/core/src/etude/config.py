@@ -111,6 +111,11 @@ def knobs(config: type) -> dict[str, Any]:
     return found
 
 
+def full(name: str, known: Mapping[str, Any]) -> str:
+    """A group alone stands for the knob `name` in it: --data nerus is --data.name nerus."""
+    return f"{name}.name" if name not in known and f"{name}.name" in known else name
+
+
 def flatten(config: Any) -> dict[str, Any]:
     """The values of a configuration by dotted flag name: {"fit.batch-size": 128, ...}."""
     found: dict[str, Any] = {}
@@ -214,9 +219,8 @@ def split_files(args: list[str], known: Mapping[str, Any]) -> tuple[list[str], l
     rest: list[str] = []
     for word in args:
         flag = next((w for w in reversed(rest) if w.startswith("-")), None)
-        has_value = (
-            flag is None or "=" in flag or rest[-1] != flag or known.get(flag[2:].replace("_", "-")) in (bool, None)
-        )
+        kind = None if flag is None else known.get(full(flag[2:].replace("_", "-"), known))
+        has_value = flag is None or "=" in flag or rest[-1] != flag or kind in (bool, None)
         if not word.startswith("-") and has_value and (flag is None or word.endswith((".yaml", ".yml"))):
             files.append(word)
         else:
@@ -243,7 +247,7 @@ def read_flags(words: list[str], known: Mapping[str, Any]) -> list[Setting]:
     }
     for word in words:
         name, equals, value = word[2:].partition("=")
-        name = name.replace("_", "-")
+        name = full(name.replace("_", "-"), known)
         if not word.startswith("--"):
             if not settings or (known[settings[-1].name] is bool):
                 raise UserError(f"command line: {word!r} belongs to no flag")
@@ -290,6 +294,7 @@ def read_mapping(path: Path, mapping: yaml.MappingNode, prefix: str, known: Mapp
         if isinstance(node, yaml.MappingNode):
             yield from read_mapping(path, node, f"{name}.", known)
             continue
+        name = full(name, known)
         if name not in known:
             raise UserError(f"{where}: unknown key {name}: {similar(name, known)}")
         if isinstance(node, yaml.ScalarNode):

@@ -33,11 +33,13 @@ def root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "etude"
 
 
-def fetch(url: str, file: Path, digest: str, what: str) -> Path:
+def fetch(url: str, file: Path, digest: str | None, what: str) -> Path:
     """`file`, fetched from `url` first if it is not there; what is there is used as it is, so it may be put by hand.
 
-    `digest` is the file's SHA-256 in hexadecimal, or "md5:" and its MD5. `what` names it for a person. An interrupted
-    transfer leaves `file.part`, which the next call goes on with. Processes that want the same file wait for the first.
+    `digest` is the file's SHA-256 in hexadecimal, or "md5:" and its MD5; None if nobody published one: then it has to
+    have the length that the server says, and whoever reads it checks what is in it. `what` names it for a person. An
+    interrupted transfer leaves `file.part`, which the next call goes on with. Processes that want the same file wait
+    for the first.
 
     Raises UserError if it cannot be had, or is not what `digest` says.
     """
@@ -71,21 +73,19 @@ def lock(out: BinaryIO, what: str) -> None:
         fcntl.flock(out, fcntl.LOCK_EX)
 
 
-def complete(part: Path, out: BinaryIO, url: str, file: Path, digest: str, what: str) -> None:
+def complete(part: Path, out: BinaryIO, url: str, file: Path, digest: str | None, what: str) -> None:
     """Bring `part`, open as `out`, to the whole file; after a UserError nothing is left, or what can be resumed."""
-    kind, _, wanted = digest.rpartition(":")
     try:
         while True:
             had = out.seek(0, os.SEEK_END)
-            transfer(url, out, what)
-            with part.open("rb") as whole:
-                got = hashlib.file_digest(whole, kind or "sha256").hexdigest()
-            if got == wanted.lower():
+            total = transfer(url, out, what)
+            wrong = fault(part, digest, total)
+            if not wrong:
                 os.fsync(out.fileno())
                 return
             out.truncate(0)
             if not had:  # else the first bytes may have been of another version: once more, from the start
-                raise HTTPException(f"its {kind or 'sha256'} is {got}, not {wanted}")
+                raise HTTPException(wrong)
     except (OSError, HTTPException) as error:
         raise UserError(
             f"{what} could not be downloaded from {url} ({reason(error)}); "
@@ -96,10 +96,24 @@ def complete(part: Path, out: BinaryIO, url: str, file: Path, digest: str, what:
             part.unlink(missing_ok=True)
 
 
-def transfer(url: str, out: BinaryIO, what: str) -> None:
+def fault(part: Path, digest: str | None, total: int | None) -> str:
+    """What is wrong with what was transferred; "" if it has the `digest` or, without one, the `total` length."""
+    if digest is None:
+        size = part.stat().st_size
+        if total is None:
+            return "the server does not say how long it is"
+        return "" if size == total else f"it has {size:,} bytes, not {total:,}"
+    kind, _, wanted = digest.rpartition(":")
+    with part.open("rb") as whole:
+        got = hashlib.file_digest(whole, kind or "sha256").hexdigest()
+    return "" if got == wanted.lower() else f"its {kind or 'sha256'} is {got}, not {wanted}"
+
+
+def transfer(url: str, out: BinaryIO, what: str) -> int | None:
     """Append to `out` what the server has after the bytes that are there, or all of it if it only sends all.
 
-    The range request is that of RFC 9110, section 14. Raises OSError or HTTPException; what came until then is kept.
+    Returns the length of the whole in bytes, if the server says it. The range request is that of RFC 9110, section 14.
+    Raises OSError or HTTPException; what came until then is kept.
     """
     have = out.seek(0, os.SEEK_END)
     try:
@@ -107,7 +121,8 @@ def transfer(url: str, out: BinaryIO, what: str) -> None:
     except HTTPError as error:
         error.close()
         if error.code == 416 and have:  # nothing follows: it had been interrupted after the last byte
-            return
+            span = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
+            return int(span[1]) if span else None
         raise
     with answer:
         length = answer.headers.get("Content-Length", "")
@@ -131,6 +146,7 @@ def transfer(url: str, out: BinaryIO, what: str) -> None:
     out.flush()
     if total is not None and have < total:
         raise HTTPException(f"it ended after {have:,} of {total:,} bytes")
+    return total
 
 
 def reason(error: Exception) -> str:

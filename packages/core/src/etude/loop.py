@@ -83,10 +83,6 @@ class Task(Protocol):
         """What `predict` needs besides the weights (labels, vocabulary, ...): plain data, kept in checkpoints."""
         ...
 
-    def adopt(self, assets: dict[str, Any]) -> None:
-        """Takes over a checkpoint's assets to score it on this task's data. Raises UserError if they do not fit."""
-        ...
-
 
 @dataclass
 class Totals:

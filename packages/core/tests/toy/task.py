@@ -92,16 +92,14 @@ class Toy:
     def assets(self):
         return {} if self.config.flaw == "assets" else {"names": ["low", "middle", "high"]}
 
-    def adopt(self, assets):
-        if assets["names"][0] != "low":
-            raise UserError("other classes")
-
 
 def make(config, where):
     return Toy(config)
 
 
-def restore(config, assets):
+def restore(config, assets, where=None):
+    if assets["names"][0] != "low":
+        raise UserError("other classes")
     task = Toy(config)
     task.names = assets["names"]
     return task

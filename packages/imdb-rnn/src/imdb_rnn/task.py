@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from etude import draw, text
 from etude.loop import Split, Sums, Task, Totals, even_batches
 from etude.run import Run
+from etude.scores import f1
 from etude.text.batching import by_length, pad
 from etude.text.tokenizer import Tokenizer
 from imdb_rnn import data
@@ -43,20 +44,15 @@ class Sentiment:
     better: Literal["higher"] = "higher"
 
     def __init__(self, config: Config, tokenizer: Tokenizer, dataset: Dataset | None) -> None:
-        self.config, self.dataset = config, dataset
-        self.equip(tokenizer)
-        if dataset is not None:
-            self.data = dataset.description
-            self.shown = draw.shuffled(len(dataset.valid.texts), config.fit.seed)[:SHOWN]
-
-    def equip(self, tokenizer: Tokenizer) -> None:
-        """Takes a tokenizer, and a new model to go with it."""
-        self.tokenizer = tokenizer
+        self.config, self.dataset, self.tokenizer = config, dataset, tokenizer
         self.pad_id = tokenizer.id_of("<pad>")
         self.model = Classifier(self.config.model, tokenizer.vocab_size, tokenizer.id_of("<unk>"))
         self.rows = cache(lambda split: encode(self.part(split).texts, tokenizer, self.config.text))
         parameters = sum(p.numel() for p in self.model.parameters())
         self.summary = f"{parameters:,} parameters, {self.config.model.kind}, {tokenizer.vocab_size:,} {tokenizer.kind}"
+        if dataset is not None:
+            self.data = dataset.description
+            self.shown = draw.shuffled(len(dataset.valid.texts), config.fit.seed)[:SHOWN]
 
     def part(self, split: str) -> data.Reviews:
         reviews: data.Reviews = getattr(self.dataset, split)
@@ -111,13 +107,10 @@ class Sentiment:
         }
 
     def scores(self, totals: Totals) -> dict[str, float]:
-        return {**totals.means(), "f1": f1(totals.sums["confusion"])}
+        return {**totals.means(), "f1": float(f1(totals.sums["confusion"])[1])}
 
     def assets(self) -> dict[str, Any]:
         return {"tokenizer": self.tokenizer.state()}
-
-    def adopt(self, assets: dict[str, Any]) -> None:
-        self.equip(Tokenizer.from_state(assets["tokenizer"], "the tokenizer in the checkpoint"))
 
     @torch.inference_mode()
     def odds(self, rows: list[np.ndarray]) -> np.ndarray:
@@ -172,11 +165,6 @@ def encode(reviews: list[str], tokenizer: Tokenizer, config: Text) -> list[np.nd
     return rows
 
 
-def f1(confusion: Tensor) -> float:
-    """F1 of the positive class from counts [truth, answer]; 0 if it is never answered nor true."""
-    return float(2 * confusion[1, 1] / (2 * confusion[1, 1] + confusion[0, 1] + confusion[1, 0]).clamp(min=1))
-
-
 def make(config: Config, where: torch.device) -> Task:
     dataset = data.load(config.data, config.fit.seed)
     texts = dataset.train.texts
@@ -188,8 +176,9 @@ def make(config: Config, where: torch.device) -> Task:
     return task
 
 
-def restore(config: Config, assets: dict[str, Any]) -> Sentiment:
-    return Sentiment(config, Tokenizer.from_state(assets["tokenizer"], "the tokenizer in the checkpoint"), None)
+def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Sentiment:
+    tokenizer = Tokenizer.from_state(assets["tokenizer"], "the tokenizer in the checkpoint")
+    return Sentiment(config, tokenizer, None if where is None else data.load(config.data, config.fit.seed))
 
 
 def describe(task: Sentiment, totals: Totals) -> tuple[str, dict[str, Any]]:
