@@ -22,6 +22,7 @@ KINDS = [
     ["--model.kind", "gru", "--model.pooling", "mean", "--model.joining", "max", "--model.word-dropout", "0.1"],
     ["--model.kind", "lstm", "--model.fixed-gates", "forget", "output", "--model.ngrams", "3"],
     ["--model.kind", "none", "--model.ngrams", "2"],
+    ["--model.kind", "cnn", "--model.members", "3", "--model.ngrams", "2", "--model.share", "0.5"],
 ]
 
 
@@ -77,6 +78,24 @@ def test_directions_and_layers_have_as_many_weights_as_the_study_says():
         for layers, both in ((1, True), (2, False))
     ]
     assert sizes == [16 * 96**2] * 2
+
+
+def test_members_learn_alone_and_answer_together():
+    torch.manual_seed(0)
+    flags = [*SMALL, "--model.kind", "gru", "--model.members", "2", "--model.ngrams", "1", "--model.share", "0.5"]
+    one = task.make(config.parse(Config, [*flags, "--model.dropout", "0"]), CPU)
+    batch = one.load("train", one.plan("train", 1, 8)[0], 1)
+    linear, first, second = one.model(*batch[:2])
+    assert not torch.allclose(first, second)
+    answers = one.model.answer(torch.stack([linear, first, second]))
+    torch.testing.assert_close(answers, linear + 0.25 * (first + second))
+    assert one.step(batch)["accuracy"][0] == ((answers > 0) == batch[2]).sum()
+    torch.nn.functional.binary_cross_entropy_with_logits(first, batch[2].float(), reduction="sum").backward()
+    alone = [p.grad.clone() for p in one.model.readers[0].parameters()]
+    one.model.zero_grad()
+    one.step(batch)["loss"][0].backward()
+    for found, expected in zip(one.model.readers[0].parameters(), alone, strict=True):
+        torch.testing.assert_close(found.grad, expected)
 
 
 def test_ngrams_are_those_counted_the_obvious_way():
@@ -203,6 +222,8 @@ def test_a_run_leaves_reviews_before_during_and_after(trained):
         (["--model.fixed-gates", "door"], "door"),
         (["--model.kind", "none"], "--model.ngrams"),
         (["--model.dropout", "1"], "model.dropout"),
+        (["--model.members", "0"], "model.members must be at least 1"),
+        (["--model.share", "0"], "model.share"),
         (["--model.kind", "cnn", "--model.widths", "0"], "model.widths"),
     ],
 )

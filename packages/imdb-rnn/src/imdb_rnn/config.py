@@ -1,5 +1,6 @@
 """Every knob of a run. No torch here: `imdb-rnn train --help` answers at once."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -57,17 +58,23 @@ class Model:
     """the part of the embeddings, between layers, and of the pooled vector that is zeroed in training"""
     word_dropout: float = 0.0
     """the part of the tokens that is replaced by the unknown one in training"""
+    members: int = 1
+    """so many readers of this kind, each from other weights, learn alone and answer with the mean of their log-odds"""
     ngrams: int = 0
-    """beside it a linear model on all n-grams up to this length, from naive Bayes on (Wang & Manning 2012); 0: none"""
+    """beside them a linear model on all n-grams up to this length, from naive Bayes on (Wang & Manning 2012); 0: none"""
+    share: float = 1.0
+    """the weight of the readers' log-odds beside those of the n-grams"""
 
     def __post_init__(self) -> None:
-        for name in ("embedding", "hidden", "layers"):
+        for name in ("embedding", "hidden", "layers", "members"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} must be at least 1, not {getattr(self, name)}")
         for name in ("dropout", "word_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise UserError(f"model.{flag} is a probability, from 0 to below 1, not {getattr(self, name)}")
+        if not 0 < self.share < math.inf:
+            raise UserError(f"model.share is a weight above 0, not {self.share}")
         if self.kind == "cnn" and (not self.widths or min(self.widths) < 1):
             raise UserError("model.widths must be numbers of tokens, each at least 1: for instance 3 4 5")
         if self.fixed_gates != ("none",) and self.kind != "lstm":

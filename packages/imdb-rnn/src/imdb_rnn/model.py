@@ -17,32 +17,47 @@ CELLS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 class Classifier(nn.Module):
     """Is it praise? ids int64 [B, T], lengths int64 [B] -> log-odds [P, B]; what stands after a review is ignored.
 
-    There are one or two parts P, a reader and a linear model on n-grams. Their log-odds add up, but each learns alone:
-    the linear one soon knows every training review by heart, and would leave the other nothing to learn.
+    The parts P are a linear model on n-grams, if there is one, and the readers. Each learns alone: the linear one soon
+    knows every training review by heart, and would leave the others nothing to learn. `answer` puts them together.
     """
+
+    share: Tensor
+
+    def __init__(self, config: Model, vocabulary: int, unknown: int) -> None:
+        super().__init__()
+        self.linear = NGrams(config.ngrams) if config.ngrams else None
+        members = 0 if config.kind == "none" else config.members
+        self.readers = nn.ModuleList(Reader(config, vocabulary, unknown) for _ in range(members))
+        weights = [1.0] * bool(config.ngrams) + [config.share / config.members] * members
+        self.register_buffer("share", torch.tensor(weights), persistent=False)
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        odds = [] if self.linear is None else [self.linear(ids, lengths)]
+        return torch.stack(odds + [reader(ids, lengths) for reader in self.readers])
+
+    def answer(self, odds: Tensor) -> Tensor:
+        """The log-odds of all parts together: [P, B] -> [B]."""
+        return self.share @ odds
+
+
+class Reader(nn.Module):
+    """Embeddings, one reader of them, pooling over time, one linear layer: ids, lengths -> log-odds [B]."""
 
     def __init__(self, config: Model, vocabulary: int, unknown: int) -> None:
         super().__init__()
         self.word_dropout, self.unknown = config.word_dropout, unknown
-        self.linear = NGrams(config.ngrams) if config.ngrams else None
-        self.reader: CNN | Recurrent | None = None
-        if config.kind != "none":
-            self.embedding = nn.Embedding(vocabulary, config.embedding)
-            nn.init.normal_(self.embedding.weight, std=0.1)
-            self.reader = CNN(config) if config.kind == "cnn" else Recurrent(config)
-            self.dropout = nn.Dropout(config.dropout)
-            self.classify = nn.Linear(self.reader.width, 1)
+        self.embedding = nn.Embedding(vocabulary, config.embedding)
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        self.body: CNN | Recurrent = CNN(config) if config.kind == "cnn" else Recurrent(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classify = nn.Linear(self.body.width, 1)
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        odds = []
-        if self.linear is not None:
-            odds.append(self.linear(ids, lengths))
-        if self.reader is not None:
-            if self.training and self.word_dropout:
-                ids = torch.where(torch.rand(ids.shape, device=ids.device) < self.word_dropout, self.unknown, ids)
-            pooled = self.reader(self.dropout(self.embedding(ids)), lengths)
-            odds.append(self.classify(self.dropout(pooled))[:, 0].float())
-        return torch.stack(odds)
+        if self.training and self.word_dropout:
+            ids = torch.where(torch.rand(ids.shape, device=ids.device) < self.word_dropout, self.unknown, ids)
+        pooled = self.body(self.dropout(self.embedding(ids)), lengths)
+        odds: Tensor = self.classify(self.dropout(pooled))
+        return odds[:, 0].float()
 
 
 class CNN(nn.Module):

@@ -94,7 +94,7 @@ class Sentiment:
     def step(self, batch: Batch) -> Sums:
         ids, lengths, labels = batch
         parts = self.model(ids, lengths)
-        odds = parts.detach().sum(0)
+        odds = self.model.answer(parts.detach())
         learning = parts if self.model.training else odds[None]
         loss = F.binary_cross_entropy_with_logits(learning, labels.float().expand_as(learning), reduction="sum")
         if self.model.training and self.model.linear is not None:
@@ -120,7 +120,7 @@ class Sentiment:
         found = np.zeros(len(rows))
         for ids in even_batches(np.argsort([len(row) for row in rows], kind="stable"), 100) if rows else []:
             tokens, lengths = pad([rows[id] for id in ids], self.pad_id)
-            found[ids] = self.model(tokens.to(where), lengths.to(where)).sum(0).double().cpu().numpy()
+            found[ids] = self.model.answer(self.model(tokens.to(where), lengths.to(where))).double().cpu().numpy()
         return found
 
     def show(self, run: Run, epoch: int, step: int) -> None:
