@@ -17,13 +17,13 @@ import torch
 from etude import config, draw, optim
 from etude.loop import even_batches
 from etude.text.batching import by_length
-from imdb_rnn import task as imdb
 from imdb_rnn.config import Config
+from imdb_rnn.task import Sentiment, make
 
 BATCH, EVERY = 64, 10
 
 
-def seconds(task: imdb.Sentiment, optimizer: torch.optim.Optimizer, batches: list[np.ndarray]) -> float:
+def seconds(task: Sentiment, optimizer: torch.optim.Optimizer, batches: list[np.ndarray]) -> float:
     """Of training on a tenth of these batches, an epoch's plan."""
     task.model.train()
     began = time.perf_counter()
@@ -45,15 +45,15 @@ def main() -> None:
     for kind in ("lstm", "cnn"):
         parsed = config.parse(Config, ["--data", asked.data, "--model.kind", kind])
         torch.manual_seed(0)
-        task = imdb.make(parsed, torch.device("cpu"))
-        assert isinstance(task, imdb.Sentiment)
+        task = make(parsed, torch.device("cpu"))
+        assert isinstance(task, Sentiment)
         optimizer = optim.optimizer(parsed.fit, task.model)
         lengths = np.array([len(row) for row in task.rows("train")])
         times: list[tuple[float, float]] = []
         padding: tuple[float, float] = (0, 0)
         for epoch in range(asked.rounds + 1):  # the first warms up
             plans = by_length(lengths, BATCH, 0, epoch), even_batches(draw.shuffled(len(lengths), 0, epoch), BATCH)
-            padding = tuple(1 - lengths.sum() / sum(len(b) * lengths[b].max() for b in plan) for plan in plans)  # type: ignore[assignment]
+            padding = tuple(1 - lengths.sum() / sum(len(b) * lengths[b].max() for b in plan) for plan in plans)
             times.append((seconds(task, optimizer, plans[0]), seconds(task, optimizer, plans[1])))
         ratio = statistics.median(random / sorted_ for sorted_, random in times[1:])
         print(

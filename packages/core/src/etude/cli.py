@@ -234,7 +234,9 @@ def predict(package: Package, words: list[str]) -> int:
     device.choose(replace(config.fit, device="auto", precision="auto")).place(task.model)
     task.model.eval()
     with torch.inference_mode():
-        text = "".join(line + "\n" for line in package.task.predict(task, words[1:], **(vars(options) if options else {})))
+        text = "".join(
+            line + "\n" for line in package.task.predict(task, words[1:], **(vars(options) if options else {}))
+        )
     if out is None:
         sys.stdout.write(text)
         return 0

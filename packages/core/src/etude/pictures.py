@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def confusion(counts: Tensor, classes: Sequence[str], what: str) -> Image.Image:
-    """Rows: what it is; columns: what the model reads; int64 [K, K], counting `what`. The colour is the part of the row."""
+    """Counts of `what`, int64 [K, K]: rows are the truth, columns the answers. The colour is the part of the row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

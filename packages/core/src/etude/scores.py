@@ -10,9 +10,7 @@ def f1(confusion: Tensor) -> Tensor:
     return 2 * confusion.diagonal() / (confusion.sum(0) + confusion.sum(1)).clamp(min=1)
 
 
-def per_class(
-    confusion: Tensor, classes: Sequence[str], what: str
-) -> tuple[list[str], dict[str, dict[str, float]]]:
+def per_class(confusion: Tensor, classes: Sequence[str], what: str) -> tuple[list[str], dict[str, dict[str, float]]]:
     """A table of recall, precision and F1 as lines for people, and as numbers by class; [K, K] counts `what`."""
     truths, answers, hits, together = confusion.sum(1), confusion.sum(0), confusion.diagonal(), f1(confusion)
     lines, found = [f"{'class':<14} {what:>7}  recall  precision      F1"], {}

@@ -61,7 +61,7 @@ class Model:
     members: int = 1
     """so many readers of this kind, each from other weights, learn alone and answer with the mean of their log-odds"""
     ngrams: int = 0
-    """beside them a linear model on all n-grams up to this length, from naive Bayes on (Wang & Manning 2012); 0: none"""
+    """beside them a linear model on n-grams up to this length, from naive Bayes on (Wang & Manning 2012); 0: none"""
     share: float = 1.0
     """the weight of the readers' log-odds beside those of the n-grams"""
 

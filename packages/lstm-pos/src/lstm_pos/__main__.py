@@ -1,0 +1,16 @@
+"""The command lstm-pos."""
+
+import sys
+
+from etude import cli
+from lstm_pos.config import Config, Predict
+
+PACKAGE = cli.Package("lstm-pos", Config, next_step="--data nerus --data.documents 10000", options=Predict)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.main(PACKAGE, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Every knob of a run. No torch here: `lstm-pos train --help` answers at once."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from etude.config import Fit
+from etude.errors import UserError
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which sentences; --data X is short for --data.name X."""
+
+    name: str = "sample"
+    """sample: sentences made up here by a grammar; nerus: downloaded when first used; or the path of a CoNLL-U file"""
+    documents: int = 0
+    """use only the first so many documents; 0: all"""
+    held_out: float = 0.1
+    """the part of the documents that is held out for validation, and as many for the test"""
+
+    def __post_init__(self) -> None:
+        if self.documents < 0:
+            raise UserError(f"data.documents is a number of documents, or 0 for all, not {self.documents}")
+        if not 0 < self.held_out < 0.5:
+            raise UserError(f"data.held-out is a part, above 0 and below 0.5, not {self.held_out}")
+
+
+@dataclass(frozen=True)
+class Text:
+    """How a word becomes one or several pieces, each with an embedding."""
+
+    tokenizer: Literal["words", "bpe", "wordpiece", "unigram", "pretrained"] = "words"
+    """whole words, or pieces of them, learnt from the training part; pretrained: see below"""
+    vocabulary: int = 30_000
+    """its size at most"""
+    pretrained: str = "sentence-transformers/LaBSE"
+    """the pieces of this tokenizer of the Hugging Face hub, or in this folder, with tokenizer pretrained"""
+    label: Literal["first", "last", "all"] = "first"
+    """which pieces of a word learn its tag; with all, its tag is what they together find most probable"""
+    max_length: int = 200
+    """pieces; a longer sentence is cut into several, none of its words is left out"""
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "max_length"):
+            if getattr(self, name) < 1:
+                raise UserError(f"text.{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Embeddings, an LSTM, and a linear layer on its output at every word."""
+
+    embedding: int = 64
+    """numbers per piece"""
+    features: Literal["none", "endings", "characters", "both"] = "none"
+    """what is known of a word beside its pieces and its shape: beginning and ending, or an LSTM over its characters"""
+    hidden: int = 128
+    """units of the LSTM per direction"""
+    layers: int = 1
+    """LSTM layers on one another"""
+    members: int = 1
+    """so many taggers, each from other weights, learn alone and answer with the mean of their log-probabilities"""
+    bidirectional: bool = True
+    """read also from the end to the beginning"""
+    dropout: float = 0.5
+    """the part of the LSTM's input and output, and between its layers, that is zeroed in training"""
+    batch_norm: bool = False
+    """normalise the LSTM's output over all words of a batch; padding does not count"""
+    word_dropout: float = 0.25
+    """a: in training a word that stands there n times passes for an unknown one with probability a / (a + n)"""
+    morphology: float = 0.0
+    """the weight of a second exercise beside the tags, the words' case, number, tense, ... (column FEATS); 0: none"""
+
+    def __post_init__(self) -> None:
+        for name in ("embedding", "hidden", "layers", "members"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"model.dropout is a probability, from 0 to below 1, not {self.dropout}")
+        for name in ("word_dropout", "morphology"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"model.{name.replace('_', '-')} must be at least 0, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run of lstm-pos."""
+
+    data: Data = field(default_factory=Data)
+    text: Text = field(default_factory=Text)
+    model: Model = field(default_factory=Model)
+    fit: Fit = field(default_factory=lambda: Fit(epochs=15, batch_size=32, clip=1.0, precision="fp32"))
+
+    def __post_init__(self) -> None:
+        if self.model.batch_norm and self.fit.batch_size < 3:
+            raise UserError(f"model.batch-norm needs fit.batch-size 3 or more, not {self.fit.batch_size}")
+
+
+@dataclass(frozen=True)
+class Predict:
+    """What `predict` can be told."""
+
+    format: Literal["text", "conllu"] = "text"
+    """a word, a tab and its tag on each line; or CoNLL-U"""

@@ -1,0 +1,440 @@
+"""lstm-pos as a Task: which part of speech is each word of a sentence?"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from etude import draw
+from etude.device import Device
+from etude.errors import UserError
+from etude.loop import Split, Sums, Task, Totals, even_batches
+from etude.pictures import confusion
+from etude.run import Run
+from etude.scores import f1, per_class
+from etude.text.batching import by_length
+from lstm_pos import conllu, data
+from lstm_pos.config import Config
+from lstm_pos.data import Corpus, Dataset
+from lstm_pos.forms import Encoder, Forms, Morphology, Words, fingerprints, packed, ranges
+from lstm_pos.model import Batch, Sizes, Tagger
+
+SHOWN = 10  # sentences shown before, during and after training
+BLOCK = 100_000  # sentences that are looked at together, where all would need too much memory
+NONE = np.zeros(0, np.int64)  # the sentences of a part that is not needed
+DROPPED = 1  # the stream that word dropout is drawn from
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a run knows beside its weights."""
+
+    encoder: Encoder
+    tags: list[str]
+    morphology: Morphology
+    seen: np.ndarray  # int64, sorted: the fingerprints of the forms that training has
+    source: dict[str, Any]  # the data it was trained on: the same again have the same test part
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "encoder": self.encoder.state(),
+            "tags": self.tags,
+            "morphology": self.morphology.values,
+            "seen": torch.from_numpy(self.seen),
+            "source": self.source,
+        }
+
+    @classmethod
+    def restore(cls, config: Config, state: dict[str, Any]) -> "Learnt":
+        return cls(
+            Encoder.restore(config.text, state["encoder"]),
+            state["tags"],
+            Morphology(state["morphology"]),
+            state["seen"].numpy(),
+            state["source"],
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """N sentences, or pieces of long ones, as ranges of a corpus's tokens."""
+
+    starts: np.ndarray  # int64 [N]
+    ends: np.ndarray  # int64 [N]
+    lengths: np.ndarray  # int64 [N], in pieces
+
+
+class Tagging:
+    """The Task; data are missing when it was restored to predict, and but for the test part when to be scored."""
+
+    metric = "accuracy"
+    better: Literal["higher"] = "higher"
+
+    def __init__(self, config: Config, learnt: Learnt, dataset: Dataset | None = None) -> None:
+        self.config, self.learnt, self.tags = config, learnt, list(learnt.tags)
+        encoder = learnt.encoder
+        self.model = Tagger(
+            config.model,
+            Sizes(
+                pieces=encoder.cutter.vocab_size,
+                affixes=[len(known) for known in encoder.affixes],
+                characters=len(encoder.characters),
+                tags=len(self.tags),
+                values=sum(learnt.morphology.sizes),
+            ),
+        )
+        parameters = sum(p.numel() for p in self.model.parameters())
+        self.summary = f"{parameters:,} parameters, {encoder.cutter.vocab_size:,} {encoder.cutter.kind}"
+        if dataset is None:
+            return
+        self.data, self.corpus = dataset.description, dataset.corpus
+        corpus = self.corpus
+        self.tags += [tag for tag in corpus.tags if tag not in learnt.tags]  # never answered
+        self.tag_ids = np.array([self.tags.index(tag) for tag in corpus.tags], dtype=np.int64)
+        self.morphology = learnt.morphology.encode(corpus.feats)
+        self.forms = encoder.encode(corpus.words)
+        self.unseen = ~np.isin(fingerprints(corpus.words), learnt.seen)
+        longest = config.text.max_length
+        parts = {"train": dataset.train, "valid": dataset.valid, "test": dataset.test}
+        self.parts = {name: cut(corpus, numbers, self.forms.counts, longest) for name, numbers in parts.items()}
+        self.shown = np.sort(draw.shuffled(len(self.parts["valid"].starts), config.fit.seed)[:SHOWN])
+        self.dropped: np.ndarray | None = None
+        if isinstance(encoder.cutter, Words) and config.model.word_dropout:
+            self.dropped = self.rarity(dataset.train, encoder.cutter)
+
+    def rarity(self, sentences: np.ndarray, words: Words) -> np.ndarray:
+        """With which probability each form passes for an unknown word in training, float [V]."""
+        counts = np.zeros(words.vocab_size)
+        np.add.at(counts, self.forms.pieces, occurrences(self.corpus, sentences))
+        often = counts[self.forms.pieces]
+        return self.config.model.word_dropout / (self.config.model.word_dropout + np.maximum(often, 1))
+
+    def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
+        lengths = self.parts[split].lengths
+        if split != "train":
+            return even_batches(np.argsort(lengths, kind="stable"), batch_size)
+        return by_length(lengths, batch_size, self.config.fit.seed, epoch)
+
+    def load(self, split: Split, ids: np.ndarray, epoch: int) -> Batch:
+        part, corpus = self.parts[split], self.corpus
+        counts = part.ends[ids] - part.starts[ids]
+        tokens = ranges(part.starts[ids], counts)
+        forms = corpus.word_ids[tokens]
+        dropped = None
+        if split == "train" and self.dropped is not None:
+            chance = draw.uniform(tokens, 1, self.config.fit.seed, epoch, DROPPED)[:, 0].numpy()
+            dropped = chance < self.dropped[forms]
+        tags, feats = self.tag_ids[corpus.tag_ids[tokens]], self.morphology[torch.from_numpy(corpus.feat_ids[tokens])]
+        unseen = torch.from_numpy(self.unseen[forms])
+        return batch(self.forms, forms, counts, self.config.text.label, dropped)._replace(
+            tags=torch.from_numpy(tags), unseen=unseen, morphology=feats
+        )
+
+    def step(self, batch: Batch) -> Sums:
+        logits, values = self.model(batch)
+        logits, known = logits.float(), len(self.learnt.tags)
+        together = mean(logits.detach())
+        tags = batch.tags if batch.words is None else batch.tags[batch.words]
+        truth = tags.masked_fill(tags >= known, -1)
+        if self.model.training:  # each member learns alone
+            loss = F.cross_entropy(logits.flatten(0, 1), truth.repeat(len(logits)), reduction="sum", ignore_index=-1)
+            if values is not None:
+                truths = batch.morphology if batch.words is None else batch.morphology[batch.words]
+                parts = values.float().flatten(0, 1).split(self.learnt.morphology.sizes, 1)
+                for part, of in zip(parts, truths.repeat(len(logits), 1).unbind(1), strict=True):
+                    loss = loss + self.config.model.morphology * F.cross_entropy(part, of, reduction="sum")
+            loss = loss / len(logits)
+        else:
+            loss = F.cross_entropy(together, truth, reduction="sum", ignore_index=-1)
+        answers = of_words(together, batch.words, len(batch.tags)).argmax(1)
+        hits = answers == batch.tags
+        sums: Sums = {"loss": (loss, len(tags)), "accuracy": (hits.sum(), len(hits))}
+        if not self.model.training:
+            sums["unseen"] = (torch.stack([(hits & batch.unseen).sum(), batch.unseen.sum()]), len(hits))
+            k = len(self.tags)
+            sums["confusion"] = (torch.bincount(batch.tags * k + answers, minlength=k * k).view(k, k), len(hits))
+        return sums
+
+    def scores(self, totals: Totals) -> dict[str, float]:
+        scores = totals.means()
+        if "confusion" in totals.sums:
+            counts = totals.sums["confusion"]
+            used = counts.sum(0) + counts.sum(1) > 0
+            scores["macro_f1"] = float(f1(counts)[used].mean())
+            hits, unseen = totals.sums["unseen"].tolist()
+            if unseen:
+                scores["unseen_accuracy"] = hits / unseen
+        return scores
+
+    def assets(self) -> dict[str, Any]:
+        return self.learnt.state()
+
+    @torch.inference_mode()
+    def tagged(self, sentences: Sequence[Sequence[str]], batch_size: int = 64) -> list[list[str]]:
+        """The tags of every word of every sentence."""
+        self.model.eval()
+        where = next(self.model.parameters()).device
+        names: dict[str, int] = {}
+        rows = [np.array([names.setdefault(word, len(names)) for word in words], np.int64) for words in sentences]
+        forms = self.learnt.encoder.encode(list(names))
+        flat, bounds = packed([list(row) for row in rows])
+        part = cut_up(flat, bounds[:-1], bounds[1:], forms.counts, self.config.text.max_length)
+        found = np.zeros(len(flat), np.int64)
+        order = np.argsort(part.lengths, kind="stable")
+        for ids in even_batches(order, batch_size) if len(order) else []:
+            counts = part.ends[ids] - part.starts[ids]
+            tokens = ranges(part.starts[ids], counts)
+            one = batch(forms, flat[tokens], counts, self.config.text.label)
+            one = Device(where, "fp32").move(one)
+            found[tokens] = of_words(mean(self.model(one)[0].float()), one.words, len(tokens)).argmax(1).cpu().numpy()
+        return [[self.tags[k] for k in found[a:b]] for a, b in pairwise(bounds)]
+
+    def show(self, run: Run, epoch: int, step: int) -> None:
+        """The same validation sentences each time; at the end also the confusion matrix and the worst sentences."""
+        name = "end" if epoch < 0 else f"epoch-{epoch:03d}"
+        part = self.parts["valid"]
+        pairs = [self.read(part.starts[id], part.ends[id]) for id in self.shown]
+        run.text("sentences", table(pairs, self.tagged([words for words, _ in pairs])), step, f"sentences-{name}")
+        if epoch >= 0:
+            return
+        some = draw.shuffled(len(part.starts), self.config.fit.seed)[:2000]
+        pairs = [self.read(part.starts[id], part.ends[id]) for id in some]
+        found = self.tagged([words for words, _ in pairs])
+        wrong = [
+            sum(a != b for a, b in zip(tags, truth, strict=True)) for tags, (_, truth) in zip(found, pairs, strict=True)
+        ]
+        worst = sorted(range(len(pairs)), key=lambda n: -wrong[n])[:SHOWN]
+        run.text("most wrong", table([pairs[n] for n in worst], [found[n] for n in worst]), step, "most-wrong")
+        counts = torch.zeros(len(self.tags), len(self.tags), dtype=torch.int64)
+        for tags, (_, truth) in zip(found, pairs, strict=True):
+            for a, b in zip(truth, tags, strict=True):
+                counts[self.tags.index(a), self.tags.index(b)] += 1
+        run.picture("confusion", confusion(counts, self.tags, "words"), step)
+        run.text("model", f"{self.summary}\n\n```\n{self.model}\n```", step)
+
+    def read(self, start: int, end: int) -> tuple[list[str], list[str]]:
+        """The words and their true tags from one token of the corpus to another."""
+        words = [self.corpus.words[n] for n in self.corpus.word_ids[start:end]]
+        return words, [self.corpus.tags[n] for n in self.corpus.tag_ids[start:end]]
+
+
+def mean(logits: Tensor) -> Tensor:
+    """The mean of the members' log-probabilities: [N, P, K] -> [P, K], log-odds again."""
+    return logits[0] if len(logits) == 1 else logits.log_softmax(2).mean(0)
+
+
+def of_words(logits: Tensor, words: Tensor | None, count: int) -> Tensor:
+    """From carriers to words: [P, K] -> [W, K]; those of one word add up their log-probabilities."""
+    if words is None:
+        return logits
+    return logits.new_zeros(count, logits.shape[1]).index_add(0, words, logits.log_softmax(1))
+
+
+def batch(forms: Forms, words: np.ndarray, lengths: np.ndarray, label: str, dropped: np.ndarray | None = None) -> Batch:
+    """Sentences of `lengths` words each, int64 [B], whose forms lie one after another in `words`, int [W].
+
+    Where `dropped`, bool [W], a word passes for an unknown one (it has one piece then). Truths are left empty.
+    """
+    counts = forms.counts[words]
+    pieces = forms.pieces[ranges(forms.piece_starts[words], counts)]
+    if dropped is not None:
+        pieces = np.where(dropped, forms.classes[words], pieces)
+    ends = np.cumsum(counts)
+    rows = np.diff(np.concatenate([[0], ends[np.cumsum(lengths) - 1]]))
+    real = np.arange(rows.max()) < rows[:, None]
+    used, numbers = np.unique(words, return_inverse=True)
+    padded, of_form = np.zeros((2, *real.shape), np.int64)
+    padded[real], of_form[real] = pieces, np.repeat(numbers, counts)
+    places, owners = np.flatnonzero(real), None
+    if label == "all" and len(places) > len(words):
+        owners = np.repeat(np.arange(len(words)), counts)
+    elif label != "all":
+        places = places[ends - counts if label == "first" else ends - 1]
+    starts = forms.character_starts
+    lettered = starts[used + 1] - starts[used]
+    letters = np.zeros((len(used), lettered.max()), np.int64)
+    letters[np.arange(letters.shape[1]) < lettered[:, None]] = forms.characters[ranges(starts[used], lettered)]
+    nothing = torch.empty(0)
+    tensor = torch.from_numpy
+    return Batch(
+        pieces=tensor(padded),
+        lengths=tensor(rows),
+        forms=tensor(of_form),
+        shapes=tensor(forms.shapes[used]),
+        affixes=tensor(forms.affixes[used]),
+        characters=tensor(letters),
+        character_lengths=tensor(lettered),
+        carriers=tensor(places),
+        words=None if owners is None else tensor(owners),
+        tags=tensor(np.zeros(len(words), np.int64)),
+        unseen=nothing,
+        morphology=nothing,
+    )
+
+
+def cut(corpus: Corpus, sentences: np.ndarray, counts: np.ndarray, longest: int) -> Part:
+    """The sentences of these numbers, cut where they have more than `longest` pieces; forms have `counts` of them."""
+    found = [
+        cut_up(corpus.word_ids, corpus.sentences[some], corpus.sentences[some + 1], counts, longest)
+        for some in np.array_split(sentences, max(1, len(sentences) // BLOCK))
+    ]
+    return Part(*(np.concatenate([getattr(part, name) for part in found]) for name in ("starts", "ends", "lengths")))
+
+
+def cut_up(words: np.ndarray, starts: np.ndarray, ends: np.ndarray, counts: np.ndarray, longest: int) -> Part:
+    """Ranges of `words`, in rising order, cut before the word that would make one longer than `longest` pieces."""
+    if not len(starts):
+        return Part(starts, ends, starts)
+    base = int(starts[0])
+    before = np.concatenate([[0], np.cumsum(counts[words[base : int(ends[-1])]])])  # pieces before each word
+    lengths = before[ends - base] - before[starts - base]
+    if lengths.max() <= longest:
+        return Part(starts, ends, lengths)
+    rows = []
+    for start, end in zip((starts - base).tolist(), (ends - base).tolist(), strict=True):
+        while start < end:
+            stop = min(end, int(np.searchsorted(before, before[start] + longest, side="right")) - 1)
+            rows.append((base + start, base + stop, before[stop] - before[start]))
+            start = stop
+    return Part(*np.array(rows, dtype=np.int64).T)
+
+
+def occurrences(corpus: Corpus, sentences: np.ndarray) -> np.ndarray:
+    """How often each form stands in these sentences, int64 [V]."""
+    found = np.zeros(len(corpus.words), np.int64)
+    for some in np.array_split(sentences, max(1, len(sentences) // BLOCK)):
+        starts, ends = corpus.sentences[some], corpus.sentences[some + 1]
+        found += np.bincount(corpus.word_ids[ranges(starts, ends - starts)], minlength=len(found))
+    return found
+
+
+def table(pairs: Iterable[tuple[list[str], list[str]]], found: Iterable[list[str]]) -> str:
+    """Markdown: a sentence a line, each word with its tag below it; what is wrong is bold, with the truth."""
+    lines = ["| errors | sentence |", "|---|---|"]
+    for (words, truths), tags in zip(pairs, found, strict=True):
+        shown = []
+        for word, truth, tag in zip(words, truths, tags, strict=True):
+            word = "".join(f"\\{c}" if c in r"\`*_{}[]()#+-.!|<>~" else c for c in word)
+            shown.append(f"{word}/{tag}" if tag == truth else f"**{word}/{tag}≠{truth}**")
+        wrong = sum(a != b for a, b in zip(tags, truths, strict=True))
+        lines.append(f"| {wrong} of {len(words)} | {' '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def source(config: Config) -> dict[str, Any]:
+    """What says whether data are those of training; a path is made whole, as `evaluate` may start elsewhere."""
+    name = config.data.name
+    if Path(name).exists():
+        name = str(Path(name).resolve())
+    return {"name": name, "documents": config.data.documents, "held_out": config.data.held_out, "seed": config.fit.seed}
+
+
+def load(config: Config) -> Dataset:
+    return data.load(config.data.name, config.fit.seed, config.data.documents, config.data.held_out)
+
+
+def make(config: Config, where: torch.device) -> Task:
+    dataset = load(config)
+    corpus = dataset.corpus
+    often = occurrences(corpus, dataset.train)
+    seen = np.flatnonzero(often)
+    counts = Counter({corpus.words[n]: int(often[n]) for n in seen})
+    texts = partial(joined, corpus, dataset.train)
+    here = dataset.train[: 50 * BLOCK]  # tags and morphology that five million sentences do not show do not matter
+    tokens = ranges(corpus.sentences[here], corpus.sentences[here + 1] - corpus.sentences[here])
+    tags = sorted(corpus.tags[k] for k in np.unique(corpus.tag_ids[tokens]))
+    feats = [corpus.feats[k] for k in np.unique(corpus.feat_ids[tokens])] if config.model.morphology else []
+    encoder = Encoder.train(config.text, counts, texts)
+    learnt = Learnt(encoder, tags, Morphology.train(feats), np.sort(fingerprints(counts)), source(config))
+    return Tagging(config, learnt, dataset)
+
+
+def joined(corpus: Corpus, sentences: np.ndarray) -> Iterator[str]:
+    for n in sentences:
+        yield " ".join(corpus.sentence(int(n))[0])
+
+
+def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Tagging:
+    """Data that the run was not trained on are scored whole."""
+    learnt = Learnt.restore(config, assets)
+    if where is None:
+        return Tagging(config, learnt)
+    if source(config) == learnt.source:
+        dataset = load(config)
+        return Tagging(config, learnt, replace(dataset, train=NONE, valid=NONE))
+    corpus = data.read(config.data.name, config.data.documents)
+    every = np.arange(len(corpus.sentences) - 1)
+    description = f"{config.data.name}, all {len(every):,} sentences ({len(corpus.word_ids):,} words)"
+    return Tagging(config, learnt, Dataset(config.data.name, corpus, NONE, NONE, every, description))
+
+
+def describe(task: Tagging, totals: Totals) -> tuple[str, dict[str, Any]]:
+    scores, counts = task.scores(totals), totals.sums["confusion"].long().cpu()
+    used = [k for k in range(len(task.tags)) if counts[k].sum() + counts[:, k].sum() > 0]
+    counts, tags = counts[used][:, used], [task.tags[k] for k in used]
+    lines, classes = per_class(counts, tags, "words")
+    lines += ["", f"{'is / read as':<14}" + "".join(f"{tag:>7}" for tag in tags)]
+    lines += [
+        f"{tag:<14}" + "".join(f"{n or '.':>7}" for n in row) for tag, row in zip(tags, counts.tolist(), strict=True)
+    ]
+    unseen = f"{scores['unseen_accuracy']:.2%}" if "unseen_accuracy" in scores else "none"
+    lines.append(
+        f"\naccuracy {scores['accuracy']:.2%}  macro-F1 {scores['macro_f1']:.2%}  "
+        f"words unseen in training {unseen}  loss {scores['loss']:.4f}"
+    )
+    object = {**scores, "words": int(counts.sum()), "tags": tags, "per_class": classes, "confusion": counts.tolist()}
+    return "\n".join(lines), object
+
+
+def predict(task: Tagging, inputs: list[str], format: str = "text") -> list[str]:
+    """Words and tags of texts, text files, CoNLL-U files (their words, as they are cut) and, for "-", of stdin."""
+    sentences = [sentence for given in inputs for sentence in sentences_of(given)]
+    found = task.tagged([words for _, words in sentences])
+    if format == "conllu":
+        pairs = [(words, tags) for (_, words), tags in zip(sentences, found, strict=True)]
+        return list(conllu.write(pairs, [text for text, _ in sentences]))
+    lines = []
+    for (_, words), tags in zip(sentences, found, strict=True):
+        lines += [f"{word}\t{tag}" for word, tag in zip(words, tags, strict=True)] + [""]
+    return lines[:-1]
+
+
+def sentences_of(given: str) -> list[tuple[str, list[str]]]:
+    """The sentences of an input of `predict` and their words, cut as those of NERUS were. Raises UserError."""
+    from razdel import sentenize, tokenize
+
+    name, text = repr(given), given
+    if given.endswith((".conllu", ".conllu.gz")):
+        corpus = data.read(given)
+        cut = [corpus.sentence(n)[0] for n in range(len(corpus.sentences) - 1)]
+        return [(" ".join(words), words) for words in cut]
+    if given == "-":
+        name, text = "standard input", decoded(sys.stdin.buffer.read(), "standard input")
+    elif Path(given).is_file():
+        name, text = given, decoded(Path(given).read_bytes(), given)
+    found = []
+    for line in text.splitlines():
+        for sentence in sentenize(line):
+            if words := [token.text for token in tokenize(sentence.text)]:
+                found.append((sentence.text, words))
+    if not found:
+        raise UserError(f"there is no word in {name}; give a text, a file, or - for standard input")
+    return found
+
+
+def decoded(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        wrong = f"byte 0x{content[error.start]:02x} is not UTF-8; save it as UTF-8"
+        raise UserError(f"{name}, line {line}: {wrong}") from None

@@ -1,0 +1,381 @@
+import io
+import json
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from etude import config, study
+from etude.testing import check_task
+from lstm_pos import data, task
+from lstm_pos.__main__ import PACKAGE, main
+from lstm_pos.config import Config, Text
+from lstm_pos.forms import AFFIXES, Encoder, Morphology, fingerprints, shape
+
+SMALL = ["--model.embedding", "16", "--model.hidden", "16", "--data.documents", "120", "--fit.lr", "1e-2"]
+CPU = torch.device("cpu")
+KINDS = [
+    ["--model.features", "endings"],
+    ["--model.features", "characters", "--model.no-bidirectional"],
+    ["--model.features", "both", "--model.layers", "2", "--model.morphology", "0.5"],
+    ["--text.tokenizer", "bpe", "--text.vocabulary", "600", "--text.label", "last"],
+    ["--text.tokenizer", "wordpiece", "--text.vocabulary", "600", "--text.label", "all", "--model.morphology", "1"],
+    ["--text.tokenizer", "unigram", "--text.vocabulary", "600", "--model.batch-norm"],
+    ["--model.members", "3", "--model.features", "endings", "--model.morphology", "1"],
+]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def made(*flags):
+    torch.manual_seed(0)
+    return task.make(config.parse(Config, [*SMALL, *flags]), CPU)
+
+
+def alive(model):
+    """An untrained model that does not answer the same for all words."""
+    for member in model.members:
+        member.embedding.weight.data.mul_(30)
+        member.classify.weight.data.mul_(30)
+        member.classify.bias.data.zero_()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--model.features", "both", "--model.morphology", "0.3", "--model.batch-norm", "--model.dropout", "0.2"],
+        ["--text.tokenizer", "bpe", "--text.vocabulary", "500", "--text.label", "all", "--text.max-length", "12"],
+    ],
+)
+def test_the_battery(flags, tmp_path):
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    check_task(PACKAGE, [*SMALL, *flags, "--fit.batch-size", "128"], ["Мама мыла раму.", "Мы стали ждать!"], runs)
+
+
+@pytest.mark.parametrize("flags", KINDS)
+def test_every_weight_takes_part(flags):
+    one = made(*flags)
+    ids = one.plan("train", 1, 32)[0]
+    one.model.train()
+    one.step(one.load("train", ids, 1))["loss"][0].backward()
+    for name, parameter in one.model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("flags", KINDS)
+def test_tags_depend_neither_on_padding_nor_on_the_company_nor_on_the_way(flags):
+    """In batches of sentences, one by one, and from the arrays of the corpus."""
+    one = made(*flags)
+    alive(one.model)
+    part = one.parts["valid"]
+    pairs = [one.read(a, b) for a, b in zip(part.starts[:30], part.ends[:30], strict=True)]
+    words = [w for w, _ in pairs]
+    together = one.tagged(words)
+    assert len({tag for tags in together for tag in tags}) > 2
+    assert [one.tagged([sentence])[0] for sentence in words] == together
+    sums = one.step(one.load("valid", np.arange(30), 0))
+    hits = sum(
+        a == b for tags, (_, truth) in zip(together, pairs, strict=True) for a, b in zip(tags, truth, strict=True)
+    )
+    assert int(sums["accuracy"][0]) == hits
+    assert int(sums["accuracy"][1]) == sum(map(len, words))
+
+
+@pytest.mark.parametrize("label", ["first", "last", "all"])
+def test_a_tag_is_carried_to_the_pieces_that_the_knob_names(label):
+    one = made("--text.tokenizer", "bpe", "--text.vocabulary", "400", "--text.label", label)
+    loaded = one.load("valid", np.arange(7), 0)
+    tokens = [(n, t) for n in range(7) for t in range(one.parts["valid"].starts[n], one.parts["valid"].ends[n])]
+    flat = loaded.pieces.flatten()[loaded.carriers].tolist()
+    tokenizer, expected, owners = one.learnt.encoder.cutter.tokenizer, [], []
+    for number, (_, token) in enumerate(tokens):
+        word = one.corpus.words[one.corpus.word_ids[token]]
+        pieces = tokenizer(["x", word], is_split_into_words=True)
+        pieces = [id for id, w in zip(pieces["input_ids"], pieces.word_ids(), strict=True) if w == 1]
+        chosen = {"first": pieces[:1], "last": pieces[-1:], "all": pieces}[label]
+        expected += chosen
+        owners += [number] * len(chosen)
+    assert flat == expected
+    assert len(expected) > len(tokens) or label != "all"
+    assert owners == (list(range(len(tokens))) if loaded.words is None else loaded.words.tolist())
+    truth = [one.corpus.tags[one.corpus.tag_ids[token]] for _, token in tokens]
+    assert [one.tags[k] for k in loaded.tags.tolist()] == truth
+
+
+def test_with_all_pieces_a_word_gets_what_they_find_together():
+    logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.5, 0.0], [0.0, 1.5, 0.0], [0.0, 0.0, 1.0]])
+    found = task.of_words(logits, torch.tensor([0, 0, 0, 1]), 2)
+    assert found.argmax(1).tolist() == [1, 2]
+    torch.testing.assert_close(found[0], logits[:3].log_softmax(1).sum(0))
+
+
+@pytest.mark.parametrize("longest", [1, 3, 7])
+def test_long_sentences_are_cut_and_no_word_is_lost(longest):
+    one = made("--text.tokenizer", "bpe", "--text.vocabulary", "400", "--text.max-length", str(longest))
+    whole = made("--text.tokenizer", "bpe", "--text.vocabulary", "400")
+    for split in ("train", "valid", "test"):
+        part, uncut = one.parts[split], whole.parts[split]
+        tokens = [t for a, b in zip(part.starts, part.ends, strict=True) for t in range(a, b)]
+        assert tokens == [t for a, b in zip(uncut.starts, uncut.ends, strict=True) for t in range(a, b)]
+        assert part.lengths.max() <= longest
+        assert len(part.starts) > len(uncut.starts)
+        pieces = one.forms.counts
+        for a, b, n in zip(part.starts, part.ends, part.lengths, strict=True):
+            assert n == pieces[one.corpus.word_ids[a:b]].sum()
+    sentence = ["Очень", "длинная", "строка"] * 50
+    assert len(one.tagged([sentence])[0]) == 150
+    assert one.tagged([]) == []
+
+
+def test_words_are_dropped_as_often_as_they_are_rare_and_anew_each_epoch():
+    one = made("--model.word-dropout", "1", "--text.vocabulary", "5000")
+    ids = np.arange(len(one.parts["train"].starts))
+    classes = one.learnt.encoder.cutter.classes
+    often = {1: [], 5: []}
+    counts = task.occurrences(one.corpus, np.sort(np.concatenate([ids])))
+    assert counts.sum() > 0
+    seen = [one.load("train", ids, epoch).pieces for epoch in (1, 2, 1)]
+    assert torch.equal(seen[0], seen[2]) and not torch.equal(seen[0], seen[1])
+    plain = one.load("valid", np.arange(20), 0)
+    assert torch.equal(plain.pieces, one.load("valid", np.arange(20), 5).pieces)
+    lower = {}
+    for form, n in zip(one.corpus.words, task.occurrences(one.corpus, task.load(one.config).train), strict=True):
+        lower[form.lower()] = lower.get(form.lower(), 0) + n
+    part = one.parts["train"]
+    tokens = np.concatenate([np.arange(a, b) for a, b in zip(part.starts, part.ends, strict=True)])
+    for epoch in range(1, 6):
+        loaded = one.load("train", ids, epoch)
+        pieces = loaded.pieces.flatten()[loaded.carriers].tolist()
+        for piece, token in zip(pieces, tokens, strict=True):
+            n = lower[one.corpus.words[one.corpus.word_ids[token]].lower()]
+            if n in often:
+                often[n].append(piece < 2 + len(classes))
+    for n, dropped in often.items():
+        assert len(dropped) > 300
+        assert np.mean(dropped) == pytest.approx(1 / (1 + n), abs=4 * (0.25 / len(dropped)) ** 0.5)
+
+
+def test_unknown_words_are_told_by_shape_and_ending():
+    from collections import Counter
+
+    counts = Counter(
+        {"дом": 9, **{f"{stem}ами": 1 for stem in ("лес", "стол", "рук", "ног")}, "Анна": 1, "Инна": 1, "Жанна": 1}
+    )
+    encoder = Encoder.train(Text(vocabulary=40), counts, list)
+    words = encoder.cutter
+    [[a], [b], [c], [known]] = words.pieces(["глазами", "ушами", "Сусанна", "ДОМ"])
+    assert a == b != c
+    assert words.classes[a - 2] == "lower ами" and words.classes[c - 2] == "Title нна"
+    assert words.words[known - 2 - len(words.classes)] == "дом"
+    assert words.pieces(["12"]) == [[1]]  # nothing like it was seen
+    forms = encoder.encode(["глазами", "дом", "дома"])
+    n = AFFIXES.index(next(affix for affix in AFFIXES if affix("глазами") == "ами"))
+    assert encoder.affixes[n][forms.affixes[0, n] - 1] == "ами"
+    restored = Encoder.restore(Text(vocabulary=40), encoder.state())
+    for name, value in vars(restored.encode(["глазами", "дом", "Эхо"])).items():
+        assert np.array_equal(value, getattr(encoder.encode(["глазами", "дом", "Эхо"]), name))
+
+
+def test_shapes():
+    names = ["lower", "Title", "UPPER", "MiXed", "123", "a1", "latin", "...", "-", "☺"]
+    words = ["мама", "Мама", "США", "МиГ", "1990", "5-й", "Windows", ",", "—", "😊"]
+    assert [shape(word) for word in words] == [names.index(name) for name in names]
+    assert len({tuple(fingerprints([a])) for a in words}) == len(words)
+
+
+def test_morphology_is_one_value_for_each_attribute():
+    known = Morphology.train(["Case=Nom|Number=Sing", "Case=Gen", "_"])
+    assert known.encode(["_", "Case=Gen|Number=Sing", "Case=Voc|Tense=Past"]).tolist() == [[0, 0], [2, 1], [0, 0]]
+    assert known.sizes == [3, 2]
+    assert Morphology.train([]).encode(["_", "_"]).shape == (2, 0)
+
+
+def test_scores_are_those_counted_by_hand(tmp_path):
+    one = made("--model.features", "endings")
+    alive(one.model)
+    from etude.device import Device
+    from etude.loop import evaluate
+
+    totals = evaluate(one, "test", Device(CPU, "fp32"), 16)
+    text, object = task.describe(one, totals)
+    dataset = task.load(one.config)
+    pairs = [one.corpus.sentence(int(n)) for n in dataset.test]
+    seen = {word for n in dataset.train for word in one.corpus.sentence(int(n))[0]}
+    found = one.tagged([words for words, _ in pairs])
+    rows = [
+        (w, a, b)
+        for tags, (words, truth) in zip(found, pairs, strict=True)
+        for w, a, b in zip(words, tags, truth, strict=True)
+    ]
+    assert object["words"] == len(rows)
+    assert object["accuracy"] == pytest.approx(np.mean([a == b for _, a, b in rows]))
+    new = [a == b for w, a, b in rows if w not in seen]
+    assert 0 < len(new) < len(rows)
+    assert object["unseen_accuracy"] == pytest.approx(np.mean(new))
+    scores = []
+    for tag in {a for _, a, _ in rows} | {b for _, _, b in rows}:
+        hits = sum(a == b == tag for _, a, b in rows)
+        scores.append(2 * hits / (sum(a == tag for _, a, _ in rows) + sum(b == tag for _, _, b in rows)))
+    assert object["macro_f1"] == pytest.approx(np.mean(scores))
+    a, b = object["tags"].index("NOUN"), object["tags"].index("VERB")
+    assert object["confusion"][a][b] == sum(x == "VERB" and y == "NOUN" for _, x, y in rows)
+    assert f"accuracy {object['accuracy']:.2%}" in text
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    flags = ["--model.embedding", "32", "--model.hidden", "32", "--model.features", "endings", "--fit.lr", "1e-2"]
+    assert main(["train", "--run", str(folder), *flags, "--fit.epochs", "3", "--data.documents", "250"]) == 0
+    return folder
+
+
+def conllu(path, *sentences):
+    lines = []
+    for sentence in sentences:
+        rows = [pair.split("/") for pair in sentence.split()]
+        lines += [f"{n}\t{w}\t_\t{t}\t_\t_\t0\troot\t_\t_" for n, (w, t) in enumerate(rows, 1)] + [""]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def test_predict_takes_texts_files_and_standard_input(trained, tmp_path, capsys, monkeypatch):
+    text = "Мама мыла раму. Они пришли домой!"
+    assert main(["predict", str(trained), text]) == 0
+    printed = capsys.readouterr().out
+    words = [line.split("\t")[0] for line in printed.splitlines()]
+    assert words == ["Мама", "мыла", "раму", ".", "", "Они", "пришли", "домой", "!"]
+    assert all(line.split("\t")[1].isupper() for line in printed.splitlines() if line)
+    (tmp_path / "text.txt").write_text(text + "\n\n", encoding="utf-8")
+    assert main(["predict", str(trained), "text.txt"]) == 0
+    assert capsys.readouterr().out == printed
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(text.encode())))
+    assert main(["predict", str(trained), "-"]) == 0
+    assert capsys.readouterr().out == printed
+    file = conllu(tmp_path / "cut.conllu", "Мама/X мыла/X раму/X ./X", "Они/X пришли/X домой/X !/X")
+    assert main(["predict", str(trained), file]) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_predict_writes_conllu_that_evaluate_scores_as_right(trained, capsys):
+    text = "Мама (моя) мыла раму… Они пришли домой: «всё»!"
+    assert main(["predict", str(trained), text, "--format", "conllu", "--out", "tagged.conllu"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["evaluate", str(trained), "--data", "tagged.conllu"]) == 0
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (scores["accuracy"], scores["words"]) == (1.0, 15)
+    assert main(["predict", str(trained), text, "--format", "xml"]) == 2
+    assert "format must be one of text, conllu" in capsys.readouterr().err
+
+
+def test_a_file_of_its_own_is_scored_whole_and_the_training_data_by_the_test_part(trained, tmp_path, capsys):
+    file = conllu(tmp_path / "own.conllu", "Мама/NOUN мыла/VERB", "ау/ODD")
+    assert main(["evaluate", str(trained), "--data", file]) == 0
+    out = capsys.readouterr().out
+    scores = json.loads(out.splitlines()[-1])
+    assert scores["words"] == 3
+    assert "ODD" in scores["tags"]
+    assert scores["per_class"]["ODD"]["recall"] == 0
+    assert "all 2 sentences (3 words)" in out
+    assert main(["evaluate", str(trained)]) == 0
+    whole = json.loads(capsys.readouterr().out.splitlines()[-1])["words"]
+    assert main(["evaluate", str(trained), "--data.documents", "100"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["words"] > whole
+
+
+def test_a_run_leaves_sentences_before_during_and_after(trained):
+    found = {file.name for file in (trained / "samples").iterdir()}
+    wanted = {"most-wrong.md", "confusion.png", "sentences-end.md", *(f"sentences-epoch-00{n}.md" for n in range(4))}
+    assert found == wanted
+    tables = [(trained / "samples" / f"sentences-{n}.md").read_text().splitlines() for n in ("epoch-000", "end")]
+    assert [len(t) for t in tables] == [2 + task.SHOWN] * 2
+    errors = [sum(int(line.split()[1]) for line in t[2:]) for t in tables]
+    assert errors[0] > errors[1]
+    for line in tables[0][2:]:
+        assert line.count("≠") == int(line.split()[1])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--text.vocabulary", "0"], "text.vocabulary must be at least 1, not 0"),
+        (["--text.tokenizer", "bpe", "--text.vocabulary", "100"], "too small"),
+        (["--text.tokenizer", "pretrained", "--text.pretrained", "./nowhere"], "nowhere"),
+        (["--data", "nowhere.conllu"], "nowhere.conllu"),
+        (["--data", "neurs"], "choose sample, nerus, or the path"),
+        (["--data.documents", "2"], "2 documents"),
+        (["--data.held-out", "0.5"], "data.held-out is a part"),
+        (["--model.dropout", "1"], "model.dropout is a probability"),
+        (["--model.batch-norm", "--fit.batch-size", "2"], "fit.batch-size 3 or more"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_written(flags, message, capsys, tmp_path):
+    assert main(["train", *flags]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_inputs_that_cannot_be_read_are_named(trained, tmp_path, capsys):
+    (tmp_path / "broken.txt").write_bytes("мама\nмыла ".encode() + b"\xff\n")
+    (tmp_path / "empty.txt").write_text("\n \n")
+    wrong = {"broken.txt": "line 2", "empty.txt": "no word", "": "no word", "x.conllu": "x.conllu"}
+    for given, message in wrong.items():
+        assert main(["predict", str(trained), given, "--out", "out.txt"]) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert message in line
+        assert not (tmp_path / "out.txt").exists()
+
+
+def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
+    for preset in ("best",):
+        config.parse(Config, [preset], package="lstm_pos")
+    names = study.available("lstm_pos")
+    assert names == ["batch-norm", "direction", "dropout", "hidden-size", "layers", "tokenizer", "vocabulary"]
+    for name in names:
+        found = study.load(name, "lstm_pos")
+        assert found.seeds == 3
+        assert found.expect
+        for trial in found.trials():
+            config.parse(Config, config.to_flags({**found.fixed, **trial.setting, **trial.tuned}))
+
+
+def test_pieces_of_a_pretrained_tokenizer_from_a_folder(tmp_path, capsys):
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    one = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    one.normalizer, one.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    texts = [" ".join(made().corpus.sentence(n)[0]) for n in range(300)]
+    one.train_from_iterator(
+        texts, trainers.WordPieceTrainer(vocab_size=500, special_tokens=["[UNK]", "[CLS]", "[SEP]", "[PAD]"])
+    )
+    one.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    saved = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+    PreTrainedTokenizerFast(tokenizer_object=one, **saved).save_pretrained(tmp_path / "pieces")
+    flags = [*SMALL, "--text.tokenizer", "pretrained", "--text.pretrained", str(tmp_path / "pieces")]
+    assert main(["train", *flags, "--fit.epochs", "2", "--run", "r"]) == 0
+    (tmp_path / "pieces").rename(tmp_path / "gone")
+    capsys.readouterr()
+    assert main(["predict", "r", "Мама мыла раму."]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+@pytest.mark.real_data
+def test_real_sentences_are_learnt(tmp_path, capsys):
+    root = os.environ["ETUDE_DATA"]
+    flags = ["--data", "nerus", "--model.features", "endings", "--fit.epochs", "4", "--run", "run"]
+    assert main(["train", *flags]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--data", f"{root}/ud/ru_taiga-ud-dev.conllu"]) == 0
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert scores["words"] == 10_094
+    assert scores["accuracy"] > 0.8
+    assert data.load("nerus", 0).name == "nerus"
