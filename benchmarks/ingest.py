@@ -2,9 +2,9 @@
 
     ETUDE_DATA=... uv run --all-packages --group dev python benchmarks/ingest.py [FILE.conllu.gz]
 
-Both sides read the file, 20 times itself (a gzip file may have many members), in turns, in one process (ours unpacks in a second thread),
-from the compressed bytes: ours to the finished folder in the cache, flushed to disk; `nerus` to its objects, of which
-none is kept. Then the memory of a process that only reads the file once, or 100 times itself.
+Both sides read the file, 20 times itself (a gzip file may have many members), in turns, in one process, from the
+compressed bytes: ours, which unpacks in a second thread, to the finished folder in the cache, flushed to disk; `nerus`
+to its objects, of which none is kept. Then the memory of a process that only reads the file once, or 100 times itself.
 """
 
 import os

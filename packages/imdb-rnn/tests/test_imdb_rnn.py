@@ -38,7 +38,7 @@ def write(file, text):
 
 def test_the_battery(tmp_path):
     reviews = write(tmp_path / "reviews.txt", "A wonderful film.\n\nnot worth your time")
-    flags = [*SMALL, "--model.ngrams", "2", "--model.dropout", "0.2", "--text.crop", "12"]
+    flags = [*SMALL, "--model.ngrams", "2", "--model.dropout", "0.2", "--text.window", "12"]
     runs = tmp_path / "runs"
     runs.mkdir()
     check_task(PACKAGE, flags, [reviews], runs)
@@ -112,7 +112,7 @@ def test_naive_bayes_is_that_of_the_paper():
     linear = NGrams(1)
     positive, negative = torch.zeros(BUCKETS, dtype=torch.int64), torch.zeros(BUCKETS, dtype=torch.int64)
     positive[3], negative[3], positive[4], negative[5] = 7, 1, 5, 1
-    linear.naive_bayes(positive, negative)
+    linear.naive_bayes(positive, negative, positive + negative)
     p, q = 12 + BUCKETS, 2 + BUCKETS
     assert linear.ratio[3].item() == pytest.approx(np.log(8 / p) - np.log(2 / q), rel=1e-5)
     assert linear.ratio[4].item() == pytest.approx(np.log(6 / p) - np.log(1 / q), rel=1e-5)
@@ -136,17 +136,36 @@ def test_of_a_long_review_the_first_and_the_last_half_are_read():
     assert task.encode([""], task_.tokenizer, Text())[0].tolist() == [task_.tokenizer.unk_id]
 
 
-def test_a_crop_is_a_window_drawn_anew_each_epoch():
-    task_ = task.make(config.parse(Config, [*SMALL, "--text.crop", "5"]), CPU)
-    ids = task_.plan("train", 1, 64)[0]
-    first, lengths, _ = task_.load("train", ids, 1)
-    assert first.shape[1] == 5 == lengths.max()
-    for row, id in zip(first.tolist(), ids, strict=True):
-        whole = task_.rows("train")[id].tolist()
-        assert row in [whole[i : i + 5] for i in range(len(whole) - 4)]
-    assert torch.equal(first, task_.load("train", ids, 1)[0])
-    assert not torch.equal(first, task_.load("train", ids, 2)[0])
-    assert task_.load("valid", np.arange(20), 0)[1].max() > 5
+def test_windows_to_train_on_make_up_the_reviews():
+    task_ = task.make(config.parse(Config, [*SMALL, "--text.window", "5"]), CPU)
+    whole = task.make(config.parse(Config, SMALL), CPU)
+    windows, labels = task_.examples("train")
+    assert len(windows) == len(labels) > 2 * len(whole.rows("train"))
+    rest = iter(zip(windows, labels, strict=True))
+    for row, label in zip(*whole.examples("train"), strict=True):
+        found = []
+        while len(found) < len(row):
+            window, its_label = next(rest)
+            assert 3 <= len(window) <= 7 and its_label == label
+            found += window.tolist()
+        assert found == row.tolist()
+    assert next(rest, None) is None
+    ids = np.array([3, 0])
+    ids_, lengths, its_labels = task_.load("train", ids, 1)
+    assert ids_[1, : lengths[1]].tolist() == windows[0].tolist() and its_labels.tolist() == labels[ids].tolist()
+    assert [row.tolist() for row in task_.rows("valid")] == [row.tolist() for row in whole.rows("valid")]
+
+
+def test_the_linear_part_sees_only_what_a_review_says_not_how_often_or_how_long():
+    linear = NGrams(1)
+    linear.ratio.normal_()
+    linear.factor.data.normal_()
+    once, twice = torch.tensor([[1, 2, 3]]), torch.tensor([[1, 2, 3, 3, 2, 1]])
+    torch.testing.assert_close(linear(once, torch.tensor([3])), linear(twice, torch.tensor([6])))
+    values = torch.stack([linear.ratio[linear.buckets(torch.tensor([[k]]), torch.tensor([1]))[0]] for k in (1, 2, 3)])
+    factors = torch.stack([linear.factor[linear.buckets(torch.tensor([[k]]), torch.tensor([1]))[0]] for k in (1, 2, 3)])
+    expected = (values / values.norm() * factors).sum() + linear.bias
+    torch.testing.assert_close(linear(once, torch.tensor([3]))[0], expected)
 
 
 def test_presets_and_studies_that_install_with_the_package_can_be_parsed():

@@ -20,16 +20,16 @@ class Text:
     """its size at most"""
     max_length: int = 1_000
     """tokens; of a longer review the first and the last half of them are read (Sun et al. 2019)"""
-    crop: int = 0
-    """train on a window of so many tokens, drawn anew each epoch; 0 trains on whole reviews"""
+    window: int = 0
+    """train on windows of about so many tokens, each with the label of its review; 0 trains on whole reviews"""
 
     def __post_init__(self) -> None:
         if self.vocabulary < 1:
             raise UserError(f"text.vocabulary must be at least 1, not {self.vocabulary}")
         if self.max_length < 1:
             raise UserError(f"text.max-length must be at least 1, not {self.max_length}")
-        if self.crop < 0:
-            raise UserError(f"text.crop is a number of tokens, or 0 for whole reviews, not {self.crop}")
+        if self.window < 0:
+            raise UserError(f"text.window is a number of tokens, or 0 for whole reviews, not {self.window}")
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,12 @@ class Config:
 
     data: Literal["sample", "imdb", "aclimdb"] = "sample"
     """sample: reviews made up here by a grammar; imdb: a folder of your own; aclimdb: downloaded when first used"""
+    held_out: float = 0.1
+    """the part of the training reviews that is held out for validation; the sample has a part of its own"""
     text: Text = field(default_factory=Text)
     model: Model = field(default_factory=Model)
     fit: Fit = field(default_factory=lambda: Fit(epochs=10, batch_size=32, clip=1.0, precision="fp32"))
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out < 1:
+            raise UserError(f"held-out is a part of the training reviews, above 0 and below 1, not {self.held_out}")

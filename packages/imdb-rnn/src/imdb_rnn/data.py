@@ -18,7 +18,6 @@ from etude.errors import UserError
 from imdb_rnn import sample
 
 SPLIT = -1  # the stream that the validation part is drawn from; epochs, which draw their order likewise, count from 0
-TENTH = 10  # one in so many training reviews becomes a validation review
 PARTS = ("train", "test")
 CLASSES = ("negative", "positive")  # the files of a part, in the order of their labels
 ARCHIVE = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"  # Maas et al. 2011
@@ -44,12 +43,12 @@ class Dataset:
     description: str  # one line: the size of every part, and how many reviews were left out of training
 
 
-def load(name: str, seed: int) -> Dataset:
+def load(name: str, seed: int, held_out: float = 0.1) -> Dataset:
     """`sample`, `imdb` or `aclimdb`; the last is downloaded first if it is not under `etude.download.root()`.
 
     The test part is the official one. Training texts that are in it too, or that repeat another one (see `identity`),
-    are left out; a tenth of each class of the rest, drawn by `seed`, is the validation part. The sample is always the
-    same. Raises UserError for files that are missing or not what they should be.
+    are left out; a share `held_out` of each class of the rest, drawn by `seed`, is the validation part. The sample is
+    always the same. Raises UserError for files that are missing or not what they should be.
     """
     match name:
         case "sample":
@@ -71,7 +70,7 @@ def load(name: str, seed: int) -> Dataset:
                 f"{folder / 'train' / kind} has {len(texts)} reviews that are not in the test part too, "
                 "but training and validation need one each; add some"
             )
-    train, valid = (labelled(part) for part in divided(unseen, seed))
+    train, valid = (labelled(part) for part in divided(unseen, seed, held_out))
     test = labelled(tested)
     out = f"left out of training: {shared} that the test part has too, {repeated} that repeat another"
     return Dataset(name, train, valid, test, f"{name}, {sizes(train, valid, test)} ({out})")
@@ -104,12 +103,12 @@ def without(whole: list[list[str]], tested: list[list[str]]) -> tuple[list[list[
     return unseen, shared, sum(map(len, whole)) - shared - len(seen)
 
 
-def divided(classes: list[list[str]], seed: int) -> tuple[list[list[str]], list[list[str]]]:
+def divided(classes: list[list[str]], seed: int, held_out: float) -> tuple[list[list[str]], list[list[str]]]:
     """The training and the validation part of each class, in the order of the files."""
     train, valid = [], []
     for label, texts in enumerate(classes):
         order = shuffled(len(texts), seed, SPLIT, label)
-        held = max(1, len(texts) // TENTH)
+        held = max(1, int(len(texts) * held_out))
         valid.append([texts[i] for i in np.sort(order[:held])])
         train.append([texts[i] for i in np.sort(order[held:])])
     return train, valid

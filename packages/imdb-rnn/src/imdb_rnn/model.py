@@ -111,7 +111,8 @@ class Recurrent(nn.Module):
 class NGrams(nn.Module):
     """A linear model on the set of n-grams of a review (Wang & Manning 2012, "NB-SVM"): ids, lengths -> log-odds [B].
 
-    Each n-gram counts once, with its naive-Bayes log-count ratio (`ratio`, see `naive_bayes`) times a learned factor.
+    Each n-gram counts once, with its naive-Bayes log-count ratio (`ratio`, see `naive_bayes`); the vector of these is
+    brought to length 1, so that a sentence weighs as much as a review, and each is multiplied by a learned factor.
     N-grams are told apart by a hash of their ids (Weinberger et al. 2009): a few share a bucket.
     """
 
@@ -123,11 +124,13 @@ class NGrams(nn.Module):
         self.register_buffer("ratio", torch.zeros(BUCKETS))  # from the training data: part of what was learnt
         self.factor = nn.Parameter(torch.full((BUCKETS,), 0.3))
         self.bias = nn.Parameter(torch.zeros(()))
-        self.reviews = 1  # it was counted in
+        self.examples = 1  # it was counted in
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         buckets, counted = self.buckets(ids, lengths)
-        return (F.embedding(buckets, (self.factor * self.ratio)[:, None])[..., 0] * counted).sum(1) + self.bias
+        ratios = self.ratio[buckets] * counted
+        length = ratios.square().sum(1).sqrt().clamp(min=1e-6)
+        return (F.embedding(buckets, self.factor[:, None])[..., 0] * ratios).sum(1) / length + self.bias
 
     def buckets(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The bucket of every n-gram, sorted, and whether it counts (it is no padding, and the first of its kind)."""
@@ -143,18 +146,18 @@ class NGrams(nn.Module):
         return buckets.clamp(max=BUCKETS - 1), first & (buckets < BUCKETS)
 
     def penalty(self) -> Tensor:
-        """The sum of squared factors, shared out over the training reviews: the L2 penalty of logistic regression.
+        """Half the sum of squared factors, shared out over the training examples: the L2 penalty of logistic regression.
 
         It is part of the loss and not AdamW's weight decay: seen through Adam it pulls the factor of a rare n-gram as
         fast as its few examples push it, which keeps the thousands of them from being learnt by heart.
         """
-        return self.factor.square().masked_fill(self.ratio == 0, 0).sum() / self.reviews
+        return self.factor.square().masked_fill(self.ratio == 0, 0).sum() / 2 / self.examples
 
-    def naive_bayes(self, positive: Tensor, negative: Tensor, reviews: int = 1) -> None:
-        """Sets `ratio` from the number of positive and negative reviews that each bucket stands in, int64 [BUCKETS].
+    def naive_bayes(self, positive: Tensor, negative: Tensor, reviews: Tensor, examples: int = 1) -> None:
+        """Sets `ratio` from how many positive and negative examples, and reviews, each bucket stands in, int64 [BUCKETS].
 
         ratio = log((1 + p) / |1 + p|) - log((1 + q) / |1 + q|); an n-gram of one review only says nothing: 0.
         """
-        self.reviews = reviews
+        self.examples = examples
         p, q = 1.0 + positive.double(), 1.0 + negative.double()
-        self.ratio.copy_(torch.where(positive + negative < 2, 0.0, (p / p.sum()).log() - (q / q.sum()).log()))
+        self.ratio.copy_(torch.where(reviews < 2, 0.0, (p / p.sum()).log() - (q / q.sum()).log()))

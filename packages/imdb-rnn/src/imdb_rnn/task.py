@@ -47,7 +47,8 @@ class Sentiment:
         self.config, self.dataset, self.tokenizer = config, dataset, tokenizer
         self.pad_id = tokenizer.id_of("<pad>")
         self.model = Classifier(self.config.model, tokenizer.vocab_size, tokenizer.id_of("<unk>"))
-        self.rows = cache(lambda split: encode(self.part(split).texts, tokenizer, self.config.text))
+        self.rows = cache(lambda split: encode(self.part(split).texts, tokenizer, config.text))
+        self.examples = cache(self.windows)
         parameters = sum(p.numel() for p in self.model.parameters())
         self.summary = f"{parameters:,} parameters, {self.config.model.kind}, {tokenizer.vocab_size:,} {tokenizer.kind}"
         if dataset is not None:
@@ -58,38 +59,39 @@ class Sentiment:
         reviews: data.Reviews = getattr(self.dataset, split)
         return reviews
 
+    def windows(self, split: str) -> tuple[list[np.ndarray], np.ndarray]:
+        """The rows of ids that a part consists of, and their labels int64: whole reviews, or windows to train on."""
+        rows, labels = self.rows(split), self.part(split).labels
+        if split != "train" or not self.config.text.window:
+            return rows, labels
+        cut = [np.array_split(row, max(1, round(len(row) / self.config.text.window))) for row in rows]
+        return [window for windows in cut for window in windows], np.repeat(labels, [len(windows) for windows in cut])
+
     def count_ngrams(self) -> None:
-        """Naive Bayes for the linear part of the model, from the training reviews."""
-        if not isinstance(linear := self.model.linear, NGrams):
-            return
-        counts = torch.zeros(2, BUCKETS, dtype=torch.int64)
-        for ids in even_batches(np.arange(len(self.rows("train"))), 500):
-            tokens, lengths, labels = self.batch("train", ids)
-            buckets, counted = linear.buckets(tokens, lengths)
-            for label in (0, 1):
-                counts[label] += torch.bincount(buckets[counted & (labels == label)[:, None]], minlength=BUCKETS)
-        linear.naive_bayes(counts[1], counts[0], len(self.rows("train")))
+        """Naive Bayes for the linear part of the model, from what it is trained on."""
+        if isinstance(linear := self.model.linear, NGrams):
+            windows, labels = self.examples("train")
+            positive, negative = (self.counted([w for w, l in zip(windows, labels) if l == k]) for k in (1, 0))
+            linear.naive_bayes(positive, negative, self.counted(self.rows("train")), len(windows))
+
+    def counted(self, rows: list[np.ndarray]) -> Tensor:
+        """In how many rows the n-grams of each bucket stand, int64 [BUCKETS]."""
+        assert self.model.linear is not None
+        counts = torch.zeros(BUCKETS, dtype=torch.int64)
+        for ids in even_batches(np.arange(len(rows)), 500):
+            buckets, counted = self.model.linear.buckets(*pad([rows[id] for id in ids], self.pad_id))
+            counts += torch.bincount(buckets[counted], minlength=BUCKETS)
+        return counts
 
     def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
-        lengths = np.array([len(row) for row in self.rows(split)])
-        if split != "train":
-            return even_batches(np.argsort(lengths, kind="stable"), batch_size)
-        if self.config.text.crop:
-            lengths = np.minimum(lengths, self.config.text.crop)
-        return by_length(lengths, batch_size, self.config.fit.seed, epoch)
+        lengths = np.array([len(row) for row in self.examples(split)[0]])
+        if split == "train":
+            return by_length(lengths, batch_size, self.config.fit.seed, epoch)
+        return even_batches(np.argsort(lengths, kind="stable"), batch_size)
 
     def load(self, split: Split, ids: np.ndarray, epoch: int) -> Batch:
-        if split != "train" or not self.config.text.crop:
-            return self.batch(split, ids)
-        crop, rows = self.config.text.crop, self.rows(split)
-        parts = draw.uniform(ids, 1, self.config.fit.seed, epoch)[:, 0].double().numpy()
-        starts = [int(part * (max(0, len(rows[id]) - crop) + 1)) for part, id in zip(parts, ids, strict=True)]
-        cut = [rows[id][start : start + crop] for start, id in zip(starts, ids, strict=True)]
-        return *pad(cut, self.pad_id), torch.from_numpy(self.part(split).labels[ids])
-
-    def batch(self, split: Split, ids: np.ndarray) -> Batch:
-        rows = self.rows(split)
-        return *pad([rows[id] for id in ids], self.pad_id), torch.from_numpy(self.part(split).labels[ids])
+        rows, labels = self.examples(split)
+        return *pad([rows[id] for id in ids], self.pad_id), torch.from_numpy(labels[ids])
 
     def step(self, batch: Batch) -> Sums:
         ids, lengths, labels = batch
@@ -166,7 +168,7 @@ def encode(reviews: list[str], tokenizer: Tokenizer, config: Text) -> list[np.nd
 
 
 def make(config: Config, where: torch.device) -> Task:
-    dataset = data.load(config.data, config.fit.seed)
+    dataset = data.load(config.data, config.fit.seed, config.held_out)
     texts = dataset.train.texts
     if config.text.plain:
         texts = [" " + plain(review) for review in texts]
@@ -178,7 +180,8 @@ def make(config: Config, where: torch.device) -> Task:
 
 def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Sentiment:
     tokenizer = Tokenizer.from_state(assets["tokenizer"], "the tokenizer in the checkpoint")
-    return Sentiment(config, tokenizer, None if where is None else data.load(config.data, config.fit.seed))
+    dataset = None if where is None else data.load(config.data, config.fit.seed, config.held_out)
+    return Sentiment(config, tokenizer, dataset)
 
 
 def describe(task: Sentiment, totals: Totals) -> tuple[str, dict[str, Any]]:

@@ -81,14 +81,14 @@ class Spelling(nn.Module):
 
     def __init__(self, config: Model, sizes: Sizes) -> None:
         super().__init__()
-        self.shape, self.width = embedding(len(SHAPES), SHAPE), SHAPE
+        self.shape, self.width = nn.Embedding(len(SHAPES), SHAPE), SHAPE
         self.affixes: nn.ModuleList | None = None
         self.characters: nn.Embedding | None = None
         if config.features in ("endings", "both"):
             self.affixes = nn.ModuleList(embedding(size + 1, AFFIX) for size in sizes.affixes)
             self.width += AFFIX * len(sizes.affixes)
         if config.features in ("characters", "both"):
-            self.characters = embedding(sizes.characters + 2, CHARACTER)
+            self.characters = nn.Embedding(sizes.characters + 2, CHARACTER)
             self.read = LSTM(CHARACTER, SPELLING, bidirectional=True)
             self.width += 2 * SPELLING
 
@@ -103,6 +103,7 @@ class Spelling(nn.Module):
 
 
 def embedding(size: int, width: int) -> nn.Embedding:
+    """Of many and rare things: small at first, so that those hardly seen say little."""
     made = nn.Embedding(size, width)
     nn.init.normal_(made.weight, std=0.1)
     return made
