@@ -146,7 +146,7 @@ class NGrams(nn.Module):
         return buckets.clamp(max=BUCKETS - 1), first & (buckets < BUCKETS)
 
     def penalty(self) -> Tensor:
-        """Half the sum of squared factors, shared out over the training examples: the L2 penalty of logistic regression.
+        """Half the sum of squared factors, shared out over the examples: the L2 penalty of logistic regression.
 
         It is part of the loss and not AdamW's weight decay: seen through Adam it pulls the factor of a rare n-gram as
         fast as its few examples push it, which keeps the thousands of them from being learnt by heart.
@@ -154,7 +154,7 @@ class NGrams(nn.Module):
         return self.factor.square().masked_fill(self.ratio == 0, 0).sum() / 2 / self.examples
 
     def naive_bayes(self, positive: Tensor, negative: Tensor, reviews: Tensor, examples: int = 1) -> None:
-        """Sets `ratio` from how many positive and negative examples, and reviews, each bucket stands in, int64 [BUCKETS].
+        """Sets `ratio` from how many positive, negative examples, and reviews each bucket stands in, int64 [BUCKETS].
 
         ratio = log((1 + p) / |1 + p|) - log((1 + q) / |1 + q|); an n-gram of one review only says nothing: 0.
         """

@@ -71,7 +71,7 @@ class Sentiment:
         """Naive Bayes for the linear part of the model, from what it is trained on."""
         if isinstance(linear := self.model.linear, NGrams):
             windows, labels = self.examples("train")
-            positive, negative = (self.counted([w for w, l in zip(windows, labels) if l == k]) for k in (1, 0))
+            positive, negative = (self.counted([windows[n] for n in np.flatnonzero(labels == k)]) for k in (1, 0))
             linear.naive_bayes(positive, negative, self.counted(self.rows("train")), len(windows))
 
     def counted(self, rows: list[np.ndarray]) -> Tensor:
