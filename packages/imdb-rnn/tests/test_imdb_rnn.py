@@ -11,10 +11,11 @@ from etude.testing import check_task
 from imdb_rnn import data, task
 from imdb_rnn.__main__ import PACKAGE, main
 from imdb_rnn.config import Config, Text
-from imdb_rnn.model import BUCKETS, CELLS, Classifier, NGrams
+from imdb_rnn.model import CELLS, Classifier, NGrams, ngrams
 
 SMALL = ["--model.embedding", "16", "--model.hidden", "16", "--fit.lr", "1e-2", "--fit.batch-size", "256"]
 CPU = torch.device("cpu")
+KEYS = torch.arange(0, 60)  # all words of a small vocabulary as n-grams
 KINDS = [
     ["--model.kind", "cnn", "--model.layers", "2"],
     ["--model.kind", "rnn", "--model.pooling", "last"],
@@ -47,7 +48,7 @@ def test_the_battery(tmp_path):
 @pytest.mark.parametrize("flags", KINDS)
 def test_an_answer_depends_neither_on_padding_nor_on_the_company(flags):
     torch.manual_seed(0)
-    model = Classifier(config.parse(Config, [*SMALL, *flags]).model, 50, 1).eval()
+    model = Classifier(config.parse(Config, [*SMALL, *flags]).model, 50, 1, KEYS).eval()
     if model.linear:
         model.linear.ratio.normal_()
     lengths = torch.tensor([1, 7, 3, 12])
@@ -64,7 +65,7 @@ def test_an_answer_depends_neither_on_padding_nor_on_the_company(flags):
 @pytest.mark.parametrize("flags", KINDS)
 def test_every_weight_takes_part(flags):
     torch.manual_seed(0)
-    model = Classifier(config.parse(Config, [*SMALL, *flags]).model, 50, 1)
+    model = Classifier(config.parse(Config, [*SMALL, *flags]).model, 50, 1, KEYS)
     if model.linear:
         model.linear.ratio.normal_()
     model(torch.randint(0, 50, (4, 12)), torch.tensor([12, 5, 9, 2])).sum().backward()
@@ -102,22 +103,31 @@ def test_ngrams_are_those_counted_the_obvious_way():
     torch.manual_seed(0)
     lengths = torch.tensor([1, 5, 40])
     ids = torch.randint(0, 6, (3, 40))
-    buckets, counted = NGrams(3).buckets(ids, lengths)
-    for row, length, found, real in zip(ids.tolist(), lengths.tolist(), buckets, counted, strict=True):
+    keys, counted = ngrams(ids, lengths, 3)
+    of_key = {}
+    for row, length, found, real in zip(ids.tolist(), lengths.tolist(), keys, counted, strict=True):
         grams = {tuple(row[i : i + n]) for n in (1, 2, 3) for i in range(length - n + 1)}
-        assert len(found[real].unique()) == int(real.sum()) == len(grams)  # 200 of a million buckets: none is shared
+        assert len(found[real].unique()) == int(real.sum()) == len(grams)
+        for gram in grams:
+            [[key]] = ngrams(torch.tensor([gram]), torch.tensor([len(gram)]), 3)[0][:, -1:].tolist()
+            assert of_key.setdefault(key, gram) == gram and key in found[real]
+
+
+def test_n_grams_of_a_single_review_are_not_known(monkeypatch):
+    texts = ["good film", "good film good film", "one word one word one word"]
+    part = data.Reviews(texts, np.array([1, 1, 0]))
+    monkeypatch.setattr(data, "load", lambda *_: data.Dataset("x", part, part, part, "x"))
+    one = task.make(config.parse(Config, [*SMALL, "--model.ngrams", "2", "--text.window", "2"]), CPU)
+    good, film = (one.tokenizer.ids[word] for word in (" good", " film"))
+    expected, _ = ngrams(torch.tensor([[good, film]]), torch.tensor([2]), 2)
+    assert one.keys.tolist() == [0, *expected[0].tolist()]
 
 
 def test_naive_bayes_is_that_of_the_paper():
-    linear = NGrams(1)
-    positive, negative = torch.zeros(BUCKETS, dtype=torch.int64), torch.zeros(BUCKETS, dtype=torch.int64)
-    positive[3], negative[3], positive[4], negative[5] = 7, 1, 5, 1
-    linear.naive_bayes(positive, negative, positive + negative)
-    p, q = 12 + BUCKETS, 2 + BUCKETS
-    assert linear.ratio[3].item() == pytest.approx(np.log(8 / p) - np.log(2 / q), rel=1e-5)
-    assert linear.ratio[4].item() == pytest.approx(np.log(6 / p) - np.log(1 / q), rel=1e-5)
-    assert linear.ratio[5].item() == 0  # seen once
-    assert linear.ratio.count_nonzero() == 2
+    linear = NGrams(1, torch.tensor([3, 4, 5]))
+    linear.naive_bayes(torch.tensor([7, 5, 0]), torch.tensor([1, 0, 1]))
+    expected = [np.log((1 + p) / 15) - np.log((1 + q) / 5) for p, q in ((7, 1), (5, 0), (0, 1))]
+    assert linear.ratio.tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_tokenised_and_ordinary_text_look_alike():
@@ -157,15 +167,14 @@ def test_windows_to_train_on_make_up_the_reviews():
 
 
 def test_the_linear_part_sees_only_what_a_review_says_not_how_often_or_how_long():
-    linear = NGrams(1)
+    linear = NGrams(1, torch.tensor([2, 3, 4]))
     linear.ratio.normal_()
     linear.factor.data.normal_()
-    once, twice = torch.tensor([[1, 2, 3]]), torch.tensor([[1, 2, 3, 3, 2, 1]])
-    torch.testing.assert_close(linear(once, torch.tensor([3])), linear(twice, torch.tensor([6])))
-    values = torch.stack([linear.ratio[linear.buckets(torch.tensor([[k]]), torch.tensor([1]))[0]] for k in (1, 2, 3)])
-    factors = torch.stack([linear.factor[linear.buckets(torch.tensor([[k]]), torch.tensor([1]))[0]] for k in (1, 2, 3)])
-    expected = (values / values.norm() * factors).sum() + linear.bias
+    once, twice = torch.tensor([[1, 2, 3]]), torch.tensor([[1, 2, 3, 9, 3, 2, 1]])
+    torch.testing.assert_close(linear(once, torch.tensor([3])), linear(twice, torch.tensor([7])))
+    expected = (linear.ratio / linear.ratio.norm() * linear.factor).sum() + linear.bias
     torch.testing.assert_close(linear(once, torch.tensor([3]))[0], expected)
+    torch.testing.assert_close(linear(torch.tensor([[7, 8]]), torch.tensor([2]))[0], linear.bias.detach())
 
 
 def test_presets_and_studies_that_install_with_the_package_can_be_parsed():

@@ -10,7 +10,6 @@ from etude.layers.pooling import Joining, Pooling
 from etude.layers.recurrent import GRU, LSTM, RNN
 from imdb_rnn.config import Model
 
-BUCKETS = 1 << 20  # hash values of n-grams: four times as many as IMDb has n-grams up to 3 that come twice
 CELLS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 
 
@@ -23,9 +22,10 @@ class Classifier(nn.Module):
 
     share: Tensor
 
-    def __init__(self, config: Model, vocabulary: int, unknown: int) -> None:
+    def __init__(self, config: Model, vocabulary: int, unknown: int, keys: Tensor) -> None:
+        """`keys`: the n-grams that are known, see `NGrams`."""
         super().__init__()
-        self.linear = NGrams(config.ngrams) if config.ngrams else None
+        self.linear = NGrams(config.ngrams, keys) if config.ngrams else None
         members = 0 if config.kind == "none" else config.members
         self.readers = nn.ModuleList(Reader(config, vocabulary, unknown) for _ in range(members))
         weights = [1.0] * bool(config.ngrams) + [config.share / config.members] * members
@@ -108,42 +108,57 @@ class Recurrent(nn.Module):
         return pooled if self.join is None else self.join(pooled)
 
 
+NONE = torch.iinfo(torch.int64).max  # the key of no n-gram
+
+
+def ngrams(ids: Tensor, lengths: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+    """Keys of the n-grams up to `longest` of every row, sorted, and which count: no padding, the first of its kind.
+
+    int64 [B, T], [B] -> int64 [B, M], bool [B, M]. Up to three ids below a million make a key of their own, longer ones
+    a hash in 64 bits.
+    """
+    steps = torch.arange(ids.shape[1], device=ids.device)
+    key, found = torch.zeros_like(ids), []
+    for n in range(1, min(longest, ids.shape[1]) + 1):
+        width = ids.shape[1] - n + 1
+        key = key[:, :width] * 1_000_003 + ids[:, n - 1 :] + 1
+        found.append(key.masked_fill(steps[:width] + n > lengths[:, None], NONE))
+    keys = torch.cat(found, 1).sort(1).values
+    first = F.pad(keys[:, 1:] != keys[:, :-1], (1, 0), value=True)
+    return keys, first & (keys != NONE)
+
+
 class NGrams(nn.Module):
     """A linear model on the set of n-grams of a review (Wang & Manning 2012, "NB-SVM"): ids, lengths -> log-odds [B].
 
-    Each n-gram counts once, with its naive-Bayes log-count ratio (`ratio`, see `naive_bayes`); the vector of these is
-    brought to length 1, so that a sentence weighs as much as a review, and each is multiplied by a learned factor.
-    N-grams are told apart by a hash of their ids (Weinberger et al. 2009): a few share a bucket.
+    Each of the G known n-grams counts once, with its naive-Bayes log-count ratio (`ratio`, see `naive_bayes`) times a
+    learned factor; the vector of ratios is brought to length 1, so that a sentence weighs as much as a review.
     """
 
+    keys: Tensor
     ratio: Tensor
 
-    def __init__(self, longest: int) -> None:
+    def __init__(self, longest: int, keys: Tensor) -> None:
+        """`keys` int64 [G], sorted: the n-grams that are known, as `ngrams` writes them."""
         super().__init__()
         self.longest = longest
-        self.register_buffer("ratio", torch.zeros(BUCKETS))  # from the training data: part of what was learnt
-        self.factor = nn.Parameter(torch.full((BUCKETS,), 0.3))
+        self.register_buffer("keys", keys, persistent=False)
+        self.register_buffer("ratio", torch.zeros(len(keys)))  # from the training data: part of what was learnt
+        self.factor = nn.Parameter(torch.full((len(keys),), 0.3))
         self.bias = nn.Parameter(torch.zeros(()))
         self.examples = 1  # it was counted in
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        buckets, counted = self.buckets(ids, lengths)
-        ratios = self.ratio[buckets] * counted
+        numbers, counted = self.numbers(ids, lengths)
+        ratios = self.ratio[numbers] * counted
         length = ratios.square().sum(1).sqrt().clamp(min=1e-6)
-        return (F.embedding(buckets, self.factor[:, None])[..., 0] * ratios).sum(1) / length + self.bias
+        return (F.embedding(numbers, self.factor[:, None])[..., 0] * ratios).sum(1) / length + self.bias
 
-    def buckets(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The bucket of every n-gram, sorted, and whether it counts (it is no padding, and the first of its kind)."""
-        steps = torch.arange(ids.shape[1], device=ids.device)
-        hashed, found = torch.zeros_like(ids), []
-        for n in range(1, min(self.longest, ids.shape[1]) + 1):
-            width = ids.shape[1] - n + 1
-            hashed = (hashed[:, :width] * 1_000_003 + ids[:, n - 1 :] + n) & 0x7FFFFFFFFFFF
-            bucket = ((hashed ^ (hashed >> 19)) * 0x2545F491) >> 11 & (BUCKETS - 1)
-            found.append(bucket.masked_fill(steps[:width] + n > lengths[:, None], BUCKETS))
-        buckets = torch.cat(found, 1).sort(1).values
-        first = F.pad(buckets[:, 1:] != buckets[:, :-1], (1, 0), value=True)
-        return buckets.clamp(max=BUCKETS - 1), first & (buckets < BUCKETS)
+    def numbers(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The number of every n-gram among the known ones, int64 [B, M], and whether it counts, bool [B, M]."""
+        keys, first = ngrams(ids, lengths, self.longest)
+        numbers = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
+        return numbers, first & (self.keys[numbers] == keys)
 
     def penalty(self) -> Tensor:
         """Half the sum of squared factors, shared out over the examples: the L2 penalty of logistic regression.
@@ -151,13 +166,13 @@ class NGrams(nn.Module):
         It is part of the loss and not AdamW's weight decay: seen through Adam it pulls the factor of a rare n-gram as
         fast as its few examples push it, which keeps the thousands of them from being learnt by heart.
         """
-        return self.factor.square().masked_fill(self.ratio == 0, 0).sum() / 2 / self.examples
+        return self.factor.square().sum() / 2 / self.examples
 
-    def naive_bayes(self, positive: Tensor, negative: Tensor, reviews: Tensor, examples: int = 1) -> None:
-        """Sets `ratio` from how many positive, negative examples, and reviews each bucket stands in, int64 [BUCKETS].
+    def naive_bayes(self, positive: Tensor, negative: Tensor, examples: int = 1) -> None:
+        """Sets `ratio` from how many positive and negative of the training examples each n-gram stands in, int64 [G].
 
-        ratio = log((1 + p) / |1 + p|) - log((1 + q) / |1 + q|); an n-gram of one review only says nothing: 0.
+        ratio = log((1 + p) / |1 + p|) - log((1 + q) / |1 + q|)
         """
         self.examples = examples
         p, q = 1.0 + positive.double(), 1.0 + negative.double()
-        self.ratio.copy_(torch.where(reviews < 2, 0.0, (p / p.sum()).log() - (q / q.sum()).log()))
+        self.ratio.copy_((p / p.sum()).log() - (q / q.sum()).log())

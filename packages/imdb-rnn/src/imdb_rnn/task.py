@@ -20,7 +20,7 @@ from etude.text.tokenizer import Tokenizer
 from imdb_rnn import data
 from imdb_rnn.config import Config, Text
 from imdb_rnn.data import Dataset
-from imdb_rnn.model import BUCKETS, Classifier, NGrams
+from imdb_rnn.model import Classifier, NGrams, ngrams
 
 CLASSES = ("negative", "positive")
 SHOWN = 12  # reviews shown before, during and after training
@@ -43,12 +43,16 @@ class Sentiment:
     metric = "accuracy"
     better: Literal["higher"] = "higher"
 
-    def __init__(self, config: Config, tokenizer: Tokenizer, dataset: Dataset | None) -> None:
+    def __init__(
+        self, config: Config, tokenizer: Tokenizer, dataset: Dataset | None, keys: Tensor | None = None
+    ) -> None:
+        """`keys`: the n-grams that are known; None: those of the training part."""
         self.config, self.dataset, self.tokenizer = config, dataset, tokenizer
         self.pad_id = tokenizer.id_of("<pad>")
-        self.model = Classifier(self.config.model, tokenizer.vocab_size, tokenizer.id_of("<unk>"))
         self.rows = cache(lambda split: encode(self.part(split).texts, tokenizer, config.text))
         self.examples = cache(self.windows)
+        self.keys = self.repeated() if keys is None else keys
+        self.model = Classifier(config.model, tokenizer.vocab_size, tokenizer.id_of("<unk>"), self.keys)
         parameters = sum(p.numel() for p in self.model.parameters())
         self.summary = f"{parameters:,} parameters, {self.config.model.kind}, {tokenizer.vocab_size:,} {tokenizer.kind}"
         if dataset is not None:
@@ -58,6 +62,16 @@ class Sentiment:
     def part(self, split: str) -> data.Reviews:
         reviews: data.Reviews = getattr(self.dataset, split)
         return reviews
+
+    def repeated(self) -> Tensor:
+        """The n-grams of two training reviews or more, int64, sorted: one of a single review says nothing of others."""
+        longest, found = self.config.model.ngrams, [torch.zeros(1, dtype=torch.int64)]  # 0 is none's key
+        rows = self.rows("train") if longest else []
+        for ids in even_batches(np.arange(len(rows)), 500) if rows else []:
+            keys, first = ngrams(*pad([rows[id] for id in ids], self.pad_id), longest)
+            found.append(keys[first])
+        keys, counts = torch.cat(found).unique(return_counts=True)
+        return keys[(counts > 1) | (keys == 0)]
 
     def windows(self, split: str) -> tuple[list[np.ndarray], np.ndarray]:
         """The rows of ids that a part consists of, and their labels int64: whole reviews, or windows to train on."""
@@ -70,18 +84,14 @@ class Sentiment:
     def count_ngrams(self) -> None:
         """Naive Bayes for the linear part of the model, from what it is trained on."""
         if isinstance(linear := self.model.linear, NGrams):
-            windows, labels = self.examples("train")
-            positive, negative = (self.counted([windows[n] for n in np.flatnonzero(labels == k)]) for k in (1, 0))
-            linear.naive_bayes(positive, negative, self.counted(self.rows("train")), len(windows))
-
-    def counted(self, rows: list[np.ndarray]) -> Tensor:
-        """In how many rows the n-grams of each bucket stand, int64 [BUCKETS]."""
-        assert self.model.linear is not None
-        counts = torch.zeros(BUCKETS, dtype=torch.int64)
-        for ids in even_batches(np.arange(len(rows)), 500):
-            buckets, counted = self.model.linear.buckets(*pad([rows[id] for id in ids], self.pad_id))
-            counts += torch.bincount(buckets[counted], minlength=BUCKETS)
-        return counts
+            rows, labels = self.examples("train")
+            counts = torch.zeros(2, len(linear.keys), dtype=torch.int64)
+            for ids in even_batches(np.arange(len(rows)), 500):
+                numbers, counted = linear.numbers(*pad([rows[id] for id in ids], self.pad_id))
+                for label in (0, 1):
+                    of = counted & torch.from_numpy(labels[ids] == label)[:, None]
+                    counts[label] += torch.bincount(numbers[of], minlength=len(linear.keys))
+            linear.naive_bayes(counts[1], counts[0], len(rows))
 
     def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
         lengths = np.array([len(row) for row in self.examples(split)[0]])
@@ -112,7 +122,7 @@ class Sentiment:
         return {**totals.means(), "f1": float(f1(totals.sums["confusion"])[1])}
 
     def assets(self) -> dict[str, Any]:
-        return {"tokenizer": self.tokenizer.state()}
+        return {"tokenizer": self.tokenizer.state(), "ngrams": self.keys}
 
     @torch.inference_mode()
     def odds(self, rows: list[np.ndarray]) -> np.ndarray:
@@ -181,7 +191,7 @@ def make(config: Config, where: torch.device) -> Task:
 def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Sentiment:
     tokenizer = Tokenizer.from_state(assets["tokenizer"], "the tokenizer in the checkpoint")
     dataset = None if where is None else data.load(config.data, config.fit.seed, config.held_out)
-    return Sentiment(config, tokenizer, dataset)
+    return Sentiment(config, tokenizer, dataset, assets["ngrams"])
 
 
 def describe(task: Sentiment, totals: Totals) -> tuple[str, dict[str, Any]]:
