@@ -12,7 +12,7 @@ from etude.testing import check_task
 from lstm_pos import data, task
 from lstm_pos.__main__ import PACKAGE, main
 from lstm_pos.config import Config, Text
-from lstm_pos.forms import AFFIXES, Encoder, Morphology, fingerprints, shape
+from lstm_pos.forms import AFFIXES, GRAMMEMES, Encoder, Morphology, fingerprints, looked_up, shape
 
 SMALL = ["--model.embedding", "16", "--model.hidden", "16", "--data.documents", "120", "--fit.lr", "1e-2"]
 CPU = torch.device("cpu")
@@ -23,6 +23,7 @@ KINDS = [
     ["--text.tokenizer", "bpe", "--text.vocabulary", "600", "--text.label", "last"],
     ["--text.tokenizer", "wordpiece", "--text.vocabulary", "600", "--text.label", "all", "--model.morphology", "1"],
     ["--text.tokenizer", "unigram", "--text.vocabulary", "600", "--model.batch-norm"],
+    ["--model.dictionary", "--model.no-bidirectional"],
     ["--model.members", "3", "--model.features", "endings", "--model.morphology", "1"],
 ]
 
@@ -168,7 +169,7 @@ def test_unknown_words_are_told_by_shape_and_ending():
     counts = Counter(
         {"дом": 9, **{f"{stem}ами": 1 for stem in ("лес", "стол", "рук", "ног")}, "Анна": 1, "Инна": 1, "Жанна": 1}
     )
-    encoder = Encoder.train(Text(vocabulary=40), counts, list)
+    encoder = Encoder.train(Config(text=Text(vocabulary=40)), counts, list)
     words = encoder.cutter
     [[a], [b], [c], [known]] = words.pieces(["глазами", "ушами", "Сусанна", "ДОМ"])
     assert a == b != c
@@ -178,7 +179,7 @@ def test_unknown_words_are_told_by_shape_and_ending():
     forms = encoder.encode(["глазами", "дом", "дома"])
     n = AFFIXES.index(next(affix for affix in AFFIXES if affix("глазами") == "ами"))
     assert encoder.affixes[n][forms.affixes[0, n] - 1] == "ами"
-    restored = Encoder.restore(Text(vocabulary=40), encoder.state())
+    restored = Encoder.restore(encoder.config, encoder.state())
     for name, value in vars(restored.encode(["глазами", "дом", "Эхо"])).items():
         assert np.array_equal(value, getattr(encoder.encode(["глазами", "дом", "Эхо"]), name))
 
@@ -188,6 +189,20 @@ def test_shapes():
     words = ["мама", "Мама", "США", "МиГ", "1990", "5-й", "Windows", ",", "—", "😊"]
     assert [shape(word) for word in words] == [names.index(name) for name in names]
     assert len({tuple(fingerprints([a])) for a in words}) == len(words)
+
+
+def test_the_dictionary_says_what_a_word_may_be():
+    from pymorphy3 import MorphAnalyzer
+
+    names = sorted(MorphAnalyzer(lang="ru").TagClass.KNOWN_GRAMMEMES)
+    assert len(names) <= GRAMMEMES
+    found = [
+        {name for name, p in zip(names, row, strict=False) if p > 0.001} for row in looked_up(["стали", "мама", ","])
+    ]
+    assert {"VERB", "NOUN", "past"} <= found[0]
+    assert {"NOUN", "nomn", "femn"} <= found[1] and not {"VERB", "gent"} & found[1]
+    assert found[2] == {"PNCT"}
+    assert looked_up([]).shape == (0, GRAMMEMES)
 
 
 def test_morphology_is_one_value_for_each_attribute():

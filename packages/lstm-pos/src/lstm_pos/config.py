@@ -54,6 +54,8 @@ class Model:
     """numbers per piece"""
     features: Literal["none", "endings", "characters", "both"] = "none"
     """what is known of a word beside its pieces and its shape: beginning and ending, or an LSTM over its characters"""
+    dictionary: bool = False
+    """what the OpenCorpora dictionary (pymorphy3) takes a word for, by itself: knowledge that is not in the data"""
     hidden: int = 128
     """units of the LSTM per direction"""
     layers: int = 1

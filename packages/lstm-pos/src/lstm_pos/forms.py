@@ -16,9 +16,10 @@ from torch import Tensor
 
 from etude import text
 from etude.text.tokenizer import Tokenizer
-from lstm_pos.config import Text
+from lstm_pos.config import Config
 
 RARE, SHARED = 2, 3  # unknown words are what words that come so often at most are; an ending is one that so many share
+GRAMMEMES = 128  # of the dictionary: pymorphy3 has 122
 LONGEST = 24  # characters of a word that are read, the last ones
 SHAPES = ("lower", "Title", "UPPER", "MiXed", "123", "a1", "latin", "...", "-", "☺")
 AFFIXES: tuple[Callable[[str], str], ...] = (
@@ -52,6 +53,7 @@ class Forms:
     piece_starts: np.ndarray  # int64 [V + 1]
     classes: np.ndarray  # int64 [V] the piece that stands for an unknown word that looks so
     shapes: np.ndarray  # int64 [V]
+    dictionary: np.ndarray  # float32 [V, GRAMMEMES], or [V, 0] if it is not asked
     affixes: np.ndarray  # int64 [V, len(AFFIXES)], 0 for one that training does not know
     characters: np.ndarray  # int64 [C], 1 for one that training does not know
     character_starts: np.ndarray  # int64 [V + 1]
@@ -139,21 +141,22 @@ TRAINED: dict[str, Trained] = {"bpe": text.BPE, "wordpiece": text.WordPiece, "un
 class Encoder:
     """Turns forms into numbers, and remembers which of them training has seen."""
 
-    def __init__(self, config: Text, cutter: Words | Pieces, affixes: list[list[str]], characters: list[str]) -> None:
+    def __init__(self, config: Config, cutter: Words | Pieces, affixes: list[list[str]], characters: list[str]) -> None:
         self.config, self.cutter, self.affixes, self.characters = config, cutter, affixes, characters
         self.affix_ids = [{affix: id for id, affix in enumerate(known, 1)} for known in affixes]
         self.character_ids = {character: id for id, character in enumerate(characters, 2)}
 
     @classmethod
-    def train(cls, config: Text, counts: Counter[str], sentences: Callable[[], Iterable[str]]) -> Self:
+    def train(cls, config: Config, counts: Counter[str], sentences: Callable[[], Iterable[str]]) -> Self:
         """From how often each form stands in training, and (for pieces) its sentences, words between spaces."""
         cutter: Words | Pieces
-        if config.tokenizer == "words":
-            cutter = Words.train(counts, config.vocabulary)
-        elif config.tokenizer == "pretrained":
-            cutter = Pieces(text.Pretrained(config.pretrained))
+        kind, size = config.text.tokenizer, config.text.vocabulary
+        if kind == "words":
+            cutter = Words.train(counts, size)
+        elif kind == "pretrained":
+            cutter = Pieces(text.Pretrained(config.text.pretrained))
         else:
-            cutter = Pieces(TRAINED[config.tokenizer].train(sentences(), config.vocabulary))
+            cutter = Pieces(TRAINED[kind].train(sentences(), size))
         lower = sorted({form.lower() for form in counts})
         affixes = []
         for affix in AFFIXES:
@@ -165,13 +168,14 @@ class Encoder:
         return cls(config, cutter, affixes, sorted(letter for letter, n in letters.items() if n >= SHARED))
 
     def encode(self, forms: Sequence[str]) -> Forms:
-        rows = [row[: self.config.max_length] or [0] for row in self.cutter.pieces(forms)]
+        rows = [row[: self.config.text.max_length] or [0] for row in self.cutter.pieces(forms)]
         lower = [form.lower() for form in forms]
         letters = [[self.character_ids.get(c, 1) for c in form[-LONGEST:]] for form in forms]
         return Forms(
             *packed(rows),
             np.array([self.cutter.class_of(form) for form in forms], dtype=np.int64),
             np.array([shape(form) for form in forms], dtype=np.int64),
+            looked_up(forms) if self.config.model.dictionary else np.zeros((len(forms), 0), np.float32),
             np.array(
                 [
                     [ids.get(affix(word), 0) for affix, ids in zip(AFFIXES, self.affix_ids, strict=True)]
@@ -186,7 +190,7 @@ class Encoder:
         return {"pieces": self.cutter.state(), "affixes": self.affixes, "characters": self.characters}
 
     @classmethod
-    def restore(cls, config: Text, state: dict[str, Any]) -> Self:
+    def restore(cls, config: Config, state: dict[str, Any]) -> Self:
         """Raises UserError if the tokenizer in it cannot be read."""
         pieces = state["pieces"]
         if pieces.get("type") == Words.kind and "classes" in pieces:
@@ -194,6 +198,24 @@ class Encoder:
         else:
             cutter = Pieces(Tokenizer.from_state(pieces, "the tokenizer in the checkpoint"))
         return cls(config, cutter, state["affixes"], state["characters"])
+
+
+def looked_up(forms: Sequence[str]) -> np.ndarray:
+    """How probable each grammeme of OpenCorpora (NOUN, Surn, gent, plur, ...) is for each form alone, float32.
+
+    [V, GRAMMEMES], in alphabetical order. Of a word that is not in the dictionary pymorphy3 judges by its ending
+    (Korobov 2015, "Morphological analyzer and generator for Russian and Ukrainian languages").
+    """
+    from pymorphy3 import MorphAnalyzer
+
+    analyzer = MorphAnalyzer(lang="ru")
+    places = {name: n for n, name in enumerate(sorted(analyzer.TagClass.KNOWN_GRAMMEMES))}
+    found = np.zeros((len(forms), GRAMMEMES), np.float32)
+    for row, form in zip(found, forms, strict=True):
+        for parse in analyzer.parse(form):
+            for grammeme in parse.tag.grammemes:
+                row[places[grammeme]] += parse.score
+    return found
 
 
 def packed(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from etude.layers.recurrent import LSTM
 from lstm_pos.config import Model
-from lstm_pos.forms import SHAPES
+from lstm_pos.forms import GRAMMEMES, SHAPES
 
 SHAPE, AFFIX, CHARACTER, SPELLING = 8, 16, 32, 50  # numbers per shape, ending, character; units per direction
 
@@ -19,6 +19,7 @@ class Batch(NamedTuple):
     lengths: Tensor  # int64 [B]
     forms: Tensor  # int64 [B, T] the row of the form that each piece is of
     shapes: Tensor  # int64 [F]
+    dictionary: Tensor  # float32 [F, GRAMMEMES], or [F, 0]
     affixes: Tensor  # int64 [F, A]
     characters: Tensor  # int64 [F, C]
     character_lengths: Tensor  # int64 [F]
@@ -82,6 +83,7 @@ class Spelling(nn.Module):
     def __init__(self, config: Model, sizes: Sizes) -> None:
         super().__init__()
         self.shape, self.width = nn.Embedding(len(SHAPES), SHAPE), SHAPE
+        self.width += GRAMMEMES if config.dictionary else 0
         self.affixes: nn.ModuleList | None = None
         self.characters: nn.Embedding | None = None
         if config.features in ("endings", "both"):
@@ -93,7 +95,7 @@ class Spelling(nn.Module):
             self.width += 2 * SPELLING
 
     def forward(self, batch: Batch) -> Tensor:
-        found = [self.shape(batch.shapes)]
+        found = [self.shape(batch.shapes), batch.dictionary]
         if self.affixes is not None:
             found += [embed(batch.affixes[:, n]) for n, embed in enumerate(self.affixes)]
         if self.characters is not None:

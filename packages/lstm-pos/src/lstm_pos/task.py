@@ -56,7 +56,7 @@ class Learnt:
     @classmethod
     def restore(cls, config: Config, state: dict[str, Any]) -> "Learnt":
         return cls(
-            Encoder.restore(config.text, state["encoder"]),
+            Encoder.restore(config, state["encoder"]),
             state["tags"],
             Morphology(state["morphology"]),
             state["seen"].numpy(),
@@ -270,6 +270,7 @@ def batch(forms: Forms, words: np.ndarray, lengths: np.ndarray, label: str, drop
         lengths=tensor(rows),
         forms=tensor(of_form),
         shapes=tensor(forms.shapes[used]),
+        dictionary=tensor(forms.dictionary[used]),
         affixes=tensor(forms.affixes[used]),
         characters=tensor(letters),
         character_lengths=tensor(lettered),
@@ -353,7 +354,7 @@ def make(config: Config, where: torch.device) -> Task:
     tokens = ranges(corpus.sentences[here], corpus.sentences[here + 1] - corpus.sentences[here])
     tags = sorted(corpus.tags[k] for k in np.unique(corpus.tag_ids[tokens]))
     feats = [corpus.feats[k] for k in np.unique(corpus.feat_ids[tokens])] if config.model.morphology else []
-    encoder = Encoder.train(config.text, counts, texts)
+    encoder = Encoder.train(config, counts, texts)
     learnt = Learnt(encoder, tags, Morphology.train(feats), np.sort(fingerprints(counts)), source(config))
     return Tagging(config, learnt, dataset)
 
