@@ -82,6 +82,7 @@ def test_a_file_is_a_saved_command_line_and_what_comes_later_wins(tmp_path):
         ("--quick=maybe", "quick must be true or false, not 'maybe'"),
         ("--fit.epochs 0", "fit.epochs must be at least 1, not 0"),
         ("--fit.lr nan", "fit.lr must be at least 0, not nan"),
+        ("--fit.keep last --fit.patience 3", "fit.patience 3 waits for a better epoch"),
         ("--fit.warmup 2", "fit.warmup is a part of the run, from 0 to 1, not 2.0"),
         ("nowhere.yaml", "there is no configuration 'nowhere.yaml'"),
     ],

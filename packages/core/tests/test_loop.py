@@ -187,6 +187,16 @@ def test_early_stopping_keeps_the_best(tmp_path):
     assert loop.evaluate(task, "valid", CPU, 7).means()["accuracy"] == max(scores)
 
 
+def test_the_last_epoch_is_the_result_where_it_is_asked_for(tmp_path):
+    flags = ["--fit.epochs", "6", "--fit.lr", "0.3", "--fit.schedule", "constant"]
+    _, best = train(parsed(*flags), tmp_path / "best")
+    _, last = train(parsed(*flags, "--fit.keep", "last"), tmp_path / "last")
+    assert best["best_epoch"] < 6 == last["best_epoch"]
+    assert last["valid"] == rows(tmp_path / "last")[-1]["valid"] != best["valid"]
+    kept, whole = (run.load(tmp_path / "last" / "checkpoints" / f"{name}.pt")["model"] for name in ("best", "last"))
+    assert different(kept, whole, "model") is None
+
+
 @pytest.mark.parametrize("call", [1, 9])
 def test_a_loss_that_is_no_number_stops_at_its_step(call, tmp_path):
     folder = tmp_path / "run"

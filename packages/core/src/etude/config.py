@@ -48,6 +48,8 @@ class Fit:
     """longest gradient (L2 norm over all parameters); 0 does not clip"""
     patience: int = 0
     """stop after this many epochs without a better validation score; 0 never stops early"""
+    keep: Literal["best", "last"] = "best"
+    """whose weights are the result: of the best epoch on validation; or of the last, if that part is too small"""
     save_every: float = 5.0
     """minutes between checkpoints within an epoch; every epoch ends with one anyway"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -69,6 +71,8 @@ class Fit:
             raise UserError(
                 f"fit.accumulate {self.accumulate} is more pieces than fit.batch-size {self.batch_size} has examples"
             )
+        if self.keep == "last" and self.patience:
+            raise UserError(f"fit.patience {self.patience} waits for a better epoch: it needs fit.keep best")
         if self.warmup > 1:
             raise UserError(f"fit.warmup is a part of the run, from 0 to 1, not {self.warmup}")
 

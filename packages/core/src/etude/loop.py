@@ -230,10 +230,11 @@ def fit(task: Task, cfg: Fit, run: Run, device: Device) -> dict[str, Any]:
             reporter.check_scores(valid)
             row = {"epoch": epoch, "step": progress.step, "train": task.scores(seen), "valid": valid}
             score = valid[task.metric]
-            improved = best is None or (score > best if task.better == "higher" else score < best)
+            better = best is None or (score > best if task.better == "higher" else score < best)
+            improved = better or cfg.keep == "last"
             progress.rows.append(row)
             progress.epoch, progress.batch, seen = epoch + 1, 0, Totals()
-            reporter.epoch(row, improved)
+            reporter.epoch(row, better)
             if improved:
                 best, progress.best_epoch = score, epoch
                 run.save("best", {"model": model.state_dict(), "epoch": epoch, "valid": valid, "assets": task.assets()})
