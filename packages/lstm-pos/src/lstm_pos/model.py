@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from etude.layers.recurrent import LSTM
 from lstm_pos.config import Model
@@ -68,7 +69,9 @@ class Member(nn.Module):
         self.analyse = nn.Linear(width, sizes.values) if config.morphology else None
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        x = torch.cat([self.embedding(batch.pieces), self.spelling(batch)[batch.forms]], 2)
+        # As an embedding, since the gradient of plain indexing adds up in any order when threads share it.
+        spelling = F.embedding(batch.forms, self.spelling(batch))
+        x = torch.cat([self.embedding(batch.pieces), spelling], 2)
         y, _ = self.lstm(self.drop(x), batch.lengths)
         y = y.flatten(0, 1).index_select(0, batch.carriers)  # from here on there is no padding
         if self.norm is not None:

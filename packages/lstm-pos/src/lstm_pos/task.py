@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from etude import draw
-from etude.device import Device
+from etude.device import Device, best_precision
 from etude.errors import UserError
 from etude.loop import Split, Sums, Task, Totals, even_batches
 from etude.pictures import confusion
@@ -29,6 +29,7 @@ from lstm_pos.forms import Encoder, Forms, Morphology, Words, fingerprints, pack
 from lstm_pos.model import Batch, Sizes, Tagger
 
 SHOWN = 10  # sentences shown before, during and after training
+TOGETHER = 128  # sentences that are tagged together
 BLOCK = 100_000  # sentences that are looked at together, where all would need too much memory
 NONE = np.zeros(0, np.int64)  # the sentences of a part that is not needed
 DROPPED = 1  # the stream that word dropout is drawn from
@@ -178,25 +179,29 @@ class Tagging:
     def assets(self) -> dict[str, Any]:
         return self.learnt.state()
 
-    @torch.inference_mode()
-    def tagged(self, sentences: Sequence[Sequence[str]], batch_size: int = 64) -> list[list[str]]:
+    def tagged(self, sentences: Sequence[Sequence[str]], precision: str = "fp32") -> list[list[str]]:
         """The tags of every word of every sentence."""
-        self.model.eval()
-        where = next(self.model.parameters()).device
         names: dict[str, int] = {}
-        rows = [np.array([names.setdefault(word, len(names)) for word in words], np.int64) for words in sentences]
+        flat, bounds = packed([[names.setdefault(word, len(names)) for word in words] for words in sentences])
         forms = self.learnt.encoder.encode(list(names))
-        flat, bounds = packed([list(row) for row in rows])
         part = cut_up(flat, bounds[:-1], bounds[1:], forms.counts, self.config.text.max_length)
-        found = np.zeros(len(flat), np.int64)
-        order = np.argsort(part.lengths, kind="stable")
-        for ids in even_batches(order, batch_size) if len(order) else []:
+        found = self.answers(forms, flat, part, precision)
+        return [[self.tags[k] for k in found[a:b]] for a, b in pairwise(bounds)]
+
+    @torch.inference_mode()
+    def answers(self, forms: Forms, words: np.ndarray, part: Part, precision: str) -> np.ndarray:
+        """The number of the tag of each of `words`, numbers of `forms`, that lies in `part`: int64 [W]."""
+        self.model.eval()
+        device = Device(next(self.model.parameters()).device, precision)
+        found = np.zeros(len(words), np.int64)
+        for ids in even_batches(np.argsort(part.lengths, kind="stable"), TOGETHER) if len(part.starts) else []:
             counts = part.ends[ids] - part.starts[ids]
             tokens = ranges(part.starts[ids], counts)
-            one = batch(forms, flat[tokens], counts, self.config.text.label)
-            one = Device(where, "fp32").move(one)
-            found[tokens] = of_words(mean(self.model(one)[0].float()), one.words, len(tokens)).argmax(1).cpu().numpy()
-        return [[self.tags[k] for k in found[a:b]] for a, b in pairwise(bounds)]
+            one = device.move(batch(forms, words[tokens], counts, self.config.text.label))
+            with device.autocast():
+                logits, _ = self.model(one)
+            found[tokens] = of_words(mean(logits.float()), one.words, len(tokens)).argmax(1).cpu().numpy()
+        return found
 
     def show(self, run: Run, epoch: int, step: int) -> None:
         """The same validation sentences each time; at the end also the confusion matrix and the worst sentences."""
@@ -399,7 +404,8 @@ def describe(task: Tagging, totals: Totals) -> tuple[str, dict[str, Any]]:
 def predict(task: Tagging, inputs: list[str], format: str = "text") -> list[str]:
     """Words and tags of texts, text files, CoNLL-U files (their words, as they are cut) and, for "-", of stdin."""
     sentences = [sentence for given in inputs for sentence in sentences_of(given)]
-    found = task.tagged([words for _, words in sentences])
+    where = next(task.model.parameters()).device
+    found = task.tagged([words for _, words in sentences], best_precision(where))
     if format == "conllu":
         pairs = [(words, tags) for (_, words), tags in zip(sentences, found, strict=True)]
         return list(conllu.write(pairs, [text for text, _ in sentences]))
