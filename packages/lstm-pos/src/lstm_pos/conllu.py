@@ -7,7 +7,6 @@ is not plain goes through `slowly`, line by line, which gives the same numbers, 
 Of a line the columns ID, FORM, UPOS and FEATS are read; the bytes of the others, and of comments, are not judged.
 """
 
-import gzip
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ from etude.errors import UserError
 BLOCK = 1 << 20  # bytes of text that are read at a time: the arrays of a block stay in the processor's cache
 LONGEST = 1 << 26  # bytes without an empty line after which this is no CoNLL-U file
 COLUMNS = 10
+PACKED = 1 << 17  # bytes of a compressed file that are read at once
 TAB, LF, HASH, ZERO, SPACE = b"\t\n#0 "
 NEWDOC = re.compile(rb"#[ \t]*newdoc(?:\s|$)")
 NUMBER = re.compile(rb"[1-9][0-9]{0,8}")
@@ -42,7 +42,7 @@ class Chunk:
     firsts: np.ndarray  # bool [S], true where a document begins
 
 
-def ahead(stream: BinaryIO) -> Iterator[bytes]:
+def ahead(stream: "BinaryIO | Unpacked") -> Iterator[bytes]:
     """What `read` gives, the next of it read in a thread meanwhile: zlib does not hold the interpreter."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(stream.read, BLOCK)
@@ -86,6 +86,29 @@ class Feats(Table):
             raise Malformed("column FEATS is empty; write _ where nothing is known")
 
 
+class Pairs(dict[bytes, int]):
+    """The columns UPOS, XPOS, FEATS, as they stand side by side -> a number; by that the numbers of tag and feats."""
+
+    def __init__(self, tags: Tags, feats: Feats) -> None:
+        super().__init__()
+        self.of_tag, self.of_feats = tags, feats
+        self.tags: list[int] = []
+        self.feats: list[int] = []
+
+    def __missing__(self, columns: bytes) -> int:
+        tag, _, feats = columns.split(b"\t")
+        numbers = self.of_tag[tag], self.of_feats[feats]
+        self.tags.append(numbers[0])
+        self.feats.append(numbers[1])
+        self[columns] = len(self)
+        return self[columns]
+
+
+def cut(block: bytes, before: np.ndarray, after: np.ndarray) -> list[bytes]:
+    """What lies between two places, for each pair of them."""
+    return [block[a:b] for a, b in zip((before + 1).tolist(), after.tolist(), strict=True)]
+
+
 class Reader:
     """Reads one file; the tables grow with every chunk.
 
@@ -99,13 +122,14 @@ class Reader:
         self.where = where
         self.wanted = documents
         self.words, self.tags, self.feats = Table(), Tags(), Feats()
+        self.pairs = Pairs(self.tags, self.feats)
         self.line = 1  # number of the next block's first line
         self.begun = 0  # documents
         self.named = False  # a `# newdoc` has been seen
         self.opening = False  # ... after the last sentence
         self.over = False  # all documents that were asked for are there
 
-    def chunks(self, stream: BinaryIO) -> Iterator[Chunk]:
+    def chunks(self, stream: "BinaryIO | Unpacked") -> Iterator[Chunk]:
         """The text of `stream` (UTF-8; a BOM and CRLF are taken off), in pieces. Raises UserError."""
         for block in self.blocks(stream):
             chunk = self.fast(block) or self.slowly(block)
@@ -116,7 +140,7 @@ class Reader:
         if not self.begun:
             raise UserError(f"{self.where} holds no sentence; give a CoNLL-U file")
 
-    def blocks(self, stream: BinaryIO) -> Iterator[bytes]:
+    def blocks(self, stream: "BinaryIO | Unpacked") -> Iterator[bytes]:
         """Whole sentences, each with its empty line; lines end in LF. The block's size is about `BLOCK`."""
         have: list[bytes] = []  # what no empty line has ended yet
         held = b""  # a CR at the end: whether it belongs to a line end, the next bytes say
@@ -190,10 +214,8 @@ class Reader:
             kept = int(np.flatnonzero(firsts)[self.wanted - self.begun])
         n = int(lengths[:kept].sum())
         try:
-            fields = block.split(b"\t")  # what is between two lines is one of nine, as is each column before the last
-            tags = np.fromiter(map(self.tags.__getitem__, fields[3 : 9 * n : 9]), np.uint8, n)
-            feats = np.fromiter(map(self.feats.__getitem__, fields[5 : 9 * n : 9]), np.int32, n)
-            words = np.fromiter(map(self.words.__getitem__, fields[1 : 9 * n : 9]), np.int32, n)
+            pairs = np.fromiter(map(self.pairs.__getitem__, cut(block, tabs[:n, 2], tabs[:n, 5])), np.int32, n)
+            words = np.fromiter(map(self.words.__getitem__, cut(block, tabs[:n, 0], tabs[:n, 1])), np.int32, n)
         except Malformed:
             return None
         self.line += len(ends)
@@ -201,6 +223,9 @@ class Reader:
         self.opening = bool(firsts[-1])
         self.begun += int(firsts[:kept].sum())
         self.over = kept < len(begin)
+        tags, feats = (
+            np.array(of, kind)[pairs] for of, kind in ((self.pairs.tags, np.uint8), (self.pairs.feats, np.int32))
+        )
         return Chunk(words, tags, feats, lengths[:kept], firsts[:kept])
 
     def newdocs(self, block: bytes, text: np.ndarray, starts: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -292,11 +317,39 @@ def numbered(text: np.ndarray, starts: np.ndarray, ends: np.ndarray, wanted: np.
     return bool((value == wanted).all())
 
 
-def plain(file: BinaryIO) -> BinaryIO:
+class Unpacked:
+    """The text of a gzip file of any number of members; their lengths and CRCs are checked.
+
+    gzip.GzipFile unpacks 8 KB at a time and takes the interpreter back after each, which it gets late where another
+    thread is at work.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.rest, self.inside = file, b"", False
+
+    def read(self, _: int) -> bytes:
+        """Some more of it, about 1 MB; nothing at the end. Raises EOFError or zlib.error if the file is broken."""
+        while data := self.rest or self.file.read(PACKED):
+            if not self.inside:
+                self.rest = b""
+                data = data.lstrip(b"\0")  # which may fill up the space between members
+                if not data:
+                    continue
+                self.member, self.inside = zlib.decompressobj(zlib.MAX_WBITS | 16), True
+            text = self.member.decompress(data)
+            self.rest, self.inside = self.member.unused_data, not self.member.eof
+            if text:
+                return text
+        if self.inside:
+            raise EOFError("the compressed file ends too early")
+        return b""
+
+
+def plain(file: BinaryIO) -> "BinaryIO | Unpacked":
     """The text of a file opened for reading, which may be compressed by gzip, whatever its name."""
     magic = file.read(2)
     file.seek(0)
-    return gzip.GzipFile(fileobj=file) if magic == b"\x1f\x8b" else file  # type: ignore[return-value]
+    return Unpacked(file) if magic == b"\x1f\x8b" else file
 
 
 def write(

@@ -121,7 +121,7 @@ def read_text(name: str, text: bytes, documents: int = 0) -> Corpus:
     return Corpus(**fields, **tables(reader))
 
 
-def arrays(reader: conllu.Reader, stream: BinaryIO) -> Iterator[dict[str, np.ndarray]]:
+def arrays(reader: conllu.Reader, stream: "BinaryIO | conllu.Unpacked") -> Iterator[dict[str, np.ndarray]]:
     """Pieces of the arrays of a corpus, by their names."""
     tokens = sentences = 0
     for chunk in reader.chunks(stream):
