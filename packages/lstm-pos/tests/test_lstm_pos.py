@@ -301,9 +301,11 @@ def test_a_file_of_its_own_is_scored_whole_and_the_training_data_by_the_test_par
     assert scores["per_class"]["ODD"]["recall"] == 0
     assert "all 2 sentences (3 words)" in out
     assert main(["evaluate", str(trained)]) == 0
-    whole = json.loads(capsys.readouterr().out.splitlines()[-1])["words"]
-    assert main(["evaluate", str(trained), "--data.documents", "100"]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["words"] > whole
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1])
+    dataset = data.load("sample", 0, 250)
+    assert scores["words"] == sum(len(dataset.corpus.sentence(int(n))[0]) for n in dataset.test)
+    assert main(["evaluate", str(trained), "--data.documents", "100"]) == 2  # of which most were trained on
+    assert "was trained on name sample, documents 250" in capsys.readouterr().err
 
 
 def test_a_run_leaves_sentences_before_during_and_after(trained):
@@ -342,7 +344,13 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(flags, messag
 def test_inputs_that_cannot_be_read_are_named(trained, tmp_path, capsys):
     (tmp_path / "broken.txt").write_bytes("мама\nмыла ".encode() + b"\xff\n")
     (tmp_path / "empty.txt").write_text("\n \n")
-    wrong = {"broken.txt": "line 2", "empty.txt": "no word", "": "no word", "x.conllu": "x.conllu"}
+    wrong = {
+        "broken.txt": "line 2",
+        "empty.txt": "no word",
+        "": "no word",
+        "x.conllu": "x.conllu",
+        "x.txt": "no file x.txt",
+    }
     for given, message in wrong.items():
         assert main(["predict", str(trained), given, "--out", "out.txt"]) == 2
         [line] = capsys.readouterr().err.splitlines()

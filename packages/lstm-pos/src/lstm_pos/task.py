@@ -355,7 +355,7 @@ def make(config: Config, where: torch.device) -> Task:
     seen = np.flatnonzero(often)
     counts = Counter({corpus.words[n]: int(often[n]) for n in seen})
     texts = partial(joined, corpus, dataset.train)
-    here = dataset.train[: 50 * BLOCK]  # tags and morphology that five million sentences do not show do not matter
+    here = dataset.train[: 10 * BLOCK]  # tags and morphology that a million sentences do not show do not matter
     tokens = ranges(corpus.sentences[here], corpus.sentences[here + 1] - corpus.sentences[here])
     tags = sorted(corpus.tags[k] for k in np.unique(corpus.tag_ids[tokens]))
     feats = [corpus.feats[k] for k in np.unique(corpus.feat_ids[tokens])] if config.model.morphology else []
@@ -377,6 +377,9 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
     if source(config) == learnt.source:
         dataset = load(config)
         return Tagging(config, learnt, replace(dataset, train=NONE, valid=NONE))
+    if source(config)["name"] == learnt.source["name"]:
+        told = ", ".join(f"{key} {value}" for key, value in learnt.source.items())
+        raise UserError(f"this run was trained on {told}: evaluate it without other flags, or on other --data")
     corpus = data.read(config.data.name, config.data.documents)
     every = np.arange(len(corpus.sentences) - 1)
     description = f"{config.data.name}, all {len(every):,} sentences ({len(corpus.word_ids):,} words)"
@@ -426,6 +429,8 @@ def sentences_of(given: str) -> list[tuple[str, list[str]]]:
         return [(" ".join(words), words) for words in cut]
     if given == "-":
         name, text = "standard input", decoded(sys.stdin.buffer.read(), "standard input")
+    elif " " not in given and ("/" in given or given.endswith(".txt")) and not Path(given).is_file():
+        raise UserError(f"there is no file {given}; give a text, a file, or - for standard input")
     elif Path(given).is_file():
         name, text = given, decoded(Path(given).read_bytes(), given)
     found = []
