@@ -9,6 +9,7 @@ Of a line the columns ID, FORM, UPOS and FEATS are read; the bytes of the others
 
 import re
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from etude.errors import UserError
 BLOCK = 1 << 20  # bytes of text that are read at a time: the arrays of a block stay in the processor's cache
 LONGEST = 1 << 26  # bytes without an empty line after which this is no CoNLL-U file
 COLUMNS = 10
+KNOWN = 1 << 18  # different lines that are remembered; the memory for more would grow with the file
 PACKED = 1 << 17  # bytes of a compressed file that are read at once
 TAB, LF, HASH, ZERO, SPACE = b"\t\n#0 "
 NEWDOC = re.compile(rb"#[ \t]*newdoc(?:\s|$)")
@@ -86,27 +88,23 @@ class Feats(Table):
             raise Malformed("column FEATS is empty; write _ where nothing is known")
 
 
-class Pairs(dict[bytes, int]):
-    """The columns UPOS, XPOS, FEATS, as they stand side by side -> a number; by that the numbers of tag and feats."""
+class Lines(dict[bytes, int]):
+    """The columns FORM to FEATS, as they stand side by side -> a number; by that those of form, tag and feats."""
 
-    def __init__(self, tags: Tags, feats: Feats) -> None:
+    def __init__(self, words: Table, tags: Tags, feats: Feats) -> None:
         super().__init__()
-        self.of_tag, self.of_feats = tags, feats
-        self.tags: list[int] = []
-        self.feats: list[int] = []
+        self.tables = words, tags, feats
+        self.words, self.tags, self.feats = array("i"), array("B"), array("i")
 
     def __missing__(self, columns: bytes) -> int:
-        tag, _, feats = columns.split(b"\t")
-        numbers = self.of_tag[tag], self.of_feats[feats]
+        form, _, tag, _, feats = columns.split(b"\t")
+        words, tags, all_feats = self.tables
+        numbers = tags[tag], all_feats[feats], words[form]
         self.tags.append(numbers[0])
         self.feats.append(numbers[1])
+        self.words.append(numbers[2])
         self[columns] = len(self)
         return self[columns]
-
-
-def cut(block: bytes, before: np.ndarray, after: np.ndarray) -> list[bytes]:
-    """What lies between two places, for each pair of them."""
-    return [block[a:b] for a, b in zip((before + 1).tolist(), after.tolist(), strict=True)]
 
 
 class Reader:
@@ -122,7 +120,7 @@ class Reader:
         self.where = where
         self.wanted = documents
         self.words, self.tags, self.feats = Table(), Tags(), Feats()
-        self.pairs = Pairs(self.tags, self.feats)
+        self.lines = Lines(self.words, self.tags, self.feats)
         self.line = 1  # number of the next block's first line
         self.begun = 0  # documents
         self.named = False  # a `# newdoc` has been seen
@@ -183,6 +181,8 @@ class Reader:
 
     def fast(self, block: bytes) -> Chunk | None:
         """A block in which all is plain; None, with nothing counted, if anything is not."""
+        if len(self.lines) > KNOWN:
+            self.lines = Lines(self.words, self.tags, self.feats)
         text = np.frombuffer(block, np.uint8)
         marks = np.flatnonzero(text <= LF)
         kinds = text[marks]
@@ -214,8 +214,8 @@ class Reader:
             kept = int(np.flatnonzero(firsts)[self.wanted - self.begun])
         n = int(lengths[:kept].sum())
         try:
-            pairs = np.fromiter(map(self.pairs.__getitem__, cut(block, tabs[:n, 2], tabs[:n, 5])), np.int32, n)
-            words = np.fromiter(map(self.words.__getitem__, cut(block, tabs[:n, 0], tabs[:n, 1])), np.int32, n)
+            between = zip((tabs[:n, 0] + 1).tolist(), tabs[:n, 5].tolist(), strict=True)
+            numbers = np.fromiter(map(self.lines.__getitem__, [block[a:b] for a, b in between]), np.int32, n)
         except Malformed:
             return None
         self.line += len(ends)
@@ -223,9 +223,8 @@ class Reader:
         self.opening = bool(firsts[-1])
         self.begun += int(firsts[:kept].sum())
         self.over = kept < len(begin)
-        tags, feats = (
-            np.array(of, kind)[pairs] for of, kind in ((self.pairs.tags, np.uint8), (self.pairs.feats, np.int32))
-        )
+        of = self.lines
+        words, tags, feats = (np.frombuffer(x, x.typecode)[numbers] for x in (of.words, of.tags, of.feats))
         return Chunk(words, tags, feats, lengths[:kept], firsts[:kept])
 
     def newdocs(self, block: bytes, text: np.ndarray, starts: np.ndarray, rows: np.ndarray) -> np.ndarray:
