@@ -29,7 +29,7 @@ from lstm_pos.forms import Encoder, Forms, Morphology, Words, fingerprints, pack
 from lstm_pos.model import Batch, Sizes, Tagger
 
 SHOWN = 10  # sentences shown before, during and after training
-TOGETHER = 128  # sentences that are tagged together
+TOGETHER = 256  # sentences that are tagged together
 BLOCK = 100_000  # sentences that are looked at together, where all would need too much memory
 NONE = np.zeros(0, np.int64)  # the sentences of a part that is not needed
 DROPPED = 1  # the stream that word dropout is drawn from
