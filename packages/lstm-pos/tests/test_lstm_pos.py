@@ -279,6 +279,23 @@ def test_predict_takes_texts_files_and_standard_input(trained, tmp_path, capsys,
     assert capsys.readouterr().out == printed
 
 
+def test_a_long_text_is_no_file_name_and_a_slash_no_folder(trained, capsys):
+    assert main(["predict", str(trained), "Мама мыла раму и папа читал газету. " * 10]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 10 * 9 - 1
+    assert main(["predict", str(trained), "и/или"]) == 0
+    capsys.readouterr()
+    assert main(["predict", str(trained), "мама \udcff"]) == 2
+    assert "is not UTF-8" in capsys.readouterr().err
+
+
+def test_a_folder_named_like_the_data_set_changes_nothing(trained, tmp_path, capsys):
+    assert main(["evaluate", str(trained)]) == 0
+    before = capsys.readouterr().out
+    (tmp_path / "sample").mkdir()
+    assert main(["evaluate", str(trained)]) == 0
+    assert capsys.readouterr().out == before
+
+
 def test_predict_writes_conllu_that_evaluate_scores_as_right(trained, capsys):
     text = "Мама (моя) мыла раму… Они пришли домой: «всё»!"
     assert main(["predict", str(trained), text, "--format", "conllu", "--out", "tagged.conllu"]) == 0

@@ -37,7 +37,7 @@ class Classifier(nn.Module):
 
     def answer(self, odds: Tensor) -> Tensor:
         """The log-odds of all parts together: [P, B] -> [B]."""
-        return self.share @ odds
+        return (self.share[:, None] * odds).sum(0)  # no matrix product: autocast would round it
 
 
 class Reader(nn.Module):

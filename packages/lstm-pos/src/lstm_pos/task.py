@@ -1,5 +1,6 @@
 """lstm-pos as a Task: which part of speech is each word of a sentence?"""
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -339,7 +340,7 @@ def table(pairs: Iterable[tuple[list[str], list[str]]], found: Iterable[list[str
 def source(config: Config) -> dict[str, Any]:
     """What says whether data are those of training; a path is made whole, as `evaluate` may start elsewhere."""
     name = config.data.name
-    if Path(name).exists():
+    if name not in ("sample", "nerus") and Path(name).exists():  # a folder may have the name of a data set
         name = str(Path(name).resolve())
     return {"name": name, "documents": config.data.documents, "held_out": config.data.held_out, "seed": config.fit.seed}
 
@@ -429,10 +430,15 @@ def sentences_of(given: str) -> list[tuple[str, list[str]]]:
         return [(" ".join(words), words) for words in cut]
     if given == "-":
         name, text = "standard input", decoded(sys.stdin.buffer.read(), "standard input")
-    elif " " not in given and ("/" in given or given.endswith(".txt")) and not Path(given).is_file():
+    elif " " not in given and given.endswith(".txt") and not os.path.isfile(given):
         raise UserError(f"there is no file {given}; give a text, a file, or - for standard input")
-    elif Path(given).is_file():
-        name, text = given, decoded(Path(given).read_bytes(), given)
+    elif os.path.isfile(given):  # not Path.is_file, which fails for a text too long to be a name
+        try:
+            name, text = given, decoded(Path(given).read_bytes(), given)
+        except OSError as error:
+            raise UserError(f"{given} cannot be read ({error.strerror}); give another file") from error
+    elif not given.isascii() and any("\ud800" <= character <= "\udfff" for character in given):
+        raise UserError(f"{given!r} is not UTF-8; give the text in UTF-8")
     found = []
     for line in text.splitlines():
         for sentence in sentenize(line):
