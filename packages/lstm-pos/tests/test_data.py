@@ -597,6 +597,34 @@ def test_nerus_is_fetched(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.count("fetching nerus") == 1
 
 
+@pytest.mark.parametrize("n", [1, 3, 5, 9, 0])
+def test_the_first_documents_of_a_corpus_are_as_if_read_alone(n):
+    text = "".join(documents(1) + sentence(f"w{i}", tag=f"T{i}") for i in range(5))
+    same(data.first(read(text), n), read(text, n))
+    assert data.fingerprint(data.first(read(text), n)) == data.fingerprint(read(text, n))
+
+
+def test_fingerprints(file, monkeypatch):
+    text = documents(3) + sentence("a", "b")
+    file.write_text(text)
+    same = data.fingerprint(read(text))
+    assert same == data.fingerprint(data.read_whole(file))
+    assert (same["documents"], same["sentences"], same["words"]) == (3, 7, 14)
+    others = [
+        text.replace("s1", "s2", 1),
+        text.replace("\tX\t", "\tY\t", 1),
+        text.replace("\tX\t", "\tY\t"),
+        text.replace("# newdoc id = 1", "# 1"),
+        documents(3) + sentence("a") + sentence("b"),
+        text + sentence("a"),
+    ]
+    found = {repr(data.fingerprint(read(other))) for other in [text, *others]}
+    assert len(found) == 1 + len(others)
+    assert data.fingerprint(read(text.replace("\t_\t0", "\tF=1\t0"))) == same
+    monkeypatch.setattr(data, "HASHED", 3)
+    assert data.fingerprint(read(text)) == same
+
+
 # --- the parts
 
 

@@ -1,3 +1,4 @@
+import gzip
 import io
 import json
 import os
@@ -9,7 +10,7 @@ import torch
 
 from etude import config, study
 from etude.testing import check_task
-from lstm_pos import data, task
+from lstm_pos import data, sample, task
 from lstm_pos.__main__ import PACKAGE, main
 from lstm_pos.config import Config, Text
 from lstm_pos.forms import AFFIXES, GRAMMEMES, Encoder, Morphology, fingerprints, looked_up, shape
@@ -322,7 +323,50 @@ def test_a_file_of_its_own_is_scored_whole_and_the_training_data_by_the_test_par
     dataset = data.load("sample", 0, 250)
     assert scores["words"] == sum(len(dataset.corpus.sentence(int(n))[0]) for n in dataset.test)
     assert main(["evaluate", str(trained), "--data.documents", "100"]) == 2  # of which most were trained on
-    assert "was trained on name sample, documents 250" in capsys.readouterr().err
+    assert "was trained on (name sample, documents 250" in capsys.readouterr().err
+
+
+def test_the_data_of_training_are_told_by_what_is_in_them(tmp_path, capsys, monkeypatch):
+    """Under any name, in any place: by the run's own test part or not at all."""
+
+    def evaluated(*flags):
+        code = main(["evaluate", str(tmp_path / "run"), *flags])
+        found = capsys.readouterr()
+        if code == 0:
+            return json.loads(found.out.splitlines()[-1])
+        *reading, refusal = found.err.splitlines()
+        assert all(line.startswith("reading ") for line in reading)
+        return refusal
+
+    file, text = tmp_path / "some.conllu", sample.text()
+    file.write_bytes(text)
+    flags = ["--model.embedding", "8", "--model.hidden", "8", "--fit.epochs", "1", "--fit.batch-size", "256"]
+    assert main(["train", "--run", "run", "--data", "some.conllu", *flags]) == 0
+    capsys.readouterr()
+    own = evaluated()
+    assert 0 < own["words"] < len(data.load("sample", 0).corpus.word_ids) / 5
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")  # config.yaml says where it lies
+    assert evaluated() == own
+    (tmp_path / "copy.conllu.gz").write_bytes(gzip.compress(text, 1))
+    assert evaluated("--data", "../copy.conllu.gz") == own
+    assert evaluated("--data", "sample") == own
+    (tmp_path / "longer.conllu").write_bytes(text + text[: text.index(b"\n\n") + 2])
+    for name in ("../some.conllu", "../copy.conllu.gz", "../longer.conllu", "sample"):
+        for other in ("--data.documents=3", "--data.held-out=0.2", "--fit.seed=1"):
+            assert "has what this run was trained on (name" in evaluated("--data", name, other)
+    assert "has what this run was trained on" in evaluated("--data", "../longer.conllu")
+    for changed in (text.replace(b"\tVERB\t", b"\tX\t", 1), text + text[: text.index(b"\n\n") + 2]):
+        (tmp_path / "some.conllu").write_bytes(changed)
+        assert "some.conllu was changed since this run was trained on it" in evaluated()
+        assert "was changed since" in evaluated("--data", "../some.conllu")
+
+
+def test_of_a_run_on_some_documents_no_others_of_the_file_are_taken_for_its_own(trained, tmp_path, capsys):
+    (tmp_path / "copy.conllu").write_bytes(sample.text())
+    for documents, code in ((250, 0), (3, 2), (251, 2), (0, 2)):
+        assert main(["evaluate", str(trained), "--data", "copy.conllu", f"--data.documents={documents}"]) == code
+    capsys.readouterr()
 
 
 def test_a_run_leaves_sentences_before_during_and_after(trained):

@@ -22,6 +22,7 @@ from lstm_pos import conllu, sample
 
 NERUS = "https://storage.yandexcloud.net/natasha-nerus/data/nerus_lenta.conllu.gz"  # about 2 GB; no hash is published
 FORMAT = 1  # of the files in the cache; another number makes what is there stale
+HASHED = 1 << 22  # entries of an array, or of a table, that are hashed together
 SPLIT = -1  # the stream that the parts are drawn from; epochs, which draw their order likewise, count from 0
 ARRAYS: dict[str, np.dtype[Any]] = {  # the files of a corpus that are arrays
     "word_ids": np.dtype("<i4"),
@@ -84,6 +85,48 @@ def read(name: str, documents: int = 0) -> Corpus:
             return read_whole(name, documents)
         case _:
             raise UserError(f"there is no data set {name!r}; choose sample, nerus, or the path of a CoNLL-U file")
+
+
+def first(corpus: Corpus, documents: int) -> Corpus:
+    """The first `documents` of a corpus, 0 for all, as they would have been read alone."""
+    if not 0 < documents < len(corpus.documents) - 1:
+        return corpus
+    sentences = int(corpus.documents[documents])
+    tokens = int(corpus.sentences[sentences])
+    words, tags, feats = corpus.word_ids[:tokens], corpus.tag_ids[:tokens], corpus.feat_ids[:tokens]
+    return Corpus(  # numbers are given in the order of first appearance
+        corpus.words[: int(words.max()) + 1],
+        corpus.tags[: int(tags.max()) + 1],
+        corpus.feats[: int(feats.max()) + 1],
+        words,
+        tags,
+        feats,
+        corpus.sentences[: sentences + 1],
+        corpus.documents[: documents + 1],
+    )
+
+
+def fingerprint(corpus: Corpus) -> dict[str, Any]:
+    """What tells a corpus from others, wherever its file lies: how many documents, sentences and words it has, and a
+    hash of them and of their tags. The column FEATS does not count: no part and no score depends on it.
+    """
+    found = hashlib.blake2b(digest_size=16)
+    for name in ("word_ids", "tag_ids", "sentences", "documents"):
+        array = getattr(corpus, name)
+        found.update(f"{name} {len(array)}\n".encode())
+        for start in range(0, len(array), HASHED):  # mapped into memory, it may be larger than that
+            found.update(np.ascontiguousarray(array[start : start + HASHED], ARRAYS[name]).data)
+    for name in ("words", "tags"):
+        table = getattr(corpus, name)
+        found.update(f"{name} {len(table)}\n".encode())
+        for start in range(0, len(table), HASHED):
+            found.update("".join(f"{entry}\n" for entry in table[start : start + HASHED]).encode())
+    return {
+        "documents": len(corpus.documents) - 1,
+        "sentences": len(corpus.sentences) - 1,
+        "words": len(corpus.word_ids),
+        "hash": found.hexdigest(),
+    }
 
 
 def divided(name: str, corpus: Corpus, seed: int, held_out: float) -> Dataset:

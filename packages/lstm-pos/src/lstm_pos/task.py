@@ -44,7 +44,7 @@ class Learnt:
     tags: list[str]
     morphology: Morphology
     seen: np.ndarray  # int64, sorted: the fingerprints of the forms that training has
-    source: dict[str, Any]  # the data it was trained on: the same again have the same test part
+    source: dict[str, Any]  # the data it was trained on, see `source`: the same again have the same test part
 
     def state(self) -> dict[str, Any]:
         return {
@@ -337,12 +337,10 @@ def table(pairs: Iterable[tuple[list[str], list[str]]], found: Iterable[list[str
     return "\n".join(lines)
 
 
-def source(config: Config) -> dict[str, Any]:
-    """What says whether data are those of training; a path is made whole, as `evaluate` may start elsewhere."""
-    name = config.data.name
-    if name not in ("sample", "nerus") and Path(name).exists():  # a folder may have the name of a data set
-        name = str(Path(name).resolve())
-    return {"name": name, "documents": config.data.documents, "held_out": config.data.held_out, "seed": config.fit.seed}
+def source(config: Config, corpus: Corpus) -> dict[str, Any]:
+    """What decides the parts of the data: `corpus`, which was read as `config` says, and the flags."""
+    flags = {"documents": config.data.documents, "held_out": config.data.held_out, "seed": config.fit.seed}
+    return {"name": config.data.name, **flags, "fingerprint": data.fingerprint(corpus)}
 
 
 def load(config: Config) -> Dataset:
@@ -361,7 +359,7 @@ def make(config: Config, where: torch.device) -> Task:
     tags = sorted(corpus.tags[k] for k in np.unique(corpus.tag_ids[tokens]))
     feats = [corpus.feats[k] for k in np.unique(corpus.feat_ids[tokens])] if config.model.morphology else []
     encoder = Encoder.train(config, counts, texts)
-    learnt = Learnt(encoder, tags, Morphology.train(feats), np.sort(fingerprints(counts)), source(config))
+    learnt = Learnt(encoder, tags, Morphology.train(feats), np.sort(fingerprints(counts)), source(config, corpus))
     return Tagging(config, learnt, dataset)
 
 
@@ -371,20 +369,33 @@ def joined(corpus: Corpus, sentences: np.ndarray) -> Iterator[str]:
 
 
 def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Tagging:
-    """Data that the run was not trained on are scored whole."""
+    """Scored is the run's own test part, or the whole of data that the run was not trained on.
+
+    They are told apart by what is in them, not by their name: a copy of the training data, or a file that begins with
+    them, is refused unless it has the same parts. What merely overlaps with them is not found out. Raises UserError.
+    """
     learnt = Learnt.restore(config, assets)
     if where is None:
         return Tagging(config, learnt)
-    if source(config) == learnt.source:
-        dataset = load(config)
+    name, trained, asked = config.data.name, learnt.source, config.data.documents
+    # Of what the run was trained on, fewer documents may be asked for: as many are read as it has.
+    corpus = data.read(name, max(asked, trained["documents"]) if asked and trained["documents"] else 0)
+    begins = data.fingerprint(data.first(corpus, trained["fingerprint"]["documents"])) == trained["fingerprint"]
+    corpus = data.first(corpus, asked)
+    given = source(config, corpus)
+    if given == {**trained, "name": name}:
+        dataset = data.divided(name, corpus, config.fit.seed, config.data.held_out)
         return Tagging(config, learnt, replace(dataset, train=NONE, valid=NONE))
-    if source(config)["name"] == learnt.source["name"]:
-        told = ", ".join(f"{key} {value}" for key, value in learnt.source.items())
-        raise UserError(f"this run was trained on {told}: evaluate it without other flags, or on other --data")
-    corpus = data.read(config.data.name, config.data.documents)
+    told = "name {name}, documents {documents}, held_out {held_out}, seed {seed}".format(**trained)
+    if name == trained["name"] and (not begins or given == {**trained, "fingerprint": given["fingerprint"]}):
+        raise UserError(f"{name} was changed since this run was trained on it ({told}): evaluate on other --data")
+    if begins:
+        raise UserError(
+            f"{name} has what this run was trained on ({told}): evaluate it without other flags, or on other --data"
+        )
     every = np.arange(len(corpus.sentences) - 1)
-    description = f"{config.data.name}, all {len(every):,} sentences ({len(corpus.word_ids):,} words)"
-    return Tagging(config, learnt, Dataset(config.data.name, corpus, NONE, NONE, every, description))
+    description = f"{name}, all {len(every):,} sentences ({len(corpus.word_ids):,} words)"
+    return Tagging(config, learnt, Dataset(name, corpus, NONE, NONE, every, description))
 
 
 def describe(task: Tagging, totals: Totals) -> tuple[str, dict[str, Any]]:
