@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def same(a, b):
 
 
 def read(text, documents=0):
-    return data.read_text("the text", text.encode() if isinstance(text, str) else text, documents)
+    return data.read_here("the text", BytesIO(text.encode() if isinstance(text, str) else text), documents)
 
 
 def refusal(call, *args):

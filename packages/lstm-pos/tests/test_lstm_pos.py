@@ -280,6 +280,24 @@ def test_predict_takes_texts_files_and_standard_input(trained, tmp_path, capsys,
     assert capsys.readouterr().out == printed
 
 
+def test_predict_tags_untagged_conllu_and_writes_nothing(trained, tmp_path, capsys):
+    words = "Мама мыла раму .".split()
+    assert main(["predict", str(trained), conllu(tmp_path / "tagged.conllu", " ".join(f"{w}/X" for w in words))]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split("\t")[0] for line in printed.splitlines()] == words
+    file = conllu(tmp_path / "untagged.conllu", " ".join(f"{w}/_" for w in words))
+    (tmp_path / "untagged.conllu.gz").write_bytes(gzip.compress((tmp_path / "untagged.conllu").read_bytes()))
+    before = sorted(tmp_path.rglob("*"))
+    for name in (file, f"{file}.gz"):
+        assert main(["predict", str(trained), name]) == 0
+        assert capsys.readouterr().out == printed
+    assert sorted(tmp_path.rglob("*")) == before
+    for verb in (["evaluate", str(trained), "--data", file], ["train", "--data", file]):
+        assert main(verb) == 2
+        *_, line = capsys.readouterr().err.splitlines()
+        assert f"{file}, line 1: the word has no tag in column UPOS" in line
+
+
 def test_a_long_text_is_no_file_name_and_a_slash_no_folder(trained, capsys):
     assert main(["predict", str(trained), "Мама мыла раму и папа читал газету. " * 10]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 10 * 9 - 1

@@ -75,8 +75,12 @@ class Table(dict[bytes, int]):
 
 
 class Tags(Table):
+    def __init__(self, needed: bool) -> None:
+        super().__init__()
+        self.needed = needed
+
     def judge(self, content: bytes) -> None:
-        if content in (b"", b"_"):
+        if not content or (content == b"_" and self.needed):
             raise Malformed("the word has no tag in column UPOS; tag it, or leave its sentence out")
         if len(self) == MAX_TAGS:
             raise Malformed(f"more than {MAX_TAGS} different tags in column UPOS; is it the right column?")
@@ -115,11 +119,14 @@ class Reader:
     syntactic words, numbered 1, 2, ... in each sentence.
     """
 
-    def __init__(self, where: str, documents: int = 0) -> None:
-        """`where` names the file in errors; reading stops after so many `documents`, 0 reads all."""
+    def __init__(self, where: str, documents: int = 0, tagged: bool = True) -> None:
+        """`where` names the file in errors; reading stops after so many `documents`, 0 reads all.
+
+        Unless they are to be `tagged`, words may have `_` in column UPOS.
+        """
         self.where = where
         self.wanted = documents
-        self.words, self.tags, self.feats = Table(), Tags(), Feats()
+        self.words, self.tags, self.feats = Table(), Tags(tagged), Feats()
         self.lines = Lines(self.words, self.tags, self.feats)
         self.line = 1  # number of the next block's first line
         self.begun = 0  # documents

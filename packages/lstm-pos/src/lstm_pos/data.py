@@ -77,7 +77,7 @@ def read(name: str, documents: int = 0) -> Corpus:
     """All sentences of what `load` takes, or of its first `documents`. Raises UserError as `load` does."""
     match name:
         case "sample":
-            return read_text("sample", sample.text(), documents)
+            return read_here("sample", BytesIO(sample.text()), documents)
         case "nerus":
             file = fetch(NERUS, root() / "nerus" / "nerus_lenta.conllu.gz", None, "nerus")
             return read_whole(file, documents)
@@ -156,10 +156,13 @@ def divided(name: str, corpus: Corpus, seed: int, held_out: float) -> Dataset:
     return Dataset(name, corpus, train, valid, test, description)
 
 
-def read_text(name: str, text: bytes, documents: int = 0) -> Corpus:
-    """A CoNLL-U text, its first `documents`, 0 for all; the arrays stay in memory. `name` stands for it in errors."""
-    reader = conllu.Reader(name, documents)
-    pieces = list(arrays(reader, BytesIO(text)))
+def read_here(name: str, file: BinaryIO, documents: int = 0, tagged: bool = True) -> Corpus:
+    """CoNLL-U, plain or compressed by gzip, as `conllu.Reader` takes it; the arrays stay in memory, nothing is written.
+
+    `name` stands for the file in errors.
+    """
+    reader = conllu.Reader(name, documents, tagged)
+    pieces = list(arrays(reader, conllu.plain(file)))
     fields: dict[str, Any] = {name: np.concatenate([piece[name] for piece in pieces]) for name in ARRAYS}
     return Corpus(**fields, **tables(reader))
 

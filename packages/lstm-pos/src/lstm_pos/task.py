@@ -436,7 +436,11 @@ def sentences_of(given: str) -> list[tuple[str, list[str]]]:
 
     name, text = repr(given), given
     if given.endswith((".conllu", ".conllu.gz")):
-        corpus = data.read(given)
+        try:
+            with open(given, "rb") as file:
+                corpus = data.read_here(given, file, tagged=False)
+        except OSError as error:
+            raise UserError(f"{given} cannot be read ({error.strerror}); give a CoNLL-U file") from error
         cut = [corpus.sentence(n)[0] for n in range(len(corpus.sentences) - 1)]
         return [(" ".join(words), words) for words in cut]
     if given == "-":
