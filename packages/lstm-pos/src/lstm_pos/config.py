@@ -98,10 +98,6 @@ class Config:
     model: Model = field(default_factory=Model)
     fit: Fit = field(default_factory=lambda: Fit(epochs=15, batch_size=32, clip=1.0, precision="fp32"))
 
-    def __post_init__(self) -> None:
-        if self.model.batch_norm and self.fit.batch_size < 3:
-            raise UserError(f"model.batch-norm needs fit.batch-size 3 or more, not {self.fit.batch_size}")
-
 
 @dataclass(frozen=True)
 class Predict:
