@@ -61,11 +61,11 @@ class Dataset:
 def load(name: str, seed: int, held_out: float = 0.1, normalise: bool = True, messages: int = 0) -> Dataset:
     """`sample`, `twitter` (see `tweets`) or the path of a CSV file (see `read_csv`).
 
-    Of messages with the same `identity` the first is kept, so that none is in two parts; messages of which
-    `normalised` leaves nothing are left out. Both are so whatever `normalise` is, which says whether the texts are
-    normalised or exactly as they are in the file: the parts hold the same messages either way. Of the rest `messages`
-    are drawn by `seed`, 0 or more than there are for all. A share of `held_out` of these, drawn by `seed`, is the
-    validation part, and as many others are the test part, at least one each; every part is in the order of the file.
+    The texts are `normalised`, or with `normalise` off exactly as they are in the file; the parts hold the same
+    messages either way. Of messages that are the same (see `distinct`) the first is kept, so that none is in two parts,
+    and those of which `normalised` leaves nothing are left out. Of the rest `messages` are drawn by `seed`, 0 or more
+    than there are for all. A share of `held_out` of these, drawn by `seed`, is the validation part, and as many others
+    are the test part, at least one each; every part is in the order of the file.
 
     The sample has parts of its own and is always the same; `messages` shortens each of its parts to its share.
 
@@ -91,11 +91,11 @@ def load(name: str, seed: int, held_out: float = 0.1, normalise: bool = True, me
     if 0 < messages < n:
         out = f"drawn from {n:,}; {out}"
         kept = kept[np.sort(shuffled(n, seed, DRAWN)[:messages])]
-    parts = [
+    train, valid, test = (
         Messages([(clean if normalise else texts)[i] for i in part.tolist()], labels[part])
         for part in divided(name, kept, seed, held_out)
-    ]
-    return Dataset(name, classes, *parts, f"{name}, {sizes(*parts)} ({out})")
+    )
+    return Dataset(name, classes, train, valid, test, f"{name}, {sizes(train, valid, test)} ({out})")
 
 
 def sizes(*parts: Messages) -> str:
@@ -104,15 +104,18 @@ def sizes(*parts: Messages) -> str:
 
 def generated(messages: int) -> Dataset:
     """The sample; with `messages` as many, the first ones of each part."""
-    parts = [Messages(texts, np.array(labels, np.int64)) for texts, labels in sample.parts()]
-    n = sum(len(part.texts) for part in parts)
+    train, valid, test = (Messages(texts, np.array(labels, np.int64)) for texts, labels in sample.parts())
+    n = sum(sample.COUNTS)
     if 0 < messages < n:
         if messages < 3:
             raise UserError(few(messages))
-        held = max(1, messages * len(parts[1].texts) // n)
-        cuts = (messages - 2 * held, held, held)
-        parts = [Messages(part.texts[:cut], part.labels[:cut]) for part, cut in zip(parts, cuts, strict=True)]
-    return Dataset("sample", list(sample.CLASSES), *parts, f"sample, {sizes(*parts)}")
+        held = max(1, round(messages * len(test.texts) / n))
+        train, valid, test = start(train, messages - 2 * held), start(valid, held), start(test, held)
+    return Dataset("sample", [*sample.CLASSES], train, valid, test, f"sample, {sizes(train, valid, test)}")
+
+
+def start(part: Messages, n: int) -> Messages:
+    return Messages(part.texts[:n], part.labels[:n])
 
 
 def few(n: int) -> str:
@@ -120,18 +123,17 @@ def few(n: int) -> str:
 
 
 def distinct(texts: list[str]) -> tuple[np.ndarray, list[str], int]:
-    """The first of each `identity`: int64, sorted, numbers of texts; all texts normalised; how many repeat another."""
+    """Texts that are the same when normalised, but for capital letters, are one, and the first of them is kept.
+
+    Returns which are kept, int64, sorted; all texts normalised; and how many of those that are not empty then repeat
+    another. An empty one is not kept.
+    """
     clean = [normalised(text) for text in texts]
-    first: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for i, text in enumerate(clean):
         if text:
-            first.setdefault(text.casefold(), i)
-    return np.fromiter(first.values(), np.int64), clean, sum(map(bool, clean)) - len(first)
-
-
-def identity(text: str) -> str:
-    """What two messages have in common that count as the same; "" is that of messages of which nothing is left."""
-    return normalised(text).casefold()
+            numbers.setdefault(text.casefold(), i)
+    return np.fromiter(numbers.values(), np.int64), clean, sum(map(bool, clean)) - len(numbers)
 
 
 def divided(name: str, kept: np.ndarray, seed: int, held_out: float) -> list[np.ndarray]:
@@ -157,9 +159,7 @@ def normalised(text: str) -> str:
     is if it is normalised again.
     """
     before = None
-    while (
-        text != before
-    ):  # where something is dropped, what is left may be an entity; every round but the last shortens
+    while text != before:  # what is left where something was dropped may be an entity; it ends, as nothing grows
         before = text
         if "&" in text:
             text = html.unescape(AMPERSANDS.sub("&", text))

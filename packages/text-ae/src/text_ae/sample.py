@@ -143,7 +143,7 @@ MOODS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # sad, happy
         tuple("happy excited glad proud thankful relaxed cheerful hopeful lucky healthy calm thrilled blessed".split()),
     ),
     "quality": (
-        tuple("bad awful terrible horrible boring rubbish lame dreadful useless annoying".split()),
+        tuple("bad awful terrible horrible boring rubbish lame dreadful pointless annoying".split()),
         tuple("good great awesome amazing lovely brilliant perfect fantastic sweet beautiful".split()),
     ),
     "verb": (("hate", "miss", "fear", "regret"), ("love", "like", "enjoy", "adore")),
