@@ -230,7 +230,7 @@ def read_csv(file: Path) -> tuple[list[str], np.ndarray, list[str]]:
                 if not message or message.isspace():
                     raise UserError(f"{file}, line {start}: the message is empty; fill it in, or delete the row")
                 if len(message) > LONGEST:
-                    raise UserError(giant(file, start, f"{len(message):,}"))
+                    raise UserError(giant(file, start, f"the message has {len(message):,}"))
                 texts.append(message)
                 numbers.append(tags.setdefault(tag, len(tags)))
     except OSError as error:
@@ -254,7 +254,7 @@ def numbered(file: Path, stream: BinaryIO) -> Iterator[tuple[int, list[str]]]:
         except csv.Error as error:
             # The limit of a field is for the whole process, so that it is left as it is.
             if "field limit" in str(error):
-                raise UserError(giant(file, start, f"more than {csv.field_size_limit():,}")) from error
+                raise UserError(giant(file, start, f"a field has more than {csv.field_size_limit():,}")) from error
             why = "a \\r outside of quotes ends no line" if "new-line" in str(error) else f"quotes, {error}"
             raise UserError(
                 f"{file}, line {start}: the row cannot be read ({why}); "
@@ -270,7 +270,7 @@ def numbered(file: Path, stream: BinaryIO) -> Iterator[tuple[int, list[str]]]:
 
 def giant(file: Path, line: int, size: str) -> str:
     return (
-        f"{file}, line {line}: the message has {size} characters, {LONGEST:,} are allowed; "
+        f"{file}, line {line}: {size} characters, a message may have {LONGEST:,}; "
         "shorten it, or close the quote that it begins with"
     )
 
