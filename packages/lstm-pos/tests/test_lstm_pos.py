@@ -13,7 +13,7 @@ from etude.testing import check_task
 from lstm_pos import data, sample, task
 from lstm_pos.__main__ import PACKAGE, main
 from lstm_pos.config import Config, Text
-from lstm_pos.forms import AFFIXES, GRAMMEMES, Encoder, Morphology, fingerprints, looked_up, shape
+from lstm_pos.forms import AFFIXES, Dictionary, Encoder, Morphology, fingerprints, shape
 from lstm_pos.model import Norm
 
 SMALL = ["--model.embedding", "16", "--model.hidden", "16", "--data.documents", "120", "--fit.lr", "1e-2"]
@@ -194,17 +194,35 @@ def test_shapes():
 
 
 def test_the_dictionary_says_what_a_word_may_be():
-    from pymorphy3 import MorphAnalyzer
-
-    names = sorted(MorphAnalyzer(lang="ru").TagClass.KNOWN_GRAMMEMES)
-    assert len(names) <= GRAMMEMES
+    known = Dictionary.installed()
     found = [
-        {name for name, p in zip(names, row, strict=False) if p > 0.001} for row in looked_up(["стали", "мама", ","])
+        {name for name, p in zip(known.grammemes, row, strict=True) if p > 0.001}
+        for row in known.look_up(["стали", "мама", ","])
     ]
     assert {"VERB", "NOUN", "past"} <= found[0]
     assert {"NOUN", "nomn", "femn"} <= found[1] and not {"VERB", "gent"} & found[1]
     assert found[2] == {"PNCT"}
-    assert looked_up([]).shape == (0, GRAMMEMES)
+    assert known.look_up([]).shape == (0, len(known.grammemes))
+
+
+def test_a_run_keeps_its_columns_of_the_dictionary_whatever_is_installed(tmp_path, capsys, monkeypatch):
+    import pymorphy3
+
+    flags = [*SMALL, "--model.dictionary", "--fit.epochs", "1", "--fit.batch-size", "64", "--run", "r"]
+    assert main(["train", *flags]) == 0
+    capsys.readouterr()
+    assert main(["predict", "r", "Мама мыла раму."]) == 0
+    before = capsys.readouterr().out
+    analyzer = pymorphy3.MorphAnalyzer(lang="ru")
+    installed = {*analyzer.TagClass.KNOWN_GRAMMEMES, "AAAA", "Mmmm"}  # other columns come before those of training
+    other = SimpleNamespace(parse=analyzer.parse, TagClass=SimpleNamespace(KNOWN_GRAMMEMES=installed))
+    monkeypatch.setattr(pymorphy3, "MorphAnalyzer", lambda lang: {"ru": other}[lang])
+    assert main(["predict", "r", "Мама мыла раму."]) == 0
+    assert capsys.readouterr().out == before
+    installed -= {"NOUN"}
+    assert main(["predict", "r", "Мама мыла раму."]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "(NOUN): install pymorphy3==" in line
 
 
 def test_morphology_is_one_value_for_each_attribute():

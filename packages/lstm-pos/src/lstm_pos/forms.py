@@ -7,6 +7,8 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
 from typing import Any, Self
 from unicodedata import category
 
@@ -15,11 +17,11 @@ import torch
 from torch import Tensor
 
 from etude import text
+from etude.errors import UserError
 from etude.text.tokenizer import Tokenizer
 from lstm_pos.config import Config
 
 RARE, SHARED = 2, 3  # unknown words are what words that come so often at most are; an ending is one that so many share
-GRAMMEMES = 128  # of the dictionary: pymorphy3 has 122
 LONGEST = 24  # characters of a word that are read, the last ones
 SHAPES = ("lower", "Title", "UPPER", "MiXed", "123", "a1", "latin", "...", "-", "☺")
 AFFIXES: tuple[Callable[[str], str], ...] = (
@@ -53,7 +55,7 @@ class Forms:
     piece_starts: np.ndarray  # int64 [V + 1]
     classes: np.ndarray  # int64 [V] the piece that stands for an unknown word that looks so
     shapes: np.ndarray  # int64 [V]
-    dictionary: np.ndarray  # float32 [V, GRAMMEMES], or [V, 0] if it is not asked
+    dictionary: np.ndarray  # float32 [V, G] for G grammemes, 0 if it is not asked
     affixes: np.ndarray  # int64 [V, len(AFFIXES)], 0 for one that training does not know
     characters: np.ndarray  # int64 [C], 1 for one that training does not know
     character_starts: np.ndarray  # int64 [V + 1]
@@ -141,8 +143,16 @@ TRAINED: dict[str, Trained] = {"bpe": text.BPE, "wordpiece": text.WordPiece, "un
 class Encoder:
     """Turns forms into numbers, and remembers which of them training has seen."""
 
-    def __init__(self, config: Config, cutter: Words | Pieces, affixes: list[list[str]], characters: list[str]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        cutter: Words | Pieces,
+        affixes: list[list[str]],
+        characters: list[str],
+        dictionary: "Dictionary | None",
+    ) -> None:
         self.config, self.cutter, self.affixes, self.characters = config, cutter, affixes, characters
+        self.dictionary = dictionary
         self.affix_ids = [{affix: id for id, affix in enumerate(known, 1)} for known in affixes]
         self.character_ids = {character: id for id, character in enumerate(characters, 2)}
 
@@ -165,7 +175,8 @@ class Encoder:
         letters: Counter[str] = Counter()
         for form in counts:
             letters.update(set(form))
-        return cls(config, cutter, affixes, sorted(letter for letter, n in letters.items() if n >= SHARED))
+        characters = sorted(letter for letter, n in letters.items() if n >= SHARED)
+        return cls(config, cutter, affixes, characters, Dictionary.installed() if config.model.dictionary else None)
 
     def encode(self, forms: Sequence[str]) -> Forms:
         rows = [row[: self.config.text.max_length] or [0] for row in self.cutter.pieces(forms)]
@@ -175,7 +186,7 @@ class Encoder:
             *packed(rows),
             np.array([self.cutter.class_of(form) for form in forms], dtype=np.int64),
             np.array([shape(form) for form in forms], dtype=np.int64),
-            looked_up(forms) if self.config.model.dictionary else np.zeros((len(forms), 0), np.float32),
+            self.dictionary.look_up(forms) if self.dictionary else np.zeros((len(forms), 0), np.float32),
             np.array(
                 [
                     [ids.get(affix(word), 0) for affix, ids in zip(AFFIXES, self.affix_ids, strict=True)]
@@ -187,7 +198,9 @@ class Encoder:
         )
 
     def state(self) -> dict[str, Any]:
-        return {"pieces": self.cutter.state(), "affixes": self.affixes, "characters": self.characters}
+        dictionary = self.dictionary and {"grammemes": self.dictionary.grammemes, "packages": self.dictionary.packages}
+        state = {"pieces": self.cutter.state(), "affixes": self.affixes, "characters": self.characters}
+        return {**state, "dictionary": dictionary}
 
     @classmethod
     def restore(cls, config: Config, state: dict[str, Any]) -> Self:
@@ -197,25 +210,49 @@ class Encoder:
             cutter: Words | Pieces = Words(pieces["classes"], pieces["words"])
         else:
             cutter = Pieces(Tokenizer.from_state(pieces, "the tokenizer in the checkpoint"))
-        return cls(config, cutter, state["affixes"], state["characters"])
+        known = state["dictionary"]
+        dictionary = known and Dictionary(known["grammemes"], known["packages"])
+        return cls(config, cutter, state["affixes"], state["characters"], dictionary)
 
 
-def looked_up(forms: Sequence[str]) -> np.ndarray:
-    """How probable each grammeme of OpenCorpora (NOUN, Surn, gent, plur, ...) is for each form alone, float32.
+class Dictionary:
+    """How probable each grammeme of OpenCorpora (NOUN, Surn, gent, plur, ...) is for a form alone.
 
-    [V, GRAMMEMES], in alphabetical order. Of a word that is not in the dictionary pymorphy3 judges by its ending
-    (Korobov 2015, "Morphological analyzer and generator for Russian and Ukrainian languages").
+    Of a word that is not in the dictionary pymorphy3 judges by its ending (Korobov 2015, "Morphological analyzer and
+    generator for Russian and Ukrainian languages"). Which grammemes there are, and so what each column of the model's
+    input means, is up to the version: a run keeps the names of its columns, and by which `packages` they were known.
     """
-    from pymorphy3 import MorphAnalyzer
 
-    analyzer = MorphAnalyzer(lang="ru")
-    places = {name: n for n, name in enumerate(sorted(analyzer.TagClass.KNOWN_GRAMMEMES))}
-    found = np.zeros((len(forms), GRAMMEMES), np.float32)
-    for row, form in zip(found, forms, strict=True):
-        for parse in analyzer.parse(form):
-            for grammeme in parse.tag.grammemes:
-                row[places[grammeme]] += parse.score
-    return found
+    def __init__(self, grammemes: list[str], packages: str) -> None:
+        self.grammemes, self.packages = grammemes, packages
+
+    @classmethod
+    def installed(cls) -> Self:
+        made = cls([], " ".join(f"{name}=={version(name)}" for name in ("pymorphy3", "pymorphy3-dicts-ru")))
+        made.grammemes = sorted(made.analyzer.TagClass.KNOWN_GRAMMEMES)
+        return made
+
+    @cached_property
+    def analyzer(self) -> Any:
+        from pymorphy3 import MorphAnalyzer
+
+        analyzer = MorphAnalyzer(lang="ru")
+        if unknown := sorted({*self.grammemes} - {*analyzer.TagClass.KNOWN_GRAMMEMES}):
+            raise UserError(
+                f"this run knows grammemes that the dictionary installed here has not ({', '.join(unknown)}): "
+                f"install {self.packages}"
+            )
+        return analyzer
+
+    def look_up(self, forms: Sequence[str]) -> np.ndarray:
+        """float32 [V, G]. Raises UserError if the dictionary installed lacks a grammeme."""
+        places = {name: n for n, name in enumerate(self.grammemes)}
+        found = np.zeros((len(forms), len(places)), np.float32)
+        for row, form in zip(found, forms, strict=True):
+            for parse in self.analyzer.parse(form):
+                for grammeme in parse.tag.grammemes & places.keys():  # a newer version may have more
+                    row[places[grammeme]] += parse.score
+        return found
 
 
 def packed(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:

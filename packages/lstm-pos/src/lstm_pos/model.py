@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from etude.layers.recurrent import LSTM
 from lstm_pos.config import Model
-from lstm_pos.forms import GRAMMEMES, SHAPES
+from lstm_pos.forms import SHAPES
 
 SHAPE, AFFIX, CHARACTER, SPELLING = 8, 16, 32, 50  # numbers per shape, ending, character; units per direction
 
@@ -20,7 +20,7 @@ class Batch(NamedTuple):
     lengths: Tensor  # int64 [B]
     forms: Tensor  # int64 [B, T] the row of the form that each piece is of
     shapes: Tensor  # int64 [F]
-    dictionary: Tensor  # float32 [F, GRAMMEMES], or [F, 0]
+    dictionary: Tensor  # float32 [F, G]
     affixes: Tensor  # int64 [F, A]
     characters: Tensor  # int64 [F, C]
     character_lengths: Tensor  # int64 [F]
@@ -37,6 +37,7 @@ class Sizes(NamedTuple):
     pieces: int  # the vocabulary
     affixes: list[int]  # how many of each kind are known
     characters: int
+    grammemes: int  # G: of the dictionary, 0 without it
     tags: int  # K
     values: int  # M: of the morphology, all attributes together
 
@@ -98,8 +99,7 @@ class Spelling(nn.Module):
 
     def __init__(self, config: Model, sizes: Sizes) -> None:
         super().__init__()
-        self.shape, self.width = nn.Embedding(len(SHAPES), SHAPE), SHAPE
-        self.width += GRAMMEMES if config.dictionary else 0
+        self.shape, self.width = nn.Embedding(len(SHAPES), SHAPE), SHAPE + sizes.grammemes
         self.affixes: nn.ModuleList | None = None
         self.characters: nn.Embedding | None = None
         if config.features in ("endings", "both"):

@@ -90,6 +90,7 @@ class Tagging:
                 pieces=encoder.cutter.vocab_size,
                 affixes=[len(known) for known in encoder.affixes],
                 characters=len(encoder.characters),
+                grammemes=len(encoder.dictionary.grammemes) if encoder.dictionary else 0,
                 tags=len(self.tags),
                 values=sum(learnt.morphology.sizes),
             ),
