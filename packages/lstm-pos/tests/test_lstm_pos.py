@@ -2,6 +2,7 @@ import gzip
 import io
 import json
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from etude import config, study
 from etude.testing import check_task
 from lstm_pos import data, sample, task
 from lstm_pos.__main__ import PACKAGE, main
-from lstm_pos.config import Config, Text
+from lstm_pos.config import Config, Model, Text
 from lstm_pos.forms import AFFIXES, Dictionary, Encoder, Morphology, fingerprints, shape
 from lstm_pos.model import Norm
 
@@ -137,6 +138,24 @@ def test_long_sentences_are_cut_and_no_word_is_lost(longest):
     assert one.tagged([]) == []
 
 
+def test_of_the_tokens_only_those_asked_for_are_looked_at():
+    words = np.full(1000, 10**9)  # there is no such word
+    words[10:16], words[900:903] = [0, 1, 2, 1, 0, 1], [2, 0, 1]
+    part = task.cut(words, np.array([10, 900]), np.array([16, 903]), np.array([1, 2, 3]), 4)
+    assert part.starts.tolist() == [10, 12, 13, 15, 900, 902]
+    assert part.ends.tolist() == [12, 13, 15, 16, 902, 903]
+    assert part.lengths.tolist() == [3, 3, 3, 2, 4, 2]
+
+
+def test_only_words_that_are_used_are_encoded():
+    one, dataset = made("--model.features", "both"), task.load(config.parse(Config, SMALL))
+    few = task.Tagging(one.config, one.learnt, replace(dataset, train=task.NONE, valid=task.NONE))
+    words = {word for n in dataset.test for word in one.corpus.sentence(int(n))[0]}
+    assert len(few.forms.shapes) == len(few.unseen) == len(words) < len(one.forms.shapes) == len(one.corpus.words)
+    for a, b in zip(few.load("test", np.arange(9), 0), one.load("test", np.arange(9), 0), strict=True):
+        assert a is b is None or torch.equal(a, b)
+
+
 def test_words_are_dropped_as_often_as_they_are_rare_and_anew_each_epoch():
     one = made("--model.word-dropout", "1", "--text.vocabulary", "5000")
     ids = np.arange(len(one.parts["train"].starts))
@@ -171,7 +190,7 @@ def test_unknown_words_are_told_by_shape_and_ending():
     counts = Counter(
         {"дом": 9, **{f"{stem}ами": 1 for stem in ("лес", "стол", "рук", "ног")}, "Анна": 1, "Инна": 1, "Жанна": 1}
     )
-    encoder = Encoder.train(Config(text=Text(vocabulary=40)), counts, list)
+    encoder = Encoder.train(Config(text=Text(vocabulary=40), model=Model(features="endings")), counts, list)
     words = encoder.cutter
     [[a], [b], [c], [known]] = words.pieces(["глазами", "ушами", "Сусанна", "ДОМ"])
     assert a == b != c
@@ -197,12 +216,18 @@ def test_the_dictionary_says_what_a_word_may_be():
     known = Dictionary.installed()
     found = [
         {name for name, p in zip(known.grammemes, row, strict=True) if p > 0.001}
-        for row in known.look_up(["стали", "мама", ","])
+        for row in map(known.look_up, ["стали", "мама", ","])
     ]
     assert {"VERB", "NOUN", "past"} <= found[0]
     assert {"NOUN", "nomn", "femn"} <= found[1] and not {"VERB", "gent"} & found[1]
     assert found[2] == {"PNCT"}
-    assert known.look_up([]).shape == (0, len(known.grammemes))
+    one = made("--model.dictionary")
+    loaded = one.load("valid", np.arange(5), 0)
+    words = [one.corpus.words[n] for n in np.flatnonzero(one.numbers)]
+    assert len(np.unique(one.forms.dictionary, axis=0)) == len(one.forms.dictionary) < len(words) / 2
+    for word, said in zip(words, one.forms.dictionary[one.forms.answers[1:]], strict=True):
+        assert np.array_equal(said, known.look_up(word))
+    assert loaded.dictionary.shape == (len(loaded.shapes), len(known.grammemes))
 
 
 def test_a_run_keeps_its_columns_of_the_dictionary_whatever_is_installed(tmp_path, capsys, monkeypatch):

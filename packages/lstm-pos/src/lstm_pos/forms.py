@@ -4,6 +4,7 @@ Each distinct form of a word is looked at once, in Python; what a batch needs is
 """
 
 import hashlib
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from unicodedata import category
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from etude import text
 from etude.errors import UserError
@@ -22,6 +24,7 @@ from etude.text.tokenizer import Tokenizer
 from lstm_pos.config import Config
 
 RARE, SHARED = 2, 3  # unknown words are what words that come so often at most are; an ending is one that so many share
+TOGETHER = 10_000  # forms that are looked at together: what Python needs for more would be a multiple of the result
 LONGEST = 24  # characters of a word that are read, the last ones
 SHAPES = ("lower", "Title", "UPPER", "MiXed", "123", "a1", "latin", "...", "-", "☺")
 AFFIXES: tuple[Callable[[str], str], ...] = (
@@ -49,14 +52,18 @@ def shape(word: str) -> int:
 
 @dataclass(frozen=True)
 class Forms:
-    """V distinct forms as numbers. Ragged values lie one after another; those of form v are starts[v]:starts[v + 1]."""
+    """V distinct forms as numbers. Ragged values lie one after another; those of form v are starts[v]:starts[v + 1].
+
+    What `model.features` and `model.dictionary` do not ask for is left out: A or G is 0, no form has characters.
+    """
 
     pieces: np.ndarray  # int64 [P]
     piece_starts: np.ndarray  # int64 [V + 1]
     classes: np.ndarray  # int64 [V] the piece that stands for an unknown word that looks so
     shapes: np.ndarray  # int64 [V]
-    dictionary: np.ndarray  # float32 [V, G] for G grammemes, 0 if it is not asked
-    affixes: np.ndarray  # int64 [V, len(AFFIXES)], 0 for one that training does not know
+    dictionary: np.ndarray  # float32 [R, G] what the dictionary says of forms, each answer once
+    answers: np.ndarray  # int32 [V] the row of it
+    affixes: np.ndarray  # int64 [V, A], 0 for one that training does not know
     characters: np.ndarray  # int64 [C], 1 for one that training does not know
     character_starts: np.ndarray  # int64 [V + 1]
 
@@ -179,23 +186,41 @@ class Encoder:
         return cls(config, cutter, affixes, characters, Dictionary.installed() if config.model.dictionary else None)
 
     def encode(self, forms: Sequence[str]) -> Forms:
-        rows = [row[: self.config.text.max_length] or [0] for row in self.cutter.pieces(forms)]
-        lower = [form.lower() for form in forms]
-        letters = [[self.character_ids.get(c, 1) for c in form[-LONGEST:]] for form in forms]
-        return Forms(
-            *packed(rows),
-            np.array([self.cutter.class_of(form) for form in forms], dtype=np.int64),
-            np.array([shape(form) for form in forms], dtype=np.int64),
-            self.dictionary.look_up(forms) if self.dictionary else np.zeros((len(forms), 0), np.float32),
-            np.array(
-                [
-                    [ids.get(affix(word), 0) for affix, ids in zip(AFFIXES, self.affix_ids, strict=True)]
-                    for word in lower
-                ],
-                dtype=np.int64,
-            ).reshape(len(forms), len(AFFIXES)),
-            *packed(letters),
-        )
+        """Raises UserError if the dictionary installed lacks a grammeme."""
+        answers: dict[bytes, int] = {}
+        blocks = []
+        with tqdm(total=len(forms), desc="words", delay=2, disable=not sys.stderr.isatty()) as bar:
+            for start in range(0, max(1, len(forms)), TOGETHER):
+                blocks.append(self.block(forms[start : start + TOGETHER], answers))
+                bar.update(len(blocks[-1]["shapes"]))
+        found = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        for name in ("piece_starts", "character_starts"):
+            found[name] = np.concatenate([[0], np.cumsum(found[name])])
+        rows = np.frombuffer(b"".join(answers), np.float32)
+        return Forms(**found, dictionary=rows.reshape(max(1, len(answers)), -1))
+
+    def block(self, forms: Sequence[str], answers: dict[bytes, int]) -> dict[str, np.ndarray]:
+        """The fields of `Forms` by name, starts as counts; `answers`: what the dictionary says -> its row."""
+        features, dictionary = self.config.model.features, self.dictionary
+        pieces = [row[: self.config.text.max_length] or [0] for row in self.cutter.pieces(forms)]
+        letters: list[list[int]] = [[]] * len(forms)
+        if features in ("characters", "both"):
+            letters = [[self.character_ids.get(c, 1) for c in form[-LONGEST:]] for form in forms]
+        affixes = list(zip(AFFIXES, self.affix_ids, strict=True)) if features in ("endings", "both") else []
+        rows = [[ids.get(affix(word), 0) for affix, ids in affixes] for word in map(str.lower, forms)]
+        said = [dictionary.look_up(form).tobytes() if dictionary else b"" for form in forms]
+        characters, character_starts = packed(letters)
+        flat, starts = packed(pieces)
+        return {
+            "pieces": flat,
+            "piece_starts": np.diff(starts),
+            "classes": np.array([self.cutter.class_of(form) for form in forms], dtype=np.int64),
+            "shapes": np.array([shape(form) for form in forms], dtype=np.int64),
+            "answers": np.array([answers.setdefault(x, len(answers)) for x in said], dtype=np.int32),
+            "affixes": np.array(rows, dtype=np.int64).reshape(len(forms), len(affixes)),
+            "characters": characters,
+            "character_starts": np.diff(character_starts),
+        }
 
     def state(self) -> dict[str, Any]:
         dictionary = self.dictionary and {"grammemes": self.dictionary.grammemes, "packages": self.dictionary.packages}
@@ -244,14 +269,16 @@ class Dictionary:
             )
         return analyzer
 
-    def look_up(self, forms: Sequence[str]) -> np.ndarray:
-        """float32 [V, G]. Raises UserError if the dictionary installed lacks a grammeme."""
-        places = {name: n for n, name in enumerate(self.grammemes)}
-        found = np.zeros((len(forms), len(places)), np.float32)
-        for row, form in zip(found, forms, strict=True):
-            for parse in self.analyzer.parse(form):
-                for grammeme in parse.tag.grammemes & places.keys():  # a newer version may have more
-                    row[places[grammeme]] += parse.score
+    @cached_property
+    def places(self) -> dict[str, int]:
+        return {name: n for n, name in enumerate(self.grammemes)}
+
+    def look_up(self, form: str) -> np.ndarray:
+        """float32 [G]. Raises UserError if the dictionary installed lacks a grammeme."""
+        found = np.zeros(len(self.places), np.float32)
+        for parse in self.analyzer.parse(form):
+            for grammeme in parse.tag.grammemes & self.places.keys():  # a newer version may have more
+                found[self.places[grammeme]] += parse.score
         return found
 
 

@@ -104,11 +104,17 @@ class Tagging:
         self.tags += [tag for tag in corpus.tags if tag not in learnt.tags]  # never answered
         self.tag_ids = np.array([self.tags.index(tag) for tag in corpus.tags], dtype=np.int64)
         self.morphology = learnt.morphology.encode(corpus.feats)
-        self.forms = encoder.encode(corpus.words)
-        self.unseen = ~np.isin(fingerprints(corpus.words), learnt.seen)
-        longest = config.text.max_length
         parts = {"train": dataset.train, "valid": dataset.valid, "test": dataset.test}
-        self.parts = {name: cut(corpus, numbers, self.forms.counts, longest) for name, numbers in parts.items()}
+        used = np.flatnonzero(sum(occurrences(corpus, sentences) for sentences in parts.values()))
+        words = [corpus.words[n] for n in used]
+        self.numbers = np.zeros(len(corpus.words), np.int32)  # of the corpus's words among `forms`
+        self.numbers[used] = np.arange(len(used))
+        self.forms = encoder.encode(words)
+        self.unseen = ~np.isin(fingerprints(words), learnt.seen)
+        counts = self.forms.counts[self.numbers]
+        self.parts = {
+            name: cut_all(corpus, sentences, counts, config.text.max_length) for name, sentences in parts.items()
+        }
         self.shown = np.sort(draw.shuffled(len(self.parts["valid"].starts), config.fit.seed)[:SHOWN])
         self.dropped: np.ndarray | None = None
         if isinstance(encoder.cutter, Words) and config.model.word_dropout:
@@ -117,7 +123,7 @@ class Tagging:
     def rarity(self, sentences: np.ndarray, words: Words) -> np.ndarray:
         """With which probability each form passes for an unknown word in training, float [V]."""
         counts = np.zeros(words.vocab_size)
-        np.add.at(counts, self.forms.pieces, occurrences(self.corpus, sentences))
+        np.add.at(counts, self.forms.pieces[self.numbers], occurrences(self.corpus, sentences))
         often = counts[self.forms.pieces]
         return self.config.model.word_dropout / (self.config.model.word_dropout + np.maximum(often, 1))
 
@@ -131,7 +137,7 @@ class Tagging:
         part, corpus = self.parts[split], self.corpus
         counts = part.ends[ids] - part.starts[ids]
         tokens = ranges(part.starts[ids], counts)
-        forms = corpus.word_ids[tokens]
+        forms = self.numbers[corpus.word_ids[tokens]]
         dropped = None
         if split == "train" and self.dropped is not None:
             chance = draw.uniform(tokens, 1, self.config.fit.seed, epoch, DROPPED)[:, 0].numpy()
@@ -186,7 +192,7 @@ class Tagging:
         names: dict[str, int] = {}
         flat, bounds = packed([[names.setdefault(word, len(names)) for word in words] for words in sentences])
         forms = self.learnt.encoder.encode(list(names))
-        part = cut_up(flat, bounds[:-1], bounds[1:], forms.counts, self.config.text.max_length)
+        part = cut(flat, bounds[:-1], bounds[1:], forms.counts, self.config.text.max_length)
         found = self.answers(forms, flat, part, precision)
         return [[self.tags[k] for k in found[a:b]] for a, b in pairwise(bounds)]
 
@@ -277,7 +283,7 @@ def batch(forms: Forms, words: np.ndarray, lengths: np.ndarray, label: str, drop
         lengths=tensor(rows),
         forms=tensor(of_form),
         shapes=tensor(forms.shapes[used]),
-        dictionary=tensor(forms.dictionary[used]),
+        dictionary=tensor(forms.dictionary[forms.answers[used]]),
         affixes=tensor(forms.affixes[used]),
         characters=tensor(letters),
         character_lengths=tensor(lettered),
@@ -289,31 +295,31 @@ def batch(forms: Forms, words: np.ndarray, lengths: np.ndarray, label: str, drop
     )
 
 
-def cut(corpus: Corpus, sentences: np.ndarray, counts: np.ndarray, longest: int) -> Part:
-    """The sentences of these numbers, cut where they have more than `longest` pieces; forms have `counts` of them."""
+def cut_all(corpus: Corpus, sentences: np.ndarray, counts: np.ndarray, longest: int) -> Part:
+    """The sentences of these numbers as `cut` leaves them; the corpus's words have `counts` pieces."""
     found = [
-        cut_up(corpus.word_ids, corpus.sentences[some], corpus.sentences[some + 1], counts, longest)
+        cut(corpus.word_ids, corpus.sentences[some], corpus.sentences[some + 1], counts, longest)
         for some in np.array_split(sentences, max(1, len(sentences) // BLOCK))
     ]
     return Part(*(np.concatenate([getattr(part, name) for part in found]) for name in ("starts", "ends", "lengths")))
 
 
-def cut_up(words: np.ndarray, starts: np.ndarray, ends: np.ndarray, counts: np.ndarray, longest: int) -> Part:
+def cut(words: np.ndarray, starts: np.ndarray, ends: np.ndarray, counts: np.ndarray, longest: int) -> Part:
     """Ranges of `words`, in rising order, cut before the word that would make one longer than `longest` pieces."""
-    if not len(starts):
-        return Part(starts, ends, starts)
-    base = int(starts[0])
-    before = np.concatenate([[0], np.cumsum(counts[words[base : int(ends[-1])]])])  # pieces before each word
-    lengths = before[ends - base] - before[starts - base]
-    if lengths.max() <= longest:
-        return Part(starts, ends, lengths)
-    rows = []
-    for start, end in zip((starts - base).tolist(), (ends - base).tolist(), strict=True):
-        while start < end:
-            stop = min(end, int(np.searchsorted(before, before[start] + longest, side="right")) - 1)
-            rows.append((base + start, base + stop, before[stop] - before[start]))
-            start = stop
-    return Part(*np.array(rows, dtype=np.int64).T)
+    tokens = ranges(starts, ends - starts)  # no others are looked at: between them there may be a whole file
+    bounds = np.concatenate([[0], np.cumsum(ends - starts)])
+    before = np.concatenate([[0], np.cumsum(counts[words[tokens]])])  # pieces before each of them
+    places = []
+    for i in np.flatnonzero(np.diff(before[bounds]) > longest):
+        at = bounds[i]
+        while (at := np.searchsorted(before, before[at] + longest, side="right") - 1) < bounds[i + 1]:
+            places.append(at)
+    inner = np.array(places, dtype=np.int64)
+    return Part(
+        np.sort(np.concatenate([starts, tokens[inner]])),
+        np.sort(np.concatenate([ends, tokens[inner]])),
+        np.diff(before[np.sort(np.concatenate([bounds, inner]))]),
+    )
 
 
 def occurrences(corpus: Corpus, sentences: np.ndarray) -> np.ndarray:
