@@ -197,6 +197,22 @@ def test_the_last_epoch_is_the_result_where_it_is_asked_for(tmp_path):
     assert different(kept, whole, "model") is None
 
 
+@pytest.mark.parametrize("better", ["higher", "lower"])
+def test_with_the_last_epoch_as_result_the_mark_is_still_for_the_best_so_far(better, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(toy.Toy, "better", better)
+    monkeypatch.setattr(toy.Toy, "metric", "accuracy" if better == "higher" else "loss")
+    flags = ["--fit.lr", "0.3", "--fit.schedule", "constant", "--fit.keep", "last", "--fit.epochs"]
+    train(parsed(*flags, "9"), tmp_path / "run")
+    marks = [line.endswith("*best") for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    scores = [row["valid"][toy.Toy.metric] for row in rows(tmp_path / "run")]
+    best = [
+        n == 0 or (s > max(scores[:n]) if better == "higher" else s < min(scores[:n])) for n, s in enumerate(scores)
+    ]
+    assert marks == best
+    before = [n == 0 or (s > scores[n - 1]) == (better == "higher") for n, s in enumerate(scores)]
+    assert before != best  # better than the epoch before is not enough
+
+
 @pytest.mark.parametrize("call", [1, 9])
 def test_a_loss_that_is_no_number_stops_at_its_step(call, tmp_path):
     folder = tmp_path / "run"

@@ -206,7 +206,8 @@ def fit(task: Task, cfg: Fit, run: Run, device: Device) -> dict[str, Any]:
     run.write_rows(progress.rows)
     run.open_tensorboard(progress.step + 1 if resumed else 0, f"best/{task.metric}")
 
-    best = next((row["valid"][task.metric] for row in progress.rows if row["epoch"] == progress.best_epoch), None)
+    scores = [row["valid"][task.metric] for row in progress.rows]
+    best = (max if task.better == "higher" else min)(scores, default=None)
     with Reporter(run, cfg, device, progress) as reporter, watch_signals() as asked:
         if not resumed:
             save()
@@ -231,12 +232,13 @@ def fit(task: Task, cfg: Fit, run: Run, device: Device) -> dict[str, Any]:
             row = {"epoch": epoch, "step": progress.step, "train": task.scores(seen), "valid": valid}
             score = valid[task.metric]
             better = best is None or (score > best if task.better == "higher" else score < best)
-            improved = better or cfg.keep == "last"
             progress.rows.append(row)
             progress.epoch, progress.batch, seen = epoch + 1, 0, Totals()
             reporter.epoch(row, better)
-            if improved:
-                best, progress.best_epoch = score, epoch
+            if better:
+                best = score
+            if better or cfg.keep == "last":
+                progress.best_epoch = epoch
                 run.save("best", {"model": model.state_dict(), "epoch": epoch, "valid": valid, "assets": task.assets()})
             look(task, run, device, epoch, progress.step)
             progress.seconds += time.monotonic() - began
