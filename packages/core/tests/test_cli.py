@@ -22,6 +22,9 @@ def toy(*words):
         ("train --fit.precision fp16", "fit.precision fp16 is for GPUs"),
         ("evaluate", "usage: toy evaluate RUN"),
         ("predict r", "give the run folder and what to predict"),
+        ("predict -- r", "give the run folder and what to predict"),
+        ("predict r --uot x 1", "unknown flag --uot (an input that begins so comes after --): toy predict RUN INPUT"),
+        ("predict r --out=x 1 --fromat=csv", "unknown flag --fromat=csv"),
         ("predict nowhere 1", "nowhere is no run folder"),
         ("study nowhere", "nowhere"),
         ("study study.yaml", "unknown flag --nrm: did you mean 'norm'?"),
@@ -57,6 +60,11 @@ def test_train_evaluate_predict(capsys, tmp_path):
     assert (tmp_path / "out.txt").read_text() == printed
     assert capsys.readouterr().out == ""
     assert toy("predict", "r", "1", "--out", "nowhere/out.txt") == 2
+    capsys.readouterr()
+    assert toy("predict", "r", "123", "--", "9") == 0
+    assert capsys.readouterr().out == printed
+    assert toy("predict", "r", "--", "--help") == 2
+    assert "'--help' is no row of digits" in capsys.readouterr().err
 
 
 def test_commands_are_printed_as_they_can_be_called(capsys, monkeypatch):

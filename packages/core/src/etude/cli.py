@@ -2,7 +2,7 @@
 
 PACKAGE train [CONFIG.yaml] [--flags] [--run DIR]
 PACKAGE evaluate RUN [--data X]
-PACKAGE predict RUN INPUT ... [--out FILE]
+PACKAGE predict RUN INPUT ... [--out FILE] [-- INPUT ...]
 PACKAGE study NAME|FILE.yaml
 """
 
@@ -208,7 +208,12 @@ def evaluate(package: Package, words: list[str]) -> int:
 
 
 def predict(package: Package, words: list[str]) -> int:
-    """Applies the best checkpoint of a run to inputs; needs nothing but the run folder."""
+    """Applies the best checkpoint of a run to inputs; needs nothing but the run folder.
+
+    What stands after `--` is input, even if it begins with dashes.
+    """
+    end = words.index("--") if "--" in words else len(words)
+    words, inputs = words[:end], words[end + 1 :]
     out = configs.take(words, "--out")
     known = configs.knobs(package.options) if package.options else {}
     usage = f"{package.name} predict RUN INPUT ... [--out FILE]"
@@ -218,7 +223,10 @@ def predict(package: Package, words: list[str]) -> int:
         return 0
     given = {name: value for name in known if (value := configs.take(words, f"--{name}")) is not None}
     options: Any = configs.parse(package.options, configs.to_flags(given)) if package.options else None
-    if len(words) < 2:
+    if odd := next((word for word in words if word.startswith("--")), None):
+        raise UserError(f"unknown flag {odd} (an input that begins so comes after --): {usage}")
+    inputs = words[1:] + inputs
+    if not words or not inputs:
         raise UserError(f"give the run folder and what to predict: {usage}")
 
     import torch
@@ -234,9 +242,7 @@ def predict(package: Package, words: list[str]) -> int:
     device.choose(replace(config.fit, device="auto", precision="auto")).place(task.model)
     task.model.eval()
     with torch.inference_mode():
-        text = "".join(
-            line + "\n" for line in package.task.predict(task, words[1:], **(vars(options) if options else {}))
-        )
+        text = "".join(line + "\n" for line in package.task.predict(task, inputs, **(vars(options) if options else {})))
     if out is None:
         sys.stdout.write(text)
         return 0
