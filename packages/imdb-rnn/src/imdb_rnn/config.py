@@ -57,9 +57,9 @@ class Model:
     dropout: float = 0.5
     """the part of the embeddings, between layers, and of the pooled vector that is zeroed in training"""
     word_dropout: float = 0.0
-    """the part of the tokens that is replaced by the unknown one in training"""
+    """the part of the tokens that is replaced by the unknown one in training; of no effect with kind none"""
     members: int = 1
-    """so many readers of this kind, each from other weights, learn alone and answer with the mean of their log-odds"""
+    """so many readers, but with kind none, learn alone from other weights and answer with the mean of their log-odds"""
     ngrams: int = 0
     """beside them a linear model on n-grams up to this length, from naive Bayes on (Wang & Manning 2012); 0: none"""
     share: float = 1.0
