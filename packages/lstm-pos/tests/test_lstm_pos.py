@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from etude import config, study
+from etude import config, run, study
 from etude.testing import check_task
 from lstm_pos import data, sample, task
 from lstm_pos.__main__ import PACKAGE, main
@@ -161,8 +161,6 @@ def test_words_are_dropped_as_often_as_they_are_rare_and_anew_each_epoch():
     ids = np.arange(len(one.parts["train"].starts))
     classes = one.learnt.encoder.cutter.classes
     often = {1: [], 5: []}
-    counts = task.occurrences(one.corpus, np.sort(np.concatenate([ids])))
-    assert counts.sum() > 0
     seen = [one.load("train", ids, epoch).pieces for epoch in (1, 2, 1)]
     assert torch.equal(seen[0], seen[2]) and not torch.equal(seen[0], seen[1])
     plain = one.load("valid", np.arange(20), 0)
@@ -449,6 +447,46 @@ def test_of_a_run_on_some_documents_no_others_of_the_file_are_taken_for_its_own(
     capsys.readouterr()
 
 
+def test_a_file_whose_tags_training_does_not_know_has_no_loss(trained, tmp_path, capsys):
+    file = conllu(tmp_path / "odd.conllu", "Мама/ODD мыла/ODD", "ау/ODD")
+    assert main(["evaluate", str(trained), "--data", file]) == 0
+    *text, scores = capsys.readouterr().out.splitlines()
+    assert "loss none" in text[-1]
+    assert json.loads(scores)["accuracy"] == 0 and "loss" not in json.loads(scores)
+
+
+def test_the_loss_is_the_mean_over_the_words_whose_tags_training_knows(trained, tmp_path, capsys):
+    losses = []
+    for last in ("./PUNCT", "./ODD"):
+        file = conllu(tmp_path / "some.conllu", f"Мама/NOUN мыла/VERB раму/NOUN {last}")
+        assert main(["evaluate", str(trained), "--data", file]) == 0
+        losses.append(json.loads(capsys.readouterr().out.splitlines()[-1])["loss"])
+    parsed, state = run.read_config(trained, Config), run.checkpoint(trained)
+    one = task.restore(parsed, state["assets"])
+    run.fill(one.model, state, trained)
+    names = ["Мама", "мыла", "раму", "."]
+    found = task.batch(one.learnt.encoder.encode(names), np.arange(4), np.array([4]), "first")
+    odds = one.model.eval()(found)[0][0].log_softmax(1).detach()
+    every = [-float(odds[n, one.tags.index(tag)]) for n, tag in enumerate(["NOUN", "VERB", "NOUN", "PUNCT"])]
+    assert losses == pytest.approx([np.mean(every), np.mean(every[:3])], rel=1e-4)
+
+
+def test_the_confusion_matrix_says_how_many_sentences_it_counts(monkeypatch, tmp_path):
+    said = []
+    monkeypatch.setattr(task, "confusion", lambda counts, tags, what: said.append((int(counts.sum()), what)))
+    monkeypatch.setattr(task, "COUNTED", 20)
+    one = made()
+    one.show(SimpleNamespace(picture=lambda *_: None, text=lambda *_: None), -1, 0)
+    part = one.parts["valid"]
+    [(count, what)] = said
+    assert what == f"words of 20 of its {len(part.starts)} sentences"
+    assert count < (part.ends - part.starts).sum()
+
+
+def test_the_summary_says_whose_the_lstm_is():
+    assert made().summary.endswith("words, LSTM: etude.layers.recurrent")
+
+
 def test_a_run_leaves_sentences_before_during_and_after(trained):
     found = {file.name for file in (trained / "samples").iterdir()}
     wanted = {"most-wrong.md", "confusion.png", "sentences-end.md", *(f"sentences-epoch-00{n}.md" for n in range(4))}
@@ -471,12 +509,17 @@ def test_a_run_leaves_sentences_before_during_and_after(trained):
         (["--data", "neurs"], "choose sample, nerus, or the path"),
         (["--data.documents", "2"], "2 documents"),
         (["--data.held-out", "0.5"], "data.held-out is a part"),
+        (
+            ["--data", "plain.conllu", "--model.morphology", "0.3"],
+            "plain.conllu is empty: leave out --model.morphology",
+        ),
         (["--model.dropout", "1"], "model.dropout is a probability"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_written(flags, message, capsys, tmp_path):
+    conllu(tmp_path / "plain.conllu", *["мама/NOUN"] * 9)
     assert main(["train", *flags]) == 2
-    [line] = capsys.readouterr().err.splitlines()
+    line = capsys.readouterr().err.splitlines()[-1]
     assert message in line
     assert not (tmp_path / "runs").exists()
 
@@ -541,5 +584,6 @@ def test_real_sentences_are_learnt(tmp_path, capsys):
     assert main(["evaluate", "run", "--data", f"{root}/ud/ru_taiga-ud-dev.conllu"]) == 0
     scores = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert scores["words"] == 10_094
-    assert scores["accuracy"] > 0.8
+    assert scores["accuracy"] > 0.84  # seeds 0, 1, 2: 85.9, 84.2, 84.3 %
+    assert scores["unseen_accuracy"] > 0.74
     assert data.load("nerus", 0).name == "nerus"

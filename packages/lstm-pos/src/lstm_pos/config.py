@@ -37,7 +37,7 @@ class Text:
     tokenizer: Literal["words", "bpe", "wordpiece", "unigram", "pretrained"] = "words"
     """whole words, or pieces of them, learnt from the training part; pretrained: see below"""
     vocabulary: int = 30_000
-    """its size at most"""
+    """its size at most, <pad> and <unk> included, which are always there; a pretrained tokenizer has its own"""
     pretrained: str = "sentence-transformers/LaBSE"
     """the pieces of this tokenizer of the Hugging Face hub, or in this folder, with tokenizer pretrained"""
     label: Literal["first", "last", "all"] = "first"
@@ -72,9 +72,9 @@ class Model:
     dropout: float = 0.5
     """the part of the LSTM's input and output, and between its layers, that is zeroed in training"""
     batch_norm: bool = False
-    """normalise the LSTM's output over all words of a batch; padding does not count"""
+    """normalise the LSTM's output over all words of a batch, with label all over all pieces; padding does not count"""
     word_dropout: float = 0.25
-    """a: in training a word that stands there n times passes for an unknown one with probability a / (a + n)"""
+    """a: in training one that is there n times passes for unknown with probability a / (a + n), with tokenizer words"""
     morphology: float = 0.0
     """the weight of a second exercise beside the tags, the words' case, number, tense, ... (column FEATS); 0: none"""
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from etude import draw
 from etude.device import Device, best_precision
 from etude.errors import UserError
+from etude.layers.recurrent import LSTM
 from etude.loop import Split, Sums, Task, Totals, even_batches
 from etude.pictures import confusion
 from etude.run import Run
@@ -30,6 +31,7 @@ from lstm_pos.forms import Encoder, Forms, Morphology, Words, fingerprints, pack
 from lstm_pos.model import Batch, Sizes, Tagger
 
 SHOWN = 10  # sentences shown before, during and after training
+COUNTED = 2_000  # sentences that the confusion matrix is drawn from, at most
 TOGETHER = 256  # sentences that are tagged together
 BLOCK = 100_000  # sentences that are looked at together, where all would need too much memory
 NONE = np.zeros(0, np.int64)  # the sentences of a part that is not needed
@@ -96,7 +98,8 @@ class Tagging:
             ),
         )
         parameters = sum(p.numel() for p in self.model.parameters())
-        self.summary = f"{parameters:,} parameters, {encoder.cutter.vocab_size:,} {encoder.cutter.kind}"
+        vocabulary = f"{encoder.cutter.vocab_size:,} {encoder.cutter.kind}"
+        self.summary = f"{parameters:,} parameters, {vocabulary}, LSTM: {LSTM.__module__}"
         if dataset is None:
             return
         self.data, self.corpus = dataset.description, dataset.corpus
@@ -166,7 +169,7 @@ class Tagging:
             loss = F.cross_entropy(together, truth, reduction="sum", ignore_index=-1)
         answers = of_words(together, batch.words, len(batch.tags)).argmax(1)
         hits = answers == batch.tags
-        sums: Sums = {"loss": (loss, len(tags)), "accuracy": (hits.sum(), len(hits))}
+        sums: Sums = {"loss": (loss, (truth >= 0).sum()), "accuracy": (hits.sum(), len(hits))}
         if not self.model.training:
             sums["unseen"] = (torch.stack([(hits & batch.unseen).sum(), batch.unseen.sum()]), len(hits))
             k = len(self.tags)
@@ -174,7 +177,8 @@ class Tagging:
         return sums
 
     def scores(self, totals: Totals) -> dict[str, float]:
-        scores = totals.means()
+        counted = [name for name, count in totals.counts.items() if count > 0]  # no loss, where no tag is known
+        scores = Totals(*({name: part[name] for name in counted} for part in (totals.sums, totals.counts))).means()
         if "confusion" in totals.sums:
             counts = totals.sums["confusion"]
             used = counts.sum(0) + counts.sum(1) > 0
@@ -219,7 +223,7 @@ class Tagging:
         run.text("sentences", table(pairs, self.tagged([words for words, _ in pairs])), step, f"sentences-{name}")
         if epoch >= 0:
             return
-        some = draw.shuffled(len(part.starts), self.config.fit.seed)[:2000]
+        some = draw.shuffled(len(part.starts), self.config.fit.seed)[:COUNTED]
         pairs = [self.read(part.starts[id], part.ends[id]) for id in some]
         found = self.tagged([words for words, _ in pairs])
         wrong = [
@@ -231,7 +235,8 @@ class Tagging:
         for tags, (_, truth) in zip(found, pairs, strict=True):
             for a, b in zip(truth, tags, strict=True):
                 counts[self.tags.index(a), self.tags.index(b)] += 1
-        run.picture("confusion", confusion(counts, self.tags, "words"), step)
+        what = f"words of {len(some):,} of its {len(part.starts):,} sentences"
+        run.picture("confusion", confusion(counts, self.tags, what), step)
         run.text("model", f"{self.summary}\n\n```\n{self.model}\n```", step)
 
     def read(self, start: int, end: int) -> tuple[list[str], list[str]]:
@@ -263,29 +268,24 @@ def batch(forms: Forms, words: np.ndarray, lengths: np.ndarray, label: str, drop
         pieces = np.where(dropped, forms.classes[words], pieces)
     ends = np.cumsum(counts)
     rows = np.diff(np.concatenate([[0], ends[np.cumsum(lengths) - 1]]))
-    real = np.arange(rows.max()) < rows[:, None]
     used, numbers = np.unique(words, return_inverse=True)
-    padded, of_form = np.zeros((2, *real.shape), np.int64)
-    padded[real], of_form[real] = pieces, np.repeat(numbers, counts)
-    places, owners = np.flatnonzero(real), None
+    places, owners = np.flatnonzero(np.arange(rows.max()) < rows[:, None]), None
     if label == "all" and len(places) > len(words):
         owners = np.repeat(np.arange(len(words)), counts)
     elif label != "all":
         places = places[ends - counts if label == "first" else ends - 1]
     starts = forms.character_starts
     lettered = starts[used + 1] - starts[used]
-    letters = np.zeros((len(used), lettered.max()), np.int64)
-    letters[np.arange(letters.shape[1]) < lettered[:, None]] = forms.characters[ranges(starts[used], lettered)]
     nothing = torch.empty(0)
     tensor = torch.from_numpy
     return Batch(
-        pieces=tensor(padded),
+        pieces=tensor(padded(pieces, rows)),
         lengths=tensor(rows),
-        forms=tensor(of_form),
+        forms=tensor(padded(np.repeat(numbers, counts), rows)),
         shapes=tensor(forms.shapes[used]),
         dictionary=tensor(forms.dictionary[forms.answers[used]]),
         affixes=tensor(forms.affixes[used]),
-        characters=tensor(letters),
+        characters=tensor(padded(forms.characters[ranges(starts[used], lettered)], lettered)),
         character_lengths=tensor(lettered),
         carriers=tensor(places),
         words=None if owners is None else tensor(owners),
@@ -293,6 +293,13 @@ def batch(forms: Forms, words: np.ndarray, lengths: np.ndarray, label: str, drop
         unseen=nothing,
         morphology=nothing,
     )
+
+
+def padded(flat: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Rows of so many values each, which lie one after another in `flat`, filled up with 0: int64 [N, the longest]."""
+    found = np.zeros((len(counts), counts.max()), np.int64)
+    found[np.arange(found.shape[1]) < counts[:, None]] = flat
+    return found
 
 
 def cut_all(corpus: Corpus, sentences: np.ndarray, counts: np.ndarray, longest: int) -> Part:
@@ -365,8 +372,13 @@ def make(config: Config, where: torch.device) -> Task:
     tokens = ranges(corpus.sentences[here], corpus.sentences[here + 1] - corpus.sentences[here])
     tags = sorted(corpus.tags[k] for k in np.unique(corpus.tag_ids[tokens]))
     feats = [corpus.feats[k] for k in np.unique(corpus.feat_ids[tokens])] if config.model.morphology else []
+    morphology = Morphology.train(feats)
+    if config.model.morphology and not morphology.values:
+        raise UserError(
+            f"column FEATS of {config.data.name} is empty: leave out --model.morphology, which learns from it"
+        )
     encoder = Encoder.train(config, counts, texts)
-    learnt = Learnt(encoder, tags, Morphology.train(feats), np.sort(fingerprints(counts)), source(config, corpus))
+    learnt = Learnt(encoder, tags, morphology, np.sort(fingerprints(counts)), source(config, corpus))
     return Tagging(config, learnt, dataset)
 
 
@@ -415,9 +427,10 @@ def describe(task: Tagging, totals: Totals) -> tuple[str, dict[str, Any]]:
         f"{tag:<14}" + "".join(f"{n or '.':>7}" for n in row) for tag, row in zip(tags, counts.tolist(), strict=True)
     ]
     unseen = f"{scores['unseen_accuracy']:.2%}" if "unseen_accuracy" in scores else "none"
+    loss = f"{scores['loss']:.4f}" if "loss" in scores else "none, as training knows none of the tags"
     lines.append(
         f"\naccuracy {scores['accuracy']:.2%}  macro-F1 {scores['macro_f1']:.2%}  "
-        f"words unseen in training {unseen}  loss {scores['loss']:.4f}"
+        f"words unseen in training {unseen}  loss {loss}"
     )
     object = {**scores, "words": int(counts.sum()), "tags": tags, "per_class": classes, "confusion": counts.tolist()}
     return "\n".join(lines), object
