@@ -217,6 +217,13 @@ class Run:
         if name:
             write(self.path / "samples" / f"{name}.md", (text + "\n").encode())
 
+    def embedding(self, tag: str, points: torch.Tensor, columns: dict[str, list[str]], step: int) -> None:
+        """Shows points, float [N, D], in TensorBoard's projector; each is labelled by its entry of every column."""
+        if self._tb is None:
+            return
+        plain = [[" ".join(value.split()) for value in column] for column in columns.values()]  # a line, a tab: a label's end
+        self._tb.add_embedding(points, list(zip(*plain, strict=True)), None, step, tag, list(columns))
+
     def graph(self, model: torch.nn.Module, example: torch.Tensor) -> None:
         """Shows what the model computes for an example batch."""
         if self._tb is None:

@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import TextIOWrapper
 from pathlib import Path
 from typing import BinaryIO
@@ -56,6 +56,16 @@ class Dataset:
     valid: Messages
     test: Messages
     description: str  # one line: the size of every part, and how many messages were left out
+
+    def without_tests(self, known: np.ndarray) -> "Dataset":
+        """Without the messages of the test part that are `known`, bool [N]. Raises UserError if none would be left."""
+        if not known.any():
+            return self
+        if known.all():
+            raise UserError(f"all messages of the test part of {self.name} were trained on; evaluate on other data")
+        test = Messages([self.test.texts[i] for i in np.flatnonzero(~known)], self.test.labels[~known])
+        told = f"{self.description}; left out of the test part: {known.sum():,} that the run was trained on"
+        return replace(self, test=test, description=told)
 
 
 def load(name: str, seed: int, held_out: float = 0.1, normalise: bool = True, messages: int = 0) -> Dataset:
@@ -120,6 +130,11 @@ def start(part: Messages, n: int) -> Messages:
 
 def few(n: int) -> str:
     return f"{n} messages are too few, training, validation and test need one each; use 3 or more"
+
+
+def identity(text: str) -> str:
+    """What texts have in common that count as the same."""
+    return normalised(text).casefold()
 
 
 def distinct(texts: list[str]) -> tuple[np.ndarray, list[str], int]:

@@ -1,0 +1,16 @@
+"""The command text-ae."""
+
+import sys
+
+from etude import cli
+from text_ae.config import Config
+
+PACKAGE = cli.Package("text-ae", Config, next_step="--data twitter")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.main(PACKAGE, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

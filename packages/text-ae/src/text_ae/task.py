@@ -1,0 +1,327 @@
+"""text-ae as a Task: one vector per text, and the text back."""
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from etude import draw, text
+from etude.device import Device, best_precision
+from etude.errors import UserError
+from etude.loop import Split, Sums, Task, Totals, even_batches
+from etude.run import Run
+from etude.text.batching import by_length, pad
+from etude.text.fingerprints import fingerprints
+from etude.text.tokenizer import Tokenizer
+from text_ae import data, scores
+from text_ae.config import Config
+from text_ae.data import Dataset
+from text_ae.model import Autoencoder, Autoregressive, Sizes, Texts
+from text_ae.probe import probe
+
+SHOWN = 10  # texts shown before, during and after training
+POINTS = 2_000  # latents in TensorBoard's projector, and among which neighbours are looked for
+STEPS = 7  # from one text to another
+TOGETHER = 250  # texts that are encoded or restored together
+CORPUS = ("restored", "floor")  # sums of `scores.sums`: with the latent, and with zeros in its place
+
+TOKENIZERS = {"words": text.Words, "bpe": text.BPE, "wordpiece": text.WordPiece, "unigram": text.Unigram}
+
+
+class Batch(NamedTuple):
+    ids: Tensor  # int64 [B, T]
+    lengths: Tensor  # int64 [B]
+    numbers: Tensor  # int64 [B] which of all texts these are
+
+
+class Restoring:
+    """The Task; data are missing when it was restored to predict."""
+
+    metric = "accuracy"
+    better: Literal["higher"] = "higher"
+
+    def __init__(self, config: Config, tokenizer: Tokenizer, counts: Tensor, seen: Tensor) -> None:
+        """`counts`: how often training has each token, float [V]; `seen`: the fingerprints of its texts, int64, sorted."""
+        self.config, self.tokenizer, self.counts, self.seen = config, tokenizer, counts, seen
+        start, end = (id for id in (tokenizer.bos_id, tokenizer.eos_id) if id is not None)
+        self.model = Autoencoder(config, Sizes(tokenizer.vocab_size, start, end), counts)
+        self.forced = isinstance(self.model.decoder, Autoregressive)
+        parameters = sum(p.numel() for p in self.model.parameters())
+        model = config.model
+        self.summary = (
+            f"{parameters:,} parameters, {tokenizer.vocab_size:,} {tokenizer.kind}, "
+            f"{model.encoder} > {model.latent} numbers > {model.decoder}"
+        )
+
+    def take(self, dataset: Dataset) -> None:
+        """Gives the task its data; texts of more than `text.max_length` tokens are left out, and counted."""
+        self.classes, self.texts, self.rows, labels, parts, longer = dataset.classes, [], [], [], [], 0
+        for part in (dataset.train, dataset.valid, dataset.test):
+            rows = encode(part.texts, self.tokenizer)
+            kept = [i for i, row in enumerate(rows) if len(row) <= self.config.text.max_length]
+            longer += len(rows) - len(kept)
+            parts.append(np.arange(len(self.rows), len(self.rows) + len(kept)))
+            self.texts += [part.texts[i] for i in kept]
+            self.rows += [rows[i] for i in kept]
+            labels.append(part.labels[kept])
+        self.labels = np.concatenate(labels)
+        self.lengths = np.array([len(row) for row in self.rows], np.int64)
+        self.parts: dict[Split, np.ndarray] = dict(zip(("train", "valid", "test"), parts, strict=True))
+        self.data = f"{dataset.description}; {longer:,} of more than {self.config.text.max_length} tokens left out"
+        if not all(len(part) for part in parts[1:]):
+            raise UserError(
+                f"no message of a part of {dataset.name} has at most {self.config.text.max_length} tokens; "
+                "raise text.max-length"
+            )
+        self.floor = self.said(torch.zeros(1, self.config.model.latent))[0]
+        self.shown = self.parts["valid"][draw.shuffled(len(parts[1]), self.config.fit.seed)]
+
+    def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
+        lengths = self.lengths[self.parts[split]]
+        if split == "train":
+            return by_length(lengths, batch_size, self.config.fit.seed, epoch)
+        return even_batches(np.argsort(lengths, kind="stable"), batch_size)
+
+    def load(self, split: Split, ids: np.ndarray, epoch: int) -> Batch:
+        numbers = self.parts[split][ids]
+        return Batch(*pad([self.rows[n] for n in numbers], 0), torch.from_numpy(numbers))
+
+    def step(self, batch: Batch) -> Sums:
+        """Training: the loss, and how many tokens are right with the true ones before them. Else what restores well."""
+        texts = Texts(batch.ids, batch.lengths)
+        told = self.model(texts)
+        logits = told.logits.float()
+        loss = F.cross_entropy(logits, told.truths, reduction="sum") + told.further
+        hits = ((logits.argmax(1) == told.truths) & told.real).sum()
+        count = int(told.real.sum())
+        found: Sums = {"loss": (loss, len(told.truths))}
+        if self.forced or self.model.training:
+            found["teacher_forced" if self.forced else "accuracy"] = (hits, count)
+        if self.model.training:
+            return found
+        numbers = batch.numbers.tolist()
+        rows, truths = [self.rows[n] for n in numbers], [self.texts[n] for n in numbers]
+        said = unpadded(told.said or self.model.restore(self.model.encode(texts)))
+        for name, ids in zip(CORPUS, (said, [self.floor] * len(rows)), strict=True):
+            found[name] = (scores.sums(rows, ids, truths, self.decode(ids)).to(batch.ids.device), len(rows))
+        return found
+
+    def scores(self, totals: Totals) -> dict[str, float]:
+        found = totals.means()
+        if "restored" in totals.sums:
+            whole, floor = (scores.scores(totals.sums[name].sum(0)) for name in CORPUS)
+            found |= whole | {f"floor_{name}": value for name, value in floor.items()}
+        return found
+
+    def assets(self) -> dict[str, Any]:
+        return {"tokenizer": self.tokenizer.state(), "counts": self.counts, "seen": self.seen}
+
+    # -- latents and texts
+
+    def device(self) -> Device:
+        where = next(self.model.parameters()).device
+        return Device(where, best_precision(where))
+
+    @torch.inference_mode()
+    def encode(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Latents of rows of ids, float32 [B, D], on the CPU."""
+        self.model.eval()
+        device, found = self.device(), torch.zeros(len(rows), self.config.model.latent)
+        for ids in even_batches(np.argsort([len(row) for row in rows], kind="stable"), TOGETHER) if len(rows) else []:
+            texts = Texts(*device.move(pad([rows[n] for n in ids], 0)))
+            found[ids] = self.model.encode(texts).cpu()
+        return found
+
+    @torch.inference_mode()
+    def said(self, latents: Tensor) -> list[list[int]]:
+        """The ids that the decoder makes of latents [B, D]."""
+        self.model.eval()
+        device = self.device()
+        return [
+            row for some in latents.split(TOGETHER) for row in unpadded(self.model.restore(some.to(device.where)))
+        ]
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        return decode(rows, self.tokenizer)
+
+    # -- what a person sees
+
+    def show(self, run: Run, epoch: int, step: int) -> None:
+        """The same validation texts each time: restored, on the way from one to another, and with their neighbours."""
+        name = "end" if epoch < 0 else f"epoch-{epoch:03d}"
+        self.floor = self.said(torch.zeros(1, self.config.model.latent))[0]
+        points = self.shown[:POINTS]
+        latents = self.encode([self.rows[n] for n in points])
+        said = self.said(latents[:SHOWN])
+        run.text("restored", self.table(points[:SHOWN], said), step, f"restored-{name}")
+        run.text("interpolation", self.between(points, latents), step, f"interpolation-{name}")
+        run.text("neighbours", self.neighbours(points, latents), step, f"neighbours-{name}")
+        if epoch <= 0:
+            columns = {"text": [self.texts[n] for n in points], "tag": [self.classes[k] for k in self.labels[points]]}
+            run.embedding("latents", latents, columns, step)
+        if epoch < 0:
+            said = self.said(latents)
+            wrong = [len(self.rows[n]) - hits(self.rows[n], row) for n, row in zip(points, said, strict=True)]
+            worst = np.argsort(wrong, kind="stable")[::-1][:SHOWN]
+            run.text("most wrong", self.table(points[worst], [said[n] for n in worst]), step, "most-wrong")
+            run.text("model", f"{self.summary}\n\n```\n{self.model}\n```", step)
+
+    def table(self, numbers: np.ndarray, said: list[list[int]]) -> str:
+        """Markdown: each text and what was restored, with the tokens that are wrong in bold."""
+        lines = ["| right | text | restored |", "|---|---|---|"]
+        for n, row in zip(numbers, said, strict=True):
+            truth = self.rows[n]
+            marked = []
+            for place, id in enumerate(row):
+                token = self.tokenizer.decode([id])
+                right = place < len(truth) and truth[place] == id
+                bare = escaped(token.strip())
+                marked.append(escaped(token) if right or not bare else token.replace(token.strip(), f"**{bare}**"))
+            lines.append(
+                f"| {hits(truth, row)} of {len(truth)} | {escaped(self.texts[n])} | {''.join(marked).strip() or '(nothing)'} |"
+            )
+        return "\n".join(lines)
+
+    def between(self, points: np.ndarray, latents: Tensor) -> str:
+        """Markdown: what lies on the straight way from one text's latent to another's."""
+        lines = []
+        for a, b in ((0, 1), (2, 3)) if len(points) > 3 else ():
+            lines += ["| part of the way | restored |", "|---|---|", f"| from | {escaped(self.texts[points[a]])} |"]
+            parts = torch.linspace(0, 1, STEPS)
+            said = self.said(torch.lerp(latents[a], latents[b], parts[:, None]))
+            lines += [f"| {part:.2f} | {escaped(found)} |" for part, found in zip(parts, self.decode(said), strict=True)]
+            lines += [f"| to | {escaped(self.texts[points[b]])} |", ""]
+        return "\n".join(lines)
+
+    def neighbours(self, points: np.ndarray, latents: Tensor) -> str:
+        """Markdown: the texts whose latents have the largest cosine with that of a text, all less their mean."""
+        unit = F.normalize(latents - latents.mean(0), dim=1)
+        near = (unit[:SHOWN] @ unit.T).fill_diagonal_(-2).topk(min(3, len(points) - 1)) if len(points) > 1 else None
+        lines = ["| cosine | text |", "|---|---|"]
+        for a in range(min(SHOWN, len(points)) if near else 0):
+            lines.append(f"| | **{escaped(self.texts[points[a]])}** |")
+            for cosine, b in zip(near.values[a].tolist(), near.indices[a].tolist(), strict=True):
+                lines.append(f"| {cosine:.2f} | {escaped(self.texts[points[b]])} |")
+        return "\n".join(lines)
+
+
+def hits(truth: Sequence[int], said: Sequence[int]) -> int:
+    return sum(a == b for a, b in zip(truth, said, strict=False))
+
+
+def escaped(shown: str) -> str:
+    return re.sub(r"([\\|*_`<>\[\]#~])", r"\\\1", shown.replace("\n", " "))
+
+
+def unpadded(texts: Texts) -> list[list[int]]:
+    return [row[:n] for row, n in zip(texts.ids.tolist(), texts.lengths.tolist(), strict=True)]
+
+
+def encode(texts: list[str], tokenizer: Tokenizer) -> list[list[int]]:
+    """Rows of ids. A space is put before each text, so that its first word is the token that it is elsewhere."""
+    return tokenizer.encode_batch([" " + text for text in texts])
+
+
+def decode(rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[str]:
+    return [text.removeprefix(" ") for text in tokenizer.batch_decode(rows)]
+
+
+def make(config: Config, where: torch.device) -> Task:
+    dataset = load(config)
+    texts = [" " + text for text in dataset.train.texts]
+    tokenizer: Tokenizer
+    if config.text.tokenizer == "pretrained":
+        tokenizer = text.Pretrained(config.text.pretrained)
+    else:
+        tokenizer = TOKENIZERS[config.text.tokenizer].train(texts, config.text.vocabulary, bos="<bos>", eos="<eos>")
+    rows = [row for row in tokenizer.encode_batch(texts) if len(row) <= config.text.max_length]
+    if not rows:
+        raise UserError(
+            f"no message of the training part has at most {config.text.max_length} tokens; raise text.max-length"
+        )
+    counts = torch.bincount(torch.tensor([id for row in rows for id in row]), minlength=tokenizer.vocab_size).float()
+    seen = torch.from_numpy(np.sort(fingerprints(map(data.identity, dataset.train.texts))))
+    task = Restoring(config, tokenizer, counts, seen)
+    task.take(dataset)
+    return task
+
+
+def load(config: Config) -> Dataset:
+    given = config.data
+    return data.load(given.name, config.fit.seed, given.held_out, given.normalise, given.messages)
+
+
+def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Restoring:
+    """With data, texts that training had are left out of the test part, whatever file they come from."""
+    tokenizer = Tokenizer.from_state(assets["tokenizer"], "the tokenizer in the checkpoint")
+    task = Restoring(config, tokenizer, assets["counts"], assets["seen"])
+    if where is not None:
+        dataset = load(config)
+        known = np.isin(fingerprints(map(data.identity, dataset.test.texts)), task.seen.numpy())
+        task.take(dataset.without_tests(known))
+    return task
+
+
+def describe(task: Restoring, totals: Totals) -> tuple[str, dict[str, Any]]:
+    found = task.scores(totals)
+    names = ("accuracy", "exact", "bleu", "chrf")
+    lines = [f"{'tokens':<10}{'texts':>8}{'accuracy':>10}{'exact':>8}{'BLEU':>7}{'chrF':>7}   restored from the latent alone"]
+    sums = totals.sums["restored"].cpu()
+    buckets = {}
+
+    def line(name: str, sums: Tensor, note: str = "") -> dict[str, float]:
+        of = scores.scores(sums)
+        lines.append(
+            f"{name:<10}{int(sums[0]):>8,}{of['accuracy']:>10.2%}{of['exact']:>8.1%}{of['bleu']:>7.1f}{of['chrf']:>7.1f}{note}"
+        )
+        return of
+
+    for name, row in zip(scores.BUCKETS, sums, strict=True):
+        if row[0]:
+            buckets[name] = {"texts": int(row[0]), **line(name, row)}
+    line("all", sums.sum(0))
+    line("floor", totals.sums["floor"].cpu().sum(0), "   the same decoder, the latent zeroed")
+    if "teacher_forced" in found:
+        lines.append(f"teacher-forced accuracy {found['teacher_forced']:.2%} (the true token before each is given)")
+    result = {**found, "texts": int(sums[:, 0].sum()), "buckets": buckets}
+    train, test = (task.parts[split] for split in ("train", "test"))
+    if len(set(task.labels[train].tolist())) < 2:
+        lines.append("the tag is not guessed: the training part has one only")
+    else:
+        some = train[draw.shuffled(len(train), task.config.fit.seed)]
+        tags = probe(task.encode, task.rows, task.texts, task.labels, some, test)
+        lines.append(
+            f"tag guessed by logistic regression: {tags['tag_latent']:.2%} from the latent, {tags['tag_pca']:.2%} from "
+            f"{tags['tag_width']} principal components of a bag of words, {tags['tag_majority']:.2%} always the most frequent"
+        )
+        result |= tags
+    assert set(names) <= set(found)
+    return "\n".join(lines), result
+
+
+def predict(task: Restoring, inputs: list[str]) -> list[str]:
+    """The restoration of each line of the files ("-": standard input), from its latent alone."""
+    said = task.said(task.encode(rows_of(task, inputs)))
+    return [" ".join(line.splitlines()) for line in task.decode(said)]
+
+
+def embed(task: Restoring, inputs: list[str]) -> np.ndarray:
+    """The latent of each line of the files, float32 [N, D]."""
+    return task.encode(rows_of(task, inputs)).numpy()
+
+
+def rows_of(task: Restoring, inputs: list[str]) -> list[list[int]]:
+    """Ids of each line of the files, cut to the longest there may be. Raises UserError for files that cannot be read."""
+    texts = [line for name in inputs for line in data.read_lines(name)]
+    if task.config.data.normalise:
+        texts = [data.normalised(line) for line in texts]
+    longest = task.config.text.max_length
+    rows = [row if line else [] for line, row in zip(texts, encode(texts, task.tokenizer), strict=True)]
+    if longer := sum(len(row) > longest for row in rows):
+        print(f"{longer:,} of {len(rows):,} texts are cut to their first {longest} tokens", file=sys.stderr)
+    return [row[:longest] for row in rows]
