@@ -92,6 +92,20 @@ def test_tags_depend_neither_on_padding_nor_on_the_company_nor_on_the_way(flags)
     assert int(sums["accuracy"][1]) == sum(map(len, words))
 
 
+@pytest.mark.parametrize("together", [1, 60, 100_000])
+def test_about_so_many_pieces_are_tagged_together(together, monkeypatch):
+    one = made("--text.tokenizer", "bpe", "--text.vocabulary", "600")
+    alive(one.model)
+    part, words = one.parts["valid"], one.numbers[one.corpus.word_ids]
+    answers, sizes = one.answers(one.forms, words, part, "fp32"), []
+    monkeypatch.setattr(task, "TOGETHER", together)
+    one.model.register_forward_pre_hook(lambda _, given: sizes.append(int(given[0].lengths.sum())))
+    assert np.array_equal(one.answers(one.forms, words, part, "fp32"), answers)
+    assert len(np.unique(answers)) > 2
+    assert sum(sizes) == part.lengths.sum() and max(sizes) < together + part.lengths.max()
+    assert len(sizes) >= min(len(part.lengths), sum(sizes) // together)
+
+
 @pytest.mark.parametrize("label", ["first", "last", "all"])
 def test_a_tag_is_carried_to_the_pieces_that_the_knob_names(label):
     one = made("--text.tokenizer", "bpe", "--text.vocabulary", "400", "--text.label", label)

@@ -32,7 +32,7 @@ from lstm_pos.model import Batch, Sizes, Tagger
 
 SHOWN = 10  # sentences shown before, during and after training
 COUNTED = 2_000  # sentences that the confusion matrix is drawn from, at most
-TOGETHER = 256  # sentences that are tagged together
+TOGETHER = 8_000  # pieces that are tagged together: more no longer fit the cache, fewer make small products
 BLOCK = 100_000  # sentences that are looked at together, where all would need too much memory
 NONE = np.zeros(0, np.int64)  # the sentences of a part that is not needed
 DROPPED = 1  # the stream that word dropout is drawn from
@@ -206,7 +206,9 @@ class Tagging:
         self.model.eval()
         device = Device(next(self.model.parameters()).device, precision)
         found = np.zeros(len(words), np.int64)
-        for ids in even_batches(np.argsort(part.lengths, kind="stable"), TOGETHER) if len(part.starts) else []:
+        order = np.argsort(part.lengths, kind="stable")
+        shares = np.cumsum(part.lengths[order]) // TOGETHER
+        for ids in np.split(order, np.flatnonzero(np.diff(shares)) + 1) if len(order) else []:
             counts = part.ends[ids] - part.starts[ids]
             tokens = ranges(part.starts[ids], counts)
             one = device.move(batch(forms, words[tokens], counts, self.config.text.label))
@@ -262,7 +264,7 @@ def batch(forms: Forms, words: np.ndarray, lengths: np.ndarray, label: str, drop
 
     Where `dropped`, bool [W], a word passes for an unknown one (it has one piece then). Truths are left empty.
     """
-    counts = forms.counts[words]
+    counts = forms.piece_starts[words + 1] - forms.piece_starts[words]
     pieces = forms.pieces[ranges(forms.piece_starts[words], counts)]
     if dropped is not None:
         pieces = np.where(dropped, forms.classes[words], pieces)
