@@ -62,7 +62,7 @@ class Model:
     """units of each recurrent layer, per direction"""
     layers: int = 1
     """recurrent layers on one another, in encoder and decoder"""
-    cell: Literal["lstm", "gru"] = "lstm"
+    cell: Literal["lstm", "gru"] = "gru"
     """what the recurrent layers are made of"""
     bidirectional: bool = True
     """the recurrent encoder reads also from the end to the beginning"""
@@ -102,4 +102,4 @@ class Config:
     data: Data = field(default_factory=Data)
     text: Text = field(default_factory=Text)
     model: Model = field(default_factory=Model)
-    fit: Fit = field(default_factory=lambda: Fit(epochs=10, batch_size=64, clip=1.0, lr=3e-3))
+    fit: Fit = field(default_factory=lambda: Fit(epochs=10, batch_size=32, clip=1.0))
