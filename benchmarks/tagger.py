@@ -5,7 +5,7 @@
 The other side is what a tutorial writes: an embedding, `nn.LSTM` on packed sequences, a linear layer, AdamW, random
 batches, fp32, the same sizes of everything (embeddings of words and of shapes). Both train in fp32, in batches of 32; a
 round is a tenth of an epoch of one side, then of the other. Then both tag the training part: ours as `predict` does it,
-some 8,000 pieces at a time and in bf16 where the machine multiplies it natively. The ratio is the median of the rounds'
+some 4,000 pieces at a time and in bf16 where the machine multiplies it natively. The ratio is the median of the rounds'
 ratios.
 """
 

@@ -32,7 +32,7 @@ from lstm_pos.model import Batch, Sizes, Tagger
 
 SHOWN = 10  # sentences shown before, during and after training
 COUNTED = 2_000  # sentences that the confusion matrix is drawn from, at most
-TOGETHER = 8_000  # pieces that are tagged together: more no longer fit the cache, fewer make small products
+TOGETHER = 4_000  # pieces that are tagged together: more no longer fit the cache, fewer make small products
 BLOCK = 100_000  # sentences that are looked at together, where all would need too much memory
 NONE = np.zeros(0, np.int64)  # the sentences of a part that is not needed
 DROPPED = 1  # the stream that word dropout is drawn from
