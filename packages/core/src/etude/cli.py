@@ -3,10 +3,12 @@
 PACKAGE train [CONFIG.yaml] [--flags] [--run DIR]
 PACKAGE evaluate RUN [--data X]
 PACKAGE predict RUN INPUT ... [--out FILE] [-- INPUT ...]
+PACKAGE embed RUN INPUT ... --out FILE.npy       where a task makes vectors
 PACKAGE study NAME|FILE.yaml
 """
 
 import importlib
+import io
 import json
 import os
 import shlex
@@ -21,6 +23,7 @@ from etude import config as configs
 from etude.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import device as TorchDevice
 
     from etude.loop import Task, Totals
@@ -56,6 +59,10 @@ class TaskModule(Protocol):
         """
         ...
 
+    def embed(self, task: "Task", inputs: list[str]) -> "np.ndarray":
+        """A vector for each input, float32 [N, D], in order; only where the package `embeds`."""
+        ...
+
 
 @dataclass(frozen=True)
 class Package:
@@ -69,6 +76,8 @@ class Package:
     """the flags that `train` suggests to try after it, such as --data emnist-letters"""
     options: type | None = None
     """what `predict` can be told: a dataclass, each field a flag"""
+    embeds: bool = False
+    """whether it has the verb `embed`"""
 
     @property
     def module(self) -> str:
@@ -83,6 +92,8 @@ def main(package: Package, argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for a mistake of the user, 130 or 143 after a signal."""
     words = sys.argv[1:] if argv is None else argv
     verbs = {"train": train, "evaluate": evaluate, "predict": predict, "study": study}
+    if package.embeds:
+        verbs["embed"] = embed
     try:
         if not words or words[0] in ("-h", "--help"):
             print(usage(package))
@@ -109,11 +120,13 @@ def invocation(package: Package) -> str:
 
 def usage(package: Package) -> str:
     name = package.name
+    vectors = f"       {name} embed RUN INPUT ... --out FILE.npy           what it makes of them, as vectors"
     return "\n".join(
         [
             f"usage: {name} train [CONFIG.yaml] [--flags] [--run DIR]     train a model; --help lists the flags",
             f"       {name} evaluate RUN [--data X] [--checkpoint last]  score the best (or last) one on the test part",
             f"       {name} predict RUN INPUT ... [--out FILE]           apply it",
+            *([vectors] if package.embeds else []),
             f"       {name} study NAME|FILE.yaml [--jobs N]              a question to many runs; --help lists them",
         ]
     )
@@ -231,9 +244,45 @@ def predict(package: Package, words: list[str]) -> int:
 
     import torch
 
+    task = restored(package, Path(words[0]))
+    with torch.inference_mode():
+        text = "".join(line + "\n" for line in package.task.predict(task, inputs, **(vars(options) if options else {})))
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        put(out, text.encode())
+    return 0
+
+
+def embed(package: Package, words: list[str]) -> int:
+    """Writes what the best checkpoint of a run makes of inputs as a NumPy array, float32 [N, D]."""
+    usage = f"{package.name} embed RUN INPUT ... --out FILE.npy"
+    if any(word in ("-h", "--help") for word in words):
+        print(f"usage: {usage}")
+        return 0
+    out = configs.take(words, "--out")
+    if odd := next((word for word in words if word.startswith("--")), None):
+        raise UserError(f"unknown flag {odd}: {usage}")
+    if out is None or len(words) < 2:
+        raise UserError(f"give the run folder, what to embed, and a file for the vectors: {usage}")
+
+    import numpy as np
+    import torch
+
+    task = restored(package, Path(words[0]))
+    with torch.inference_mode():
+        vectors = package.task.embed(task, words[1:])
+    content = io.BytesIO()
+    np.save(content, vectors, allow_pickle=False)
+    put(out, content.getvalue())
+    print(f"{out}: {vectors.shape[0]:,} vectors of {vectors.shape[1]} numbers, {vectors.dtype}", file=sys.stderr)
+    return 0
+
+
+def restored(package: Package, folder: Path) -> "Task":
+    """The task of a run's best checkpoint, without data, in evaluation mode."""
     from etude import device, run
 
-    folder = Path(words[0])
     config: Any = run.read_config(folder, package.config)
     state = run.checkpoint(folder)
     task = package.task.restore(config, state["assets"])
@@ -241,16 +290,16 @@ def predict(package: Package, words: list[str]) -> int:
     # Where it was trained does not matter here: a model from a GPU predicts on a laptop.
     device.choose(replace(config.fit, device="auto", precision="auto")).place(task.model)
     task.model.eval()
-    with torch.inference_mode():
-        text = "".join(line + "\n" for line in package.task.predict(task, inputs, **(vars(options) if options else {})))
-    if out is None:
-        sys.stdout.write(text)
-        return 0
+    return task
+
+
+def put(out: str, content: bytes) -> None:
+    from etude import run
+
     try:
-        run.write(Path(out), text.encode())
+        run.write(Path(out), content)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot write {out!r} ({error}): give --out a file in a folder that is there") from None
-    return 0
 
 
 def study(package: Package, words: list[str]) -> int:

@@ -221,7 +221,9 @@ class Run:
         """Shows points, float [N, D], in TensorBoard's projector; each is labelled by its entry of every column."""
         if self._tb is None:
             return
-        plain = [[" ".join(value.split()) for value in column] for column in columns.values()]  # a line, a tab: a label's end
+        plain = [
+            [" ".join(value.split()) for value in column] for column in columns.values()
+        ]  # a line, a tab: a label's end
         self._tb.add_embedding(points, list(zip(*plain, strict=True)), None, step, tag, list(columns))
 
     def graph(self, model: torch.nn.Module, example: torch.Tensor) -> None:

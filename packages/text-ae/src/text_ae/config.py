@@ -56,9 +56,9 @@ class Model:
     """read the message; or add up a vector for each token, turned by its place"""
     decoder: Literal["autoregressive", "parallel", "unmixing"] = "autoregressive"
     """say token after token, each given those before; say all at once; or take a superposition apart, round by round"""
-    embedding: int = 128
+    embedding: int = 96
     """numbers per token"""
-    hidden: int = 256
+    hidden: int = 192
     """units of each recurrent layer, per direction"""
     layers: int = 1
     """recurrent layers on one another, in encoder and decoder"""
@@ -88,7 +88,9 @@ class Model:
         if self.decoder == "unmixing" and self.encoder != "superposition":
             raise UserError("model.decoder unmixing takes a superposition apart: use --model.encoder superposition")
         if self.decoder == "unmixing" and self.batch_norm:
-            raise UserError("model.batch-norm would hide from decoder unmixing what was added up: use --model.no-batch-norm")
+            raise UserError(
+                "model.batch-norm would hide from decoder unmixing what was added up: use --model.no-batch-norm"
+            )
         if self.encoder == "superposition" and self.latent < self.meaning + 2:
             raise UserError(
                 f"model.latent {self.latent} leaves no room beside model.meaning {self.meaning}: make it larger, or that less"
@@ -102,4 +104,4 @@ class Config:
     data: Data = field(default_factory=Data)
     text: Text = field(default_factory=Text)
     model: Model = field(default_factory=Model)
-    fit: Fit = field(default_factory=lambda: Fit(epochs=10, batch_size=32, clip=1.0))
+    fit: Fit = field(default_factory=lambda: Fit(epochs=10, batch_size=64, clip=1.0, lr=6e-3, precision="fp32"))

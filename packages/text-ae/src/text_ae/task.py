@@ -142,9 +142,7 @@ class Restoring:
         """The ids that the decoder makes of latents [B, D]."""
         self.model.eval()
         device = self.device()
-        return [
-            row for some in latents.split(TOGETHER) for row in unpadded(self.model.restore(some.to(device.where)))
-        ]
+        return [row for some in latents.split(TOGETHER) for row in unpadded(self.model.restore(some.to(device.where)))]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         return decode(rows, self.tokenizer)
@@ -194,7 +192,9 @@ class Restoring:
             lines += ["| part of the way | restored |", "|---|---|", f"| from | {escaped(self.texts[points[a]])} |"]
             parts = torch.linspace(0, 1, STEPS)
             said = self.said(torch.lerp(latents[a], latents[b], parts[:, None]))
-            lines += [f"| {part:.2f} | {escaped(found)} |" for part, found in zip(parts, self.decode(said), strict=True)]
+            lines += [
+                f"| {part:.2f} | {escaped(found)} |" for part, found in zip(parts, self.decode(said), strict=True)
+            ]
             lines += [f"| to | {escaped(self.texts[points[b]])} |", ""]
         return "\n".join(lines)
 
@@ -270,7 +270,9 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
 def describe(task: Restoring, totals: Totals) -> tuple[str, dict[str, Any]]:
     found = task.scores(totals)
     names = ("accuracy", "exact", "bleu", "chrf")
-    lines = [f"{'tokens':<10}{'texts':>8}{'accuracy':>10}{'exact':>8}{'BLEU':>7}{'chrF':>7}   restored from the latent alone"]
+    lines = [
+        f"{'tokens':<10}{'texts':>8}{'accuracy':>10}{'exact':>8}{'BLEU':>7}{'chrF':>7}   restored from the latent alone"
+    ]
     sums = totals.sums["restored"].cpu()
     buckets = {}
 
