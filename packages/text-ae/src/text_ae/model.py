@@ -262,7 +262,8 @@ class Unmixing(nn.Module):
         self.drop = nn.Dropout(model.dropout)
         self.enter = nn.Linear(model.embedding + model.meaning, model.hidden)
         self.read = CELLS[model.cell](model.hidden, model.hidden, model.layers, model.dropout, bidirectional=True)
-        self.guess = nn.Linear(2 * model.hidden + 2 * model.meaning, model.embedding)
+        self.guess = nn.Linear(2 * model.hidden + model.meaning, model.embedding)
+        self.share = nn.Parameter(torch.tensor(0.1))
         self.bias = nn.Parameter(self.frequency.clone())
         self.others = nn.Linear(model.meaning, model.embedding)
         self.others_bias = nn.Parameter(self.frequency.clone())
@@ -312,6 +313,7 @@ class Unmixing(nn.Module):
         if some is not None:  # as embeddings, whose gradients add up in a fixed order
             directions, frequency, table = directions[some], frequency[some], F.embedding(some, table)
             bias = F.embedding(some, bias[:, None])[:, 0]
+        size = self.code.mean(table).detach().float().square().sum(1) / 2
         width, places = directions.shape[1], max(1, int(lengths.max()))
         real = torch.arange(places, device=latent.device) < lengths[:, None]
         found = latent.new_zeros(0)
@@ -329,7 +331,8 @@ class Unmixing(nn.Module):
                     seen = (expected + self.code.parted(left, places))[real] / variance[text, None]
                 prior = frequency
                 if round:
-                    prior = (self.prior(embedded, meaning, lengths, real) @ table.T).float() + bias
+                    guess, sharp = self.prior(embedded, meaning, lengths, real)
+                    prior = (guess @ table.T).float() + bias - sharp[:, None] * size
                 logits = (seen @ directions.T).float() + (prior + rarity)  # all directions have length 1
             if round == 0 or self.training:
                 found = logits
@@ -349,25 +352,37 @@ class Unmixing(nn.Module):
                     expected, embedded = expected[open], embedded[open]
         return found
 
-    def prior(self, embedded: Tensor, meaning: Tensor, lengths: Tensor, real: Tensor) -> Tensor:
-        """[B, T, E], [B, K] -> [N, E], to be multiplied with the embeddings: what the other places say of each one."""
-        places = embedded.shape[1]
-        each = self.code.mean(embedded)
-        missing = meaning[:, None] - (each.sum(1, keepdim=True) - each)
+    def prior(self, embedded: Tensor, meaning: Tensor, lengths: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """What the other places say of each one, by a recurrent layer and by the meaning that they leave unexplained.
+
+        [B, T, E], [B, K] -> [N, E], to be multiplied with the embeddings; and [N], with half the squared length of each
+        token's meaning m_w. If what is unexplained, u, is m_w and white noise of variance v, log p(u | w) is
+        (u m_w - m_w^2 / 2) / v and what is the same for all; as it is not white, a part of that is learnt.
+        """
+        places, turn = embedded.shape[1], self.code.mean.weight.detach()  # the meaning is learnt from company alone
+        meaning = meaning.detach()
+        each = F.linear(embedded, turn)
+        left = meaning - each.sum(1)
+        unexplained = (left[:, None] + each)[real]
+        sharp = self.share / left.float().square().mean(1).clamp(min=LEAST)
+        sharp = sharp[real.nonzero()[:, 0]]
         whole = (SHRUNK * meaning)[:, None].expand(-1, places, -1)
         y, _ = self.read(self.drop(F.gelu(self.enter(torch.cat([embedded, whole], 2)))), lengths)
         forwards, backwards = y.chunk(2, 2)  # moved by one, so that no place is told what it has said itself
         sides = F.pad(forwards[:, :-1], (0, 0, 1, 0)), F.pad(backwards[:, 1:], (0, 0, 0, 1))
-        return self.guess(self.drop(torch.cat([*sides, missing, whole], 2)[real]))
+        guess = self.guess(self.drop(torch.cat([*sides, whole], 2)[real]))
+        return guess + (sharp[:, None] * unexplained) @ turn, sharp
 
     def missing(self, texts: Texts) -> Tensor:
         """The loss of guessing each half of a text's tokens, drawn by lot, from the meaning of the other half.
 
         So the meaning learns which tokens go together, where a sum that need only be taken apart would not.
         """
-        real = texts.real
-        kept = real & (torch.rand(real.shape, device=real.device) < 0.5)
-        table = self.code.embedding.weight
-        meaning = (self.code.mean(self.code.embedding(texts.ids)) * kept[:, :, None]).sum(1)
-        chance = (self.others(SHRUNK * meaning) @ table.T + self.others_bias).float().log_softmax(1)
-        return -(chance.gather(1, texts.ids) * (real & ~kept)).sum()
+        real, table = texts.real, self.code.embedding.weight
+        half = torch.rand(real.shape, device=real.device) < 0.5
+        each, loss = self.code.mean(self.code.embedding(texts.ids)), self.bias.new_zeros(())
+        for kept in (real & half, real & ~half):
+            meaning = (each * kept[:, :, None]).sum(1)
+            chance = (self.others(SHRUNK * meaning) @ table.T + self.others_bias).float().log_softmax(1)
+            loss = loss - (chance.gather(1, texts.ids) * (real & ~kept)).sum()
+        return loss
