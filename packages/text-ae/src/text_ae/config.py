@@ -93,7 +93,7 @@ class Model:
             )
         if self.encoder == "superposition" and self.latent < self.meaning + 2:
             raise UserError(
-                f"model.latent {self.latent} leaves no room beside model.meaning {self.meaning}: make it larger, or that less"
+                f"model.latent {self.latent} leaves no room beside model.meaning {self.meaning}: lower that"
             )
 
 

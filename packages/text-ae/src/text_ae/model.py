@@ -140,7 +140,7 @@ class Autoregressive(nn.Module):
 
     def restore(self, latent: Tensor) -> Texts:
         before = torch.full((len(latent), 1), self.sizes.start, device=latent.device)
-        state, said = None, []
+        state, said = None, list[Tensor]()
         ended = torch.zeros(len(latent), dtype=torch.bool, device=latent.device)
         while len(said) <= self.longest and not ended.all():
             y, state = self.step(before, latent, None, state)
@@ -203,9 +203,9 @@ class Superposition(nn.Module):
     """Texts -> [B, D]: the sum of a vector for each token; nothing is read, and nothing here but the meaning is learnt.
 
     The first number counts the tokens. The next K add up what each token means, wherever it stands (a bag of
-    embeddings). The rest, n = D - 1 - K, is a code: token w has a random direction R_w in n dimensions, place t a random
-    rotation M_t, and their sum is `sum over t of M_t R_(w_t)`: a sparse superposition code (Barron & Joseph 2012, "Least
-    squares superposition codes of moderate dictionary size are reliable at rates up to capacity").
+    embeddings). The rest, n = D - 1 - K, is a code: token w has a random direction R_w in n dimensions, place t a
+    random rotation M_t, and their sum is `sum over t of M_t R_(w_t)`: a sparse superposition code (Barron & Joseph
+    2012, "Least squares superposition codes of moderate dictionary size are reliable at rates up to capacity").
     """
 
     rotations: Tensor
@@ -242,12 +242,13 @@ class Superposition(nn.Module):
 class Unmixing(nn.Module):
     """Takes a superposition apart by approximate message passing, with a language model as the prior.
 
-    At each place the code, turned back, is the direction of its token plus what all others add, which looks like white
-    noise of known variance: Bayes' rule gives the probability of each token there. The expected directions are taken
-    from the code, and what is left is looked at again, with less noise; the Onsager term keeps it white (Donoho, Maleki
-    & Montanari 2009; for this code Rush, Greig & Venkataramanan 2017). The prior of the first round is how often a token
-    is used. From then on a recurrent layer in each direction guesses each token from the guesses at the other places,
-    and from the meaning that those leave unexplained; that is all that is learnt, beside the meaning.
+    At each place the code, turned back, is the direction of its token plus what all others add, which looks like
+    white noise of known variance: Bayes' rule gives the probability of each token there. The expected directions are
+    taken from the code, and what is left is looked at again, with less noise; the Onsager term keeps it white
+    (Donoho, Maleki & Montanari 2009; for this code Rush, Greig & Venkataramanan 2017). The prior of the first round
+    is how often a token is used. From then on a recurrent layer in each direction guesses each token from the guesses
+    at the other places, and from the meaning that those leave unexplained; that is all that is learnt, beside the
+    meaning.
     """
 
     frequency: Tensor
@@ -292,9 +293,10 @@ class Unmixing(nn.Module):
     def candidates(self, truths: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens that a training step chooses among, sorted, int64 [C], and what makes up for the others, [C].
 
-        These are the COMMON most frequent ones and those of the batch. A rare one is seldom there but where it is right;
-        its log-odds are raised by -log of how probable it is to be there at all, as if it stood for all the times it is
-        not (Bengio & Senecal 2008, importance sampling): so the sum over the candidates is that over all, on average.
+        These are the COMMON most frequent ones and those of the batch. A rare one is seldom there but where it is
+        right; its log-odds are raised by -log of how probable it is to be there at all, as if it stood for all the
+        times it is not (Bengio & Senecal 2008, importance sampling): so the sum over the candidates is that over all,
+        on average.
         """
         some = torch.cat([self.common, truths]).unique()
         absent = (-len(truths) * self.frequency[some].exp()).exp()  # probably, of so many tokens
@@ -309,7 +311,9 @@ class Unmixing(nn.Module):
 
         With `some` [C] only of these, [N, C], all `rarity` [C] more probable.
         """
-        directions, table, frequency, bias = self.code.directions, self.code.embedding.weight, self.frequency, self.bias
+        directions, frequency = self.code.directions, self.frequency
+        table: Tensor = self.code.embedding.weight
+        bias: Tensor = self.bias
         if some is not None:  # as embeddings, whose gradients add up in a fixed order
             directions, frequency, table = directions[some], frequency[some], F.embedding(some, table)
             bias = F.embedding(some, bias[:, None])[:, 0]

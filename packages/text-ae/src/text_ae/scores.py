@@ -20,7 +20,8 @@ OWN = ("texts", "tokens", "hits", "exact")  # columns; then come those of BLEU a
 
 @cache
 def metrics() -> tuple[Any, Any]:
-    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
 
     return BLEU(), CHRF()
 
