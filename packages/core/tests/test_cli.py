@@ -1,5 +1,7 @@
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 from toy.__main__ import PACKAGE
 
@@ -92,3 +94,67 @@ def test_help_of_every_verb(capsys):
         toy("train", "--help")
     assert end.value.code == 0
     assert "--fit.batch-size" in capsys.readouterr().out
+
+
+@pytest.fixture
+def vectors(monkeypatch):
+    """The toy with the verb `embed`: a row of digits is a vector of its first digit, its length and a number of its own."""
+
+    def embed(task, inputs):
+        assert not task.model.training
+        return np.array([[int(text[0]), len(text), n / 2] for n, text in enumerate(inputs)], np.float32)
+
+    monkeypatch.setattr("toy.task.embed", embed, raising=False)
+    package = dataclasses.replace(PACKAGE, embeds=True)
+    return lambda *words: cli.main(package, [*words])
+
+
+def test_embed_writes_a_vector_for_each_input(vectors, capsys, tmp_path):
+    assert vectors("train", "--fit.epochs", "1", "--run", "r") == 0
+    capsys.readouterr()
+    for words in (["r", "71", "9", "--out", "v.npy"], ["--out=w.npy", "r", "71", "9"]):
+        assert vectors("embed", *words) == 0
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.endswith("2 vectors of 3 numbers, float32\n")
+    for name in ("v.npy", "w.npy"):
+        found = np.load(tmp_path / name, allow_pickle=False)
+        assert found.dtype == np.float32
+        assert found.tolist() == [[7, 2, 0], [9, 1, 0.5]]
+    kept = (tmp_path / "v.npy").read_bytes()
+    assert vectors("embed", "r", "1", "--out", "nowhere/v.npy") == 2
+    assert "cannot write 'nowhere/v.npy'" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r", "v.npy", "w.npy"]
+    assert (tmp_path / "v.npy").read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("embed", "give the run folder, what to embed, and a file for the vectors: toy embed RUN INPUT"),
+        ("embed r 1", "give the run folder, what to embed, and a file for the vectors"),
+        ("embed r --out v.npy", "give the run folder, what to embed, and a file for the vectors"),
+        ("embed r 1 --out", "--out needs a value"),
+        ("embed r 1 --out v.npy --format x", "unknown flag --format: toy embed RUN INPUT"),
+        ("embed nowhere 1 --out v.npy", "nowhere is no run folder"),
+        ("embde", "there is no 'embde' in toy: did you mean 'embed'?"),
+    ],
+)
+def test_a_mistake_with_embed_is_one_line_and_writes_nothing(words, message, vectors, capsys, tmp_path):
+    assert vectors(*words.split()) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_a_package_that_embeds_has_the_verb(vectors, capsys):
+    assert vectors("--help") == 0
+    assert "toy embed RUN INPUT ... --out FILE.npy" in capsys.readouterr().out
+    assert vectors("embed", "--help") == 0
+    assert capsys.readouterr().out == "usage: toy embed RUN INPUT ... --out FILE.npy\n"
+    assert toy("--help") == 0
+    assert "embed" not in capsys.readouterr().out
+    assert toy("embed", "r", "1", "--out", "v.npy") == 2
+    assert "there is no 'embed' in toy" in capsys.readouterr().err

@@ -219,3 +219,41 @@ def test_the_environment_is_recorded_at_every_start(tmp_path):
     for start in starts:
         assert (start["seed"], start["precision"]) == (3, "fp32")
         assert start["versions"]["torch"] == torch.__version__.split("+")[0] or start["versions"]["torch"]
+
+
+def test_points_are_read_back_by_the_projector(one):
+    from google.protobuf import text_format
+    from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
+
+    torch.manual_seed(0)
+    points = torch.randn(4, 3)
+    columns = {
+        "text": ["plain", "a\ttab", "two\nlines \u2028 \x0b and more", ""],
+        "tag": ["0.0", "1.0", "a\r\nb", "x  y"],
+    }
+    one.embedding("early", points, columns, 0)  # before there is an event file nothing is written
+    assert not list((one.path / "tb").iterdir())
+    one.open_tensorboard(0, "accuracy")
+    one.embedding("latents", points, columns, 0)
+    one.embedding("latents", points + 1, columns, 7)
+    tb = one.path / "tb"
+    config = text_format.Parse((tb / "projector_config.pbtxt").read_text(), ProjectorConfig())
+    assert [shown.tensor_name for shown in config.embeddings] == ["latents:00000", "latents:00007"]
+    for shown, expected in zip(config.embeddings, (points, points + 1), strict=True):
+        rows = (tb / shown.tensor_path).read_text().splitlines()
+        found = torch.tensor([[float(number) for number in row.split("\t")] for row in rows])
+        torch.testing.assert_close(found, expected)
+        labels = [row.split("\t") for row in (tb / shown.metadata_path).read_text().split("\n")[:-1]]
+        assert labels == [
+            ["text", "tag"],
+            ["plain", "0.0"],
+            ["a tab", "1.0"],
+            ["two lines and more", "a b"],
+            ["", "x y"],
+        ]
+
+
+def test_points_and_labels_are_as_many(one):
+    one.open_tensorboard(0, "accuracy")
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        one.embedding("latents", torch.zeros(2, 3), {"text": ["a", "b"], "tag": ["0"]}, 0)
