@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -182,11 +183,11 @@ class Restoring:
         for n, row in zip(numbers, said, strict=True):
             truth = self.rows[n]
             marked = []
-            for place, id in enumerate(row):
-                token = self.tokenizer.decode([id])
-                right = place < len(truth) and truth[place] == id
-                bare = escaped(token.strip())
-                marked.append(escaped(token) if right or not bare else token.replace(token.strip(), f"**{bare}**"))
+            right = [place < len(truth) and truth[place] == id for place, id in enumerate(row)]
+            for same, run in groupby(range(len(row)), right.__getitem__):
+                piece = self.tokenizer.decode([row[place] for place in run])
+                bare = piece.strip()
+                marked.append(escaped(piece) if same or not bare else piece.replace(bare, f"**{escaped(bare)}**"))
             restored = "".join(marked).strip() or "(nothing)"
             lines.append(f"| {hits(truth, row)} of {len(truth)} | {escaped(self.texts[n])} | {restored} |")
         return "\n".join(lines)
