@@ -150,7 +150,8 @@ class Restoring:
         """The ids that the decoder makes of latents [B, D]."""
         self.model.eval()
         device = self.device()
-        return [row for some in latents.split(TOGETHER) for row in unpadded(self.model.restore(some.to(device.where)))]
+        batches = latents.split(TOGETHER) if len(latents) else ()
+        return [row for some in batches for row in unpadded(self.model.restore(some.to(device.where)))]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         return decode(rows, self.tokenizer)
@@ -185,7 +186,7 @@ class Restoring:
             marked = []
             right = [place < len(truth) and truth[place] == id for place, id in enumerate(row)]
             for same, run in groupby(range(len(row)), right.__getitem__):
-                piece = self.tokenizer.decode([row[place] for place in run])
+                piece = re.sub(r"\s", " ", self.tokenizer.decode([row[place] for place in run]))
                 bare = piece.strip()
                 marked.append(escaped(piece) if same or not bare else piece.replace(bare, f"**{escaped(bare)}**"))
             restored = "".join(marked).strip() or "(nothing)"
@@ -222,7 +223,7 @@ def hits(truth: Sequence[int], said: Sequence[int]) -> int:
 
 
 def escaped(shown: str) -> str:
-    return re.sub(r"([\\|*_`<>\[\]#~])", r"\\\1", shown.replace("\n", " "))
+    return re.sub(r"([\\|*_`<>\[\]#~])", r"\\\1", re.sub(r"\s", " ", shown))
 
 
 def unpadded(texts: Texts) -> list[list[int]]:
@@ -312,9 +313,10 @@ def describe(task: Restoring, totals: Totals) -> tuple[str, dict[str, Any]]:
 
 
 def predict(task: Restoring, inputs: list[str]) -> list[str]:
-    """The restoration of each line of the files ("-": standard input), from its latent alone."""
-    said = task.said(task.encode(rows_of(task, inputs)))
-    return [" ".join(line.splitlines()) for line in task.decode(said)]
+    """The restoration of each line of the files ("-": standard input), from its latent alone; an empty one stays so."""
+    rows = rows_of(task, inputs)
+    said = task.decode(task.said(task.encode(rows)))
+    return [" ".join(line.splitlines()) if row else "" for row, line in zip(rows, said, strict=True)]
 
 
 def embed(task: Restoring, inputs: list[str]) -> np.ndarray:
