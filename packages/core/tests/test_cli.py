@@ -98,7 +98,7 @@ def test_help_of_every_verb(capsys):
 
 @pytest.fixture
 def vectors(monkeypatch):
-    """The toy with the verb `embed`: a row of digits is a vector of its first digit, its length and a number of its own."""
+    """The toy with the verb `embed`: a vector is the first digit of a row, its length, and half its number."""
 
     def embed(task, inputs):
         assert not task.model.training
