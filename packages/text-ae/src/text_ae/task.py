@@ -86,7 +86,6 @@ class Restoring:
                 f"no message of a part of {dataset.name} has at most {self.config.text.max_length} tokens; "
                 "raise text.max-length"
             )
-        self.floor = self.said(torch.zeros(1, self.config.model.latent))[0]
         self.shown = self.parts["valid"][draw.shuffled(len(parts[1]), self.config.fit.seed)]
 
     def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
@@ -115,7 +114,9 @@ class Restoring:
         numbers = batch.numbers.tolist()
         rows, truths = [self.rows[n] for n in numbers], [self.texts[n] for n in numbers]
         said = unpadded(told.said or self.model.restore(self.model.encode(texts)))
-        for name, ids in zip(CORPUS, (said, [self.floor] * len(rows)), strict=True):
+        zeros = torch.zeros(1, self.config.model.latent, device=batch.ids.device)
+        floor = unpadded(self.model.restore(zeros)) * len(rows)  # of the weights as they are now
+        for name, ids in zip(CORPUS, (said, floor), strict=True):
             found[name] = (scores.sums(rows, ids, truths, self.decode(ids)).to(batch.ids.device), len(rows))
         return found
 
@@ -161,7 +162,6 @@ class Restoring:
     def show(self, run: Run, epoch: int, step: int) -> None:
         """The same validation texts each time: restored, on the way from one to another, and with their neighbours."""
         name = "end" if epoch < 0 else f"epoch-{epoch:03d}"
-        self.floor = self.said(torch.zeros(1, self.config.model.latent))[0]
         points = self.shown[:POINTS]
         latents = self.encode([self.rows[n] for n in points])
         said = self.said(latents[:SHOWN])
