@@ -597,7 +597,7 @@ def test_evaluate_ends_with_one_json_line(trained, unmixed, capsys):
         assert json.loads((folder / "test.json").read_text()) == found
         names = {"accuracy", "exact", "bleu", "chrf"}
         wanted = names | {f"floor_{name}" for name in names} | {"loss", "texts", "buckets"}
-        wanted |= {"tag_latent", "tag_pca", "tag_width", "tag_majority"} | ({"teacher_forced"} if forced else set())
+        wanted |= {"tag_latent", "tag_tokens", "tag_words", "tag_majority"} | ({"teacher_forced"} if forced else set())
         assert found.keys() == wanted
         assert sum(bucket["texts"] for bucket in found["buckets"].values()) == found["texts"]
         assert all(bucket.keys() == names | {"texts"} for bucket in found["buckets"].values())

@@ -1,6 +1,7 @@
 """How much the latent says of what nobody told the autoencoder: the tag of a message."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -19,8 +20,9 @@ def probe(
 ) -> dict[str, float]:
     """Accuracy on the numbers `test` of a logistic regression that learnt from the first of `train`.
 
-    Once on the latents, and once on as many principal components of bags of words (counts of words in lower case, less
-    their means); both are standardised, and both regularised the same (scikit-learn's default).
+    From the latents; and from as many principal components of bags (counts, less their means): of the tokens that the
+    encoder reads, and of words in lower case, which knows more, as no token is a part of a word or a spelling of it. All
+    are standardised, and regularised the same (scikit-learn's default).
     """
     from sklearn.decomposition import PCA
     from sklearn.feature_extraction.text import CountVectorizer
@@ -34,14 +36,20 @@ def probe(
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(known, labels[train])
         return float(model.score(asked, labels[test]))
 
+    def components(analyzer: Callable[..., Any] | str, texts: Sequence[Any]) -> float:
+        count = CountVectorizer(
+            max_features=WORDS, analyzer=analyzer, token_pattern=r"(?u)\b\w+\b" if analyzer == "word" else None
+        )
+        bags = count.fit_transform([texts[n] for n in train]).astype(np.float32)
+        pca = PCA(min(known.shape[1], min(bags.shape) - 1), svd_solver="arpack", random_state=0).fit(bags)
+        return accuracy(
+            pca.transform(bags), pca.transform(count.transform([texts[n] for n in test]).astype(np.float32))
+        )
+
     known, asked = (encode([rows[n] for n in part]).numpy() for part in (train, test))
-    count = CountVectorizer(max_features=WORDS, token_pattern=r"(?u)\b\w+\b", dtype=np.float32)
-    bags = count.fit_transform([texts[n] for n in train])
-    width = min(known.shape[1], min(bags.shape) - 1)
-    pca = PCA(width, svd_solver="arpack", random_state=0).fit(bags)
     return {
         "tag_latent": accuracy(known, asked),
-        "tag_pca": accuracy(pca.transform(bags), pca.transform(count.transform([texts[n] for n in test]))),
-        "tag_width": width,
+        "tag_tokens": components(list, rows),
+        "tag_words": components("word", texts),
         "tag_majority": float((labels[test] == np.bincount(labels[train]).argmax()).mean()),
     }

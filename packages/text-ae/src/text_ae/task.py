@@ -305,8 +305,9 @@ def describe(task: Restoring, totals: Totals) -> tuple[str, dict[str, Any]]:
         some = train[draw.shuffled(len(train), task.config.fit.seed)]
         tags = probe(task.encode, task.rows, task.texts, task.labels, some, test)
         lines.append(
-            f"tag guessed by logistic regression: {tags['tag_latent']:.2%} from the latent, {tags['tag_pca']:.2%} from "
-            f"{tags['tag_width']} principal components of a bag of words, {tags['tag_majority']:.2%} always the same"
+            f"tag guessed by logistic regression: {tags['tag_latent']:.2%} from the latent; from as many principal "
+            f"components of a bag of its tokens {tags['tag_tokens']:.2%}, of a bag of words {tags['tag_words']:.2%}; "
+            f"{tags['tag_majority']:.2%} always the same"
         )
         result |= tags
     return "\n".join(lines), result
