@@ -309,7 +309,8 @@ class Unmixing(nn.Module):
     ) -> Tensor:
         """[B, D], [B] -> the log-odds of the tokens [N, V] after so many rounds; gradients flow through the last.
 
-        But in training, a text is done with as soon as nothing is left to be explained. With `some` [C] only of these, [N, C], all `rarity` [C] more probable.
+        But in training, a text is done with as soon as nothing is left to be explained. With `some` [C] only of these,
+        [N, C], all `rarity` [C] more probable.
         """
         directions, frequency = self.code.directions, self.frequency
         table: Tensor = self.code.embedding.weight
