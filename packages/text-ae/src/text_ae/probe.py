@@ -21,7 +21,7 @@ def probe(
     """Accuracy on the numbers `test` of a logistic regression that learnt from the first of `train`.
 
     From the latents; and from as many principal components of bags (counts, less their means): of the tokens that the
-    encoder reads, and of words in lower case, which know more: no word is cut, and "SAD" is "sad". All are standardised,
+    encoder reads, and of words in lower case, which know more: none is cut, and "SAD" is "sad". All are standardised,
     and regularised the same (scikit-learn's default).
     """
     from sklearn.decomposition import PCA
