@@ -30,7 +30,7 @@ KINDS = {
     "recurrent, autoregressive": [],
     "lstm, autoregressive": ["--model.cell", "lstm", "--model.layers", "2", "--model.no-bidirectional"],
     "recurrent, parallel": ["--model.decoder", "parallel"],
-    "lstm, parallel": ["--model.decoder", "parallel", "--model.cell", "lstm", "--model.batch-norm"],
+    "lstm, parallel": ["--model.decoder", "parallel", "--model.cell", "lstm", "--model.no-batch-norm"],
     "superposition, autoregressive": ["--model.encoder", "superposition"],
     "superposition, parallel": ["--model.encoder", "superposition", "--model.decoder", "parallel"],
     "unmixing": UNMIXING,
@@ -748,7 +748,6 @@ def test_wrong_tokens_are_bold():
     ("flags", "message"),
     [
         (["--model.decoder", "unmixing"], "use --model.encoder superposition"),
-        ([*UNMIXING, "--model.batch-norm"], "use --model.no-batch-norm"),
         ([*UNMIXING, "--model.latent", "65"], "model.latent 65 leaves no room beside model.meaning 64"),
         (["--model.encoder", "superposition", "--model.latent", "9", "--model.meaning", "8"], "leaves no room"),
         (["--text.max-length", "1"], "raise text.max-length"),

@@ -70,8 +70,8 @@ class Model:
     """the part of the embeddings, and between layers, that is zeroed in training"""
     word_dropout: float = 0.0
     """the part of the tokens given to the autoregressive decoder that is hidden from it in training"""
-    batch_norm: bool = False
-    """normalise each number of the vector over a batch"""
+    batch_norm: bool = True
+    """normalise each number that the recurrent encoder writes, over a batch"""
     meaning: int = 64
     """superposition: so many numbers of the vector say which tokens there are, wherever; the rest say where, too"""
     rounds: int = 10
@@ -87,10 +87,6 @@ class Model:
                 raise UserError(f"model.{flag} is a probability, from 0 to below 1, not {getattr(self, name)}")
         if self.decoder == "unmixing" and self.encoder != "superposition":
             raise UserError("model.decoder unmixing takes a superposition apart: use --model.encoder superposition")
-        if self.decoder == "unmixing" and self.batch_norm:
-            raise UserError(
-                "model.batch-norm would hide from decoder unmixing what was added up: use --model.no-batch-norm"
-            )
         if self.encoder == "superposition" and self.latent < self.meaning + 2:
             raise UserError(
                 f"model.latent {self.latent} leaves no room beside model.meaning {self.meaning}: lower that"

@@ -62,7 +62,8 @@ class Autoencoder(nn.Module):
             self.encoder = Recurrent(config, sizes)
         else:
             self.encoder = Superposition(config, sizes)
-        self.norm = nn.BatchNorm1d(model.latent) if model.batch_norm else None
+        norm = model.batch_norm and model.encoder == "recurrent"  # a superposition has to stay a sum
+        self.norm = nn.BatchNorm1d(model.latent) if norm else None
         self.decoder: Autoregressive | Parallel | Unmixing
         if model.decoder == "autoregressive":
             self.decoder = Autoregressive(config, sizes)
