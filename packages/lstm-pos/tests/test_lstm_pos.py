@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from etude import config, run, study
+from etude.layers.norm import BatchNorm
 from etude.testing import check_task
 from lstm_pos import data, sample, task
 from lstm_pos.__main__ import PACKAGE, main
 from lstm_pos.config import Config, Model, Text
 from lstm_pos.forms import AFFIXES, Dictionary, Encoder, Morphology, fingerprints, shape
-from lstm_pos.model import Norm
 
 SMALL = ["--model.embedding", "16", "--model.hidden", "16", "--data.documents", "120", "--fit.lr", "1e-2"]
 CPU = torch.device("cpu")
@@ -310,7 +310,7 @@ def test_batch_norm_can_do_with_one_word(flags, tmp_path, capsys):
 
 def test_a_row_alone_is_normalised_by_what_earlier_ones_had():
     torch.manual_seed(0)
-    norm = Norm(3)
+    norm = BatchNorm(3)
     norm(torch.randn(50, 3) * 4 + 2)
     row, mean, var = torch.randn(1, 3), norm.running_mean.clone(), norm.running_var.clone()
     torch.testing.assert_close(norm(row), (row - mean) / (var + norm.eps).sqrt())

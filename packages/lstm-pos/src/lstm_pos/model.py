@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from etude.layers.norm import BatchNorm
 from etude.layers.recurrent import LSTM
 from lstm_pos.config import Model
 from lstm_pos.forms import SHAPES
@@ -65,7 +66,7 @@ class Member(nn.Module):
         self.drop = nn.Dropout(config.dropout)
         self.lstm = LSTM(width, config.hidden, config.layers, config.dropout, config.bidirectional)
         width = config.hidden * (2 if config.bidirectional else 1)
-        self.norm = Norm(width) if config.batch_norm else None
+        self.norm = BatchNorm(width) if config.batch_norm else None
         self.classify = nn.Linear(width, sizes.tags)
         self.analyse = nn.Linear(width, sizes.values) if config.morphology else None
 
@@ -79,19 +80,6 @@ class Member(nn.Module):
             y = self.norm(y)
         y = self.drop(y)
         return self.classify(y), None if self.analyse is None else self.analyse(y)
-
-
-class Norm(nn.BatchNorm1d):
-    """Batch norm of rows [P, width] that does not fail on a single one, such as a sentence of one word makes.
-
-    A row alone has no variance: the running statistics stand in for its own, and it does not enter them. With several
-    processes this does not matter: `etude.layers.norm` counts the rows of all.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and len(x) == 1:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(x)
 
 
 class Spelling(nn.Module):

@@ -1,7 +1,6 @@
 """Encoders and decoders. Shapes: B texts of at most T tokens, N tokens of all texts, V the vocabulary, D the latent.
 
-A token's id is its number in the tokenizer; `end` ends a text, `start` stands before it. A latent is float32 always: a
-text of 24 tokens is some 250 bits, which do not fit into 128 numbers of bfloat16 in any way that could be learnt.
+A token's id is its number in the tokenizer; `end` ends a text, `start` stands before it. A latent is float32 always.
 """
 
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from etude.layers.norm import BatchNorm
 from etude.layers.recurrent import GRU, LSTM
 from text_ae.config import Config
 
@@ -63,7 +63,7 @@ class Autoencoder(nn.Module):
         else:
             self.encoder = Superposition(config, sizes)
         norm = model.batch_norm and model.encoder == "recurrent"  # a superposition has to stay a sum
-        self.norm = nn.BatchNorm1d(model.latent) if norm else None
+        self.norm = BatchNorm(model.latent) if norm else None
         self.decoder: Autoregressive | Parallel | Unmixing
         if model.decoder == "autoregressive":
             self.decoder = Autoregressive(config, sizes)
@@ -76,9 +76,7 @@ class Autoencoder(nn.Module):
     def encode(self, texts: Texts) -> Tensor:
         """float32 [B, D]"""
         latent = self.encoder(texts).float()
-        if self.norm is None or (self.training and len(latent) == 1):  # one row has no variance to be learnt from
-            return latent
-        return self.norm(latent)
+        return latent if self.norm is None else self.norm(latent)
 
     def forward(self, texts: Texts) -> Told:
         return self.decoder(self.encode(texts), texts)
@@ -273,6 +271,7 @@ class Unmixing(nn.Module):
     def forward(self, latent: Tensor, texts: Texts) -> Told:
         truths = texts.ids[texts.real]
         if not self.training:
+            assert torch.equal(texts.lengths, latent[:, 0].round().long())  # `restore` would find the same
             logits = self.unmix(latent, texts.lengths, self.rounds)
             said = torch.zeros_like(texts.ids).masked_scatter(texts.real, logits.argmax(1))
             every = torch.ones_like(truths, dtype=torch.bool)
@@ -370,8 +369,8 @@ class Unmixing(nn.Module):
         each = F.linear(embedded, turn)
         left = meaning - each.sum(1)
         unexplained = (left[:, None] + each)[real]
-        sharp = self.share / left.float().square().mean(1).clamp(min=LEAST)
-        sharp = sharp[real.nonzero()[:, 0]]
+        sharp = self.share / left.float().square().mean(1, keepdim=True).clamp(min=LEAST)
+        sharp = sharp.expand(-1, places)[real]
         whole = (SHRUNK * meaning)[:, None].expand(-1, places, -1)
         y, _ = self.read(self.drop(F.gelu(self.enter(torch.cat([embedded, whole], 2)))), lengths)
         forwards, backwards = y.chunk(2, 2)  # moved by one, so that no place is told what it has said itself

@@ -36,20 +36,29 @@ def probe(
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(known, labels[train])
         return float(model.score(asked, labels[test]))
 
-    def components(analyzer: Callable[..., Any] | str, texts: Sequence[Any]) -> float:
+    def components(analyzer: Callable[..., Any] | str, texts: Sequence[Any]) -> float | None:
+        """None where the texts differ in too little to have components."""
         count = CountVectorizer(
             max_features=WORDS, analyzer=analyzer, token_pattern=r"(?u)\b\w+\b" if analyzer == "word" else None
         )
-        bags = count.fit_transform([texts[n] for n in train]).astype(np.float32)
-        pca = PCA(min(known.shape[1], min(bags.shape) - 1), svd_solver="arpack", random_state=0).fit(bags)
+        try:
+            bags = count.fit_transform([texts[n] for n in train]).astype(np.float32)
+        except ValueError:  # there is no word in them
+            return None
+        width = min(known.shape[1], min(bags.shape) - 1)
+        try:
+            pca = PCA(width, svd_solver="arpack", random_state=0).fit(bags)
+        except (ValueError, RuntimeError):  # one column; all the same (ArpackError)
+            return None
         return accuracy(
             pca.transform(bags), pca.transform(count.transform([texts[n] for n in test]).astype(np.float32))
         )
 
     known, asked = (encode([rows[n] for n in part]).numpy() for part in (train, test))
-    return {
+    found = {
         "tag_latent": accuracy(known, asked),
         "tag_tokens": components(list, rows),
         "tag_words": components("word", texts),
         "tag_majority": float((labels[test] == np.bincount(labels[train]).argmax()).mean()),
     }
+    return {name: value for name, value in found.items() if value is not None}

@@ -18,7 +18,7 @@ from etude.loop import Split, Sums, Task, Totals, even_batches
 from etude.run import Run
 from etude.text.batching import by_length, pad
 from etude.text.fingerprints import fingerprints
-from etude.text.tokenizer import Tokenizer
+from etude.text.tokenizer import Tokenizer, without_surrogates
 from text_ae import data, scores
 from text_ae.config import Config
 from text_ae.data import Dataset
@@ -236,7 +236,7 @@ def encode(texts: list[str], tokenizer: Tokenizer) -> list[list[int]]:
 
 
 def decode(rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[str]:
-    return [text.removeprefix(" ") for text in tokenizer.batch_decode(rows)]
+    return [without_surrogates(text.removeprefix(" ")) for text in tokenizer.batch_decode(rows)]  # bytes may say any
 
 
 def make(config: Config, where: torch.device) -> Task:
@@ -245,6 +245,8 @@ def make(config: Config, where: torch.device) -> Task:
     tokenizer: Tokenizer
     if config.text.tokenizer == "pretrained":
         tokenizer = text.Pretrained(config.text.pretrained)
+        if tokenizer.bos_id is None or tokenizer.eos_id is None:
+            raise UserError(f"{config.text.pretrained} has no tokens to begin and end a text; choose another tokenizer")
     else:
         tokenizer = TOKENIZERS[config.text.tokenizer].train(texts, config.text.vocabulary, bos="<bos>", eos="<eos>")
     rows = [row for row in tokenizer.encode_batch(texts) if len(row) <= config.text.max_length]
@@ -253,7 +255,7 @@ def make(config: Config, where: torch.device) -> Task:
             f"no message of the training part has at most {config.text.max_length} tokens; raise text.max-length"
         )
     counts = torch.bincount(torch.tensor([id for row in rows for id in row]), minlength=tokenizer.vocab_size).float()
-    seen = torch.from_numpy(np.sort(fingerprints(map(data.identity, dataset.train.texts))))
+    seen = torch.from_numpy(np.sort(fingerprints(map(data.identity, dataset.train.texts + dataset.valid.texts))))
     task = Restoring(config, tokenizer, counts, seen)
     task.take(dataset)
     return task
@@ -304,10 +306,10 @@ def describe(task: Restoring, totals: Totals) -> tuple[str, dict[str, Any]]:
     else:
         some = train[draw.shuffled(len(train), task.config.fit.seed)]
         tags = probe(task.encode, task.rows, task.texts, task.labels, some, test)
+        shown = {"latent": "the latent", "tokens": "components of a bag of its tokens", "words": "of a bag of words"}
+        told = [f"{tags[f'tag_{name}']:.2%} from {what}" for name, what in shown.items() if f"tag_{name}" in tags]
         lines.append(
-            f"tag guessed by logistic regression: {tags['tag_latent']:.2%} from the latent; from as many principal "
-            f"components of a bag of its tokens {tags['tag_tokens']:.2%}, of a bag of words {tags['tag_words']:.2%}; "
-            f"{tags['tag_majority']:.2%} always the same"
+            f"tag guessed by logistic regression: {', '.join(told)}; {tags['tag_majority']:.2%} always the same"
         )
         result |= tags
     return "\n".join(lines), result
