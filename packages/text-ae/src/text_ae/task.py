@@ -306,7 +306,11 @@ def describe(task: Restoring, totals: Totals) -> tuple[str, dict[str, Any]]:
     else:
         some = train[draw.shuffled(len(train), task.config.fit.seed)]
         tags = probe(task.encode, task.rows, task.texts, task.labels, some, test)
-        shown = {"latent": "the latent", "tokens": "components of a bag of its tokens", "words": "components of a bag of words"}
+        shown = {
+            "latent": "the latent",
+            "tokens": "components of a bag of its tokens",
+            "words": "components of a bag of words",
+        }
         told = [f"{tags[f'tag_{name}']:.2%} from {what}" for name, what in shown.items() if f"tag_{name}" in tags]
         lines.append(
             f"tag guessed by logistic regression: {', '.join(told)}; {tags['tag_majority']:.2%} always the same"
