@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
 TASKS = [path for path in PACKAGES if path.name != "core"]
-VERBS = {"train", "evaluate", "predict", "study"}
+VERBS = {"train", "evaluate", "predict", "embed", "study"}
 TOYS = ("toy-one", "toy-two", "toy-three")
 
 TOY = """
