@@ -47,7 +47,8 @@ class Told(NamedTuple):
     truths: Tensor  # int64 [N]
     real: Tensor  # bool [N] whether it is a token of the text, or else its end
     further: Tensor  # a sum over texts
-    said: Texts | None = None  # what `restore` would give, if nothing of the texts was shown
+    latent: Tensor  # [B, D] of the texts
+    said: Texts | None = None  # what `restore` gives of it, where that is known by now
 
 
 class Autoencoder(nn.Module):
@@ -135,7 +136,7 @@ class Autoregressive(nn.Module):
             hidden = torch.rand(before.shape, device=before.device) < self.hide
             before = before.masked_fill(hidden, self.sizes.start)
         y, _ = self.step(before, latent, texts.lengths + 1, None)
-        return Told(self.classify(y[real]), truths[real], truths[real] != self.sizes.end, latent.new_zeros(()))
+        return Told(self.classify(y[real]), truths[real], truths[real] != self.sizes.end, latent.new_zeros(()), latent)
 
     def restore(self, latent: Tensor) -> Texts:
         before = torch.full((len(latent), 1), self.sizes.start, device=latent.device)
@@ -174,7 +175,7 @@ class Parallel(nn.Module):
     def forward(self, latent: Tensor, texts: Texts) -> Told:
         truths, real, _ = with_end(texts, self.sizes)
         y = self.every(latent)[:, : truths.shape[1]][real]
-        return Told(self.classify(y), truths[real], truths[real] != self.sizes.end, latent.new_zeros(()))
+        return Told(self.classify(y), truths[real], truths[real] != self.sizes.end, latent.new_zeros(()), latent)
 
     def restore(self, latent: Tensor) -> Texts:
         return until_end(self.classify(self.every(latent)).argmax(2), self.sizes.end, self.longest)
@@ -257,7 +258,8 @@ class Unmixing(nn.Module):
         super().__init__()
         model = config.model
         self.code, self.longest, self.rounds = encoder, config.text.max_length, model.rounds
-        self.register_buffer("frequency", ((counts + 0.3) / (counts + 0.3).sum()).log())
+        seen = counts + 0.3
+        self.register_buffer("frequency", (seen / seen.sum()).log())
         self.register_buffer("common", counts.topk(min(COMMON, len(counts))).indices.sort().values)
         self.drop = nn.Dropout(model.dropout)
         self.enter = nn.Linear(model.embedding + model.meaning, model.hidden)
@@ -270,17 +272,17 @@ class Unmixing(nn.Module):
 
     def forward(self, latent: Tensor, texts: Texts) -> Told:
         truths = texts.ids[texts.real]
+        every = torch.ones_like(truths, dtype=torch.bool)  # is a token; the end is no matter of guessing
         if not self.training:
             assert torch.equal(texts.lengths, latent[:, 0].round().long())  # `restore` would find the same
             logits = self.unmix(latent, texts.lengths, self.rounds)
             said = torch.zeros_like(texts.ids).masked_scatter(texts.real, logits.argmax(1))
-            every = torch.ones_like(truths, dtype=torch.bool)
-            return Told(logits, truths, every, latent.new_zeros(()), Texts(said, texts.lengths))
+            return Told(logits, truths, every, latent.new_zeros(()), latent, Texts(said, texts.lengths))
         rounds = LOOKS[int(torch.randint(len(LOOKS), ()))]
         some, rarity = self.candidates(truths)
         logits = self.unmix(latent, texts.lengths, rounds, some, rarity)
         places = torch.searchsorted(some, truths)
-        return Told(logits, places, torch.ones_like(truths, dtype=torch.bool), self.missing(texts))
+        return Told(logits, places, every, self.missing(texts), latent)
 
     def restore(self, latent: Tensor) -> Texts:
         lengths = latent[:, 0].round().long().clamp(0, self.longest)

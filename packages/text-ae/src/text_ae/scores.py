@@ -26,12 +26,17 @@ def metrics() -> tuple[Any, Any]:
     return BLEU(), CHRF()
 
 
+def hits(row: Sequence[int], said: Sequence[int]) -> int:
+    """How many tokens of a text stand at their place in what was said."""
+    return sum(a == b for a, b in zip(row, said, strict=False))
+
+
 def sums(rows: Sequence[Sequence[int]], said: Sequence[Sequence[int]], texts: list[str], restored: list[str]) -> Tensor:
     """Of texts with the ids `rows`, of which `said` was restored: float64 [buckets, columns]."""
     kept = np.zeros((len(rows), len(OWN)))
     kept[:, 0] = 1
     kept[:, 1] = [len(row) for row in rows]
-    kept[:, 2] = [sum(a == b for a, b in zip(row, other, strict=False)) for row, other in zip(rows, said, strict=True)]
+    kept[:, 2] = [hits(row, other) for row, other in zip(rows, said, strict=True)]
     kept[:, 3] = [a == b for a, b in zip(texts, restored, strict=True)]
     columns = [kept, *(np.array(metric._extract_corpus_statistics(restored, [texts])) for metric in metrics())]
     every = np.concatenate(columns, 1)

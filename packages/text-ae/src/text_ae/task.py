@@ -64,13 +64,15 @@ class Restoring:
             f"{model.encoder} > {model.latent} numbers > {model.decoder}"
         )
 
-    def take(self, dataset: Dataset) -> None:
-        """Gives the task its data; texts of more than `text.max_length` tokens are left out, and counted."""
+    def take(self, dataset: Dataset, encoded: list[list[list[int]]]) -> None:
+        """Gives the task its data, and the rows of each part, see `encode_parts`.
+
+        Texts of more than `text.max_length` tokens are left out, and counted.
+        """
         self.classes, labels, parts, longer = dataset.classes, [], [], 0
         self.texts: list[str] = []
         self.rows: list[list[int]] = []
-        for part in (dataset.train, dataset.valid, dataset.test):
-            rows = encode(part.texts, self.tokenizer)
+        for part, rows in zip((dataset.train, dataset.valid, dataset.test), encoded, strict=True):
             kept = [i for i, row in enumerate(rows) if len(row) <= self.config.text.max_length]
             longer += len(rows) - len(kept)
             parts.append(np.arange(len(self.rows), len(self.rows) + len(kept)))
@@ -113,7 +115,7 @@ class Restoring:
             return found
         numbers = batch.numbers.tolist()
         rows, truths = [self.rows[n] for n in numbers], [self.texts[n] for n in numbers]
-        said = unpadded(told.said or self.model.restore(self.model.encode(texts)))
+        said = unpadded(told.said or self.model.restore(told.latent))
         zeros = torch.zeros(1, self.config.model.latent, device=batch.ids.device)
         floor = unpadded(self.model.restore(zeros)) * len(rows)  # of the weights as they are now
         for name, ids in zip(CORPUS, (said, floor), strict=True):
@@ -173,7 +175,7 @@ class Restoring:
             run.embedding("latents", latents, columns, step)
         if epoch < 0:
             said = self.said(latents)
-            wrong = [len(self.rows[n]) - hits(self.rows[n], row) for n, row in zip(points, said, strict=True)]
+            wrong = [len(self.rows[n]) - scores.hits(self.rows[n], row) for n, row in zip(points, said, strict=True)]
             worst = np.argsort(wrong, kind="stable")[::-1][:SHOWN]
             run.text("most wrong", self.table(points[worst], [said[n] for n in worst]), step, "most-wrong")
             run.text("model", f"{self.summary}\n\n```\n{self.model}\n```", step)
@@ -190,7 +192,7 @@ class Restoring:
                 bare = piece.strip()
                 marked.append(escaped(piece) if same or not bare else piece.replace(bare, f"**{escaped(bare)}**"))
             restored = "".join(marked).strip() or "(nothing)"
-            lines.append(f"| {hits(truth, row)} of {len(truth)} | {escaped(self.texts[n])} | {restored} |")
+            lines.append(f"| {scores.hits(truth, row)} of {len(truth)} | {escaped(self.texts[n])} | {restored} |")
         return "\n".join(lines)
 
     def between(self, points: np.ndarray, latents: Tensor) -> str:
@@ -218,10 +220,6 @@ class Restoring:
         return "\n".join(lines)
 
 
-def hits(truth: Sequence[int], said: Sequence[int]) -> int:
-    return sum(a == b for a, b in zip(truth, said, strict=False))
-
-
 def escaped(shown: str) -> str:
     return re.sub(r"([\\|*_`<>\[\]#~])", r"\\\1", re.sub(r"\s", " ", shown))
 
@@ -235,21 +233,26 @@ def encode(texts: list[str], tokenizer: Tokenizer) -> list[list[int]]:
     return tokenizer.encode_batch([" " + text for text in texts])
 
 
+def encode_parts(dataset: Dataset, tokenizer: Tokenizer) -> list[list[list[int]]]:
+    return [encode(part.texts, tokenizer) for part in (dataset.train, dataset.valid, dataset.test)]
+
+
 def decode(rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[str]:
     return [without_surrogates(text.removeprefix(" ")) for text in tokenizer.batch_decode(rows)]  # bytes may say any
 
 
 def make(config: Config, where: torch.device) -> Task:
     dataset = load(config)
-    texts = [" " + text for text in dataset.train.texts]
     tokenizer: Tokenizer
     if config.text.tokenizer == "pretrained":
         tokenizer = text.Pretrained(config.text.pretrained)
         if tokenizer.bos_id is None or tokenizer.eos_id is None:
             raise UserError(f"{config.text.pretrained} has no tokens to begin and end a text; choose another tokenizer")
     else:
+        texts = [" " + text for text in dataset.train.texts]
         tokenizer = TOKENIZERS[config.text.tokenizer].train(texts, config.text.vocabulary, bos="<bos>", eos="<eos>")
-    rows = [row for row in tokenizer.encode_batch(texts) if len(row) <= config.text.max_length]
+    encoded = encode_parts(dataset, tokenizer)
+    rows = [row for row in encoded[0] if len(row) <= config.text.max_length]
     if not rows:
         raise UserError(
             f"no message of the training part has at most {config.text.max_length} tokens; raise text.max-length"
@@ -257,7 +260,7 @@ def make(config: Config, where: torch.device) -> Task:
     counts = torch.bincount(torch.tensor([id for row in rows for id in row]), minlength=tokenizer.vocab_size).float()
     seen = torch.from_numpy(np.sort(fingerprints(map(data.identity, dataset.train.texts + dataset.valid.texts))))
     task = Restoring(config, tokenizer, counts, seen)
-    task.take(dataset)
+    task.take(dataset, encoded)
     return task
 
 
@@ -273,7 +276,8 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
     if where is not None:
         dataset = load(config)
         known = np.isin(fingerprints(map(data.identity, dataset.test.texts)), task.seen.numpy())
-        task.take(dataset.without_tests(known))
+        dataset = dataset.without_tests(known)
+        task.take(dataset, encode_parts(dataset, tokenizer))
     return task
 
 
