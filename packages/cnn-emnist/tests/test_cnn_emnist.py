@@ -12,9 +12,9 @@ from cnn_emnist import data, task
 from cnn_emnist.__main__ import PACKAGE, main
 from cnn_emnist.config import Config, Model
 from cnn_emnist.model import CNN
-from etude import config, study
+from etude import config
 from etude.errors import UserError
-from etude.testing import check_task
+from etude.testing import check_presets, check_task
 
 SMALL = ["--model.channels", "4", "--model.layers", "2", "--model.dropout", "0.2", "--fit.batch-size", "1000"]
 CPU = torch.device("cpu")
@@ -167,16 +167,8 @@ def test_convnet_is_the_classic_network():
 
 
 def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
-    for preset in ("best", "convnet"):
-        config.parse(Config, [preset], package="cnn_emnist")
-    names = study.available("cnn_emnist")
-    assert names == ["batch-norm", "dropout", "kernel-size", "layers", "pooling"]
-    for name in names:
-        found = study.load(name, "cnn_emnist")
-        assert found.seeds == 3
-        assert found.expect
-        for trial in found.trials():
-            config.parse(Config, config.to_flags({**found.fixed, **trial.setting, **trial.tuned}))
+    studies = ["batch-norm", "dropout", "kernel-size", "layers", "pooling"]
+    check_presets(PACKAGE, ["best", "convnet"], studies)
 
 
 def test_a_compiled_model_trains_to_the_end_and_shows_its_graph(monkeypatch, tmp_path):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from etude import config, study
+from etude import config
 from etude.errors import UserError
-from etude.testing import check_task
+from etude.testing import check_presets, check_task
 from imdb_rnn import data, task
 from imdb_rnn.__main__ import PACKAGE, main
 from imdb_rnn.config import Config, Text
@@ -178,16 +178,8 @@ def test_the_linear_part_sees_only_what_a_review_says_not_how_often_or_how_long(
 
 
 def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
-    for preset in ("best", "out-of-domain"):
-        config.parse(Config, [preset], package="imdb_rnn")
-    names = study.available("imdb_rnn")
-    assert names == ["bidirectional", "depth", "gates", "joining", "models", "tokenizer"]
-    for name in names:
-        found = study.load(name, "imdb_rnn")
-        assert found.seeds == 3
-        assert found.expect
-        for trial in found.trials():
-            config.parse(Config, config.to_flags({**found.fixed, **trial.setting, **trial.tuned}))
+    studies = ["bidirectional", "depth", "gates", "joining", "models", "tokenizer"]
+    check_presets(PACKAGE, ["best", "out-of-domain"], studies)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from etude import config, run, study
+from etude import config, run
 from etude.layers.norm import BatchNorm
-from etude.testing import check_task
+from etude.testing import check_presets, check_task
 from lstm_pos import data, sample, task
 from lstm_pos.__main__ import PACKAGE, main
 from lstm_pos.config import Config, Model, Text
@@ -556,16 +556,8 @@ def test_inputs_that_cannot_be_read_are_named(trained, tmp_path, capsys):
 
 
 def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
-    for preset in ("best",):
-        config.parse(Config, [preset], package="lstm_pos")
-    names = study.available("lstm_pos")
-    assert names == ["batch-norm", "direction", "dropout", "hidden-size", "layers", "tokenizer", "vocabulary"]
-    for name in names:
-        found = study.load(name, "lstm_pos")
-        assert found.seeds == 3
-        assert found.expect
-        for trial in found.trials():
-            config.parse(Config, config.to_flags({**found.fixed, **trial.setting, **trial.tuned}))
+    studies = ["batch-norm", "direction", "dropout", "hidden-size", "layers", "tokenizer", "vocabulary"]
+    check_presets(PACKAGE, ["best"], studies)
 
 
 def test_pieces_of_a_pretrained_tokenizer_from_a_folder(tmp_path, capsys):

@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from etude import config, loop, study
+from etude import config, loop
 from etude.errors import UserError
-from etude.testing import check_batch_size, check_task
+from etude.testing import check_batch_size, check_presets, check_task
 from etude.text.batching import pad
-from etude.text.fingerprints import fingerprints
 from text_ae import data, model, scores, task
 from text_ae.__main__ import PACKAGE, main
 from text_ae.config import Config
@@ -610,7 +609,8 @@ def test_evaluate_ends_with_one_json_line(trained, unmixed, capsys):
 
 def test_evaluate_agrees_with_predict(unmixed, tmp_path, capsys):
     one = restored(unmixed)
-    one.take(task.load(one.config))
+    dataset = task.load(one.config)
+    one.take(dataset, task.encode_parts(dataset, one.tokenizer))
     texts = [one.texts[n] for n in one.parts["test"]]
     assert main(["predict", str(unmixed), lines_file(tmp_path, *texts)]) == 0
     said = capsys.readouterr().out.split("\n")[:-1]
@@ -657,17 +657,6 @@ def test_tags_are_not_guessed_if_there_is_one_only(trained, tmp_path, capsys):
     assert "tag_latent" not in json.loads(out.splitlines()[-1])
 
 
-def test_fingerprints_are_known_and_distinct():
-    assert fingerprints(["", "hello", "Привет \ud800"]).tolist() == [
-        *(-5426141060434712860, 9022087748821825191, 462922663678642244)
-    ]
-    assert fingerprints([]).shape == (0,)
-    texts = [f"text {n}" for n in range(5000)]
-    found = fingerprints(iter(texts))
-    assert found.dtype == np.int64 and len(set(found.tolist())) == 5000
-    assert np.array_equal(fingerprints(texts[::-1]), found[::-1])
-
-
 # -- what a run leaves
 
 
@@ -710,7 +699,8 @@ def test_tensorboard_reads_what_a_run_wrote(trained):
 
 def test_the_projector_has_the_latents_before_and_after(trained):
     one = restored(trained)
-    one.take(task.load(one.config))
+    dataset = task.load(one.config)
+    one.take(dataset, task.encode_parts(dataset, one.tokenizer))
     folders = sorted(file.parent for file in (trained / "tb").rglob("tensors.tsv"))
     assert len(folders) == 2
     assert (trained / "tb" / "projector_config.pbtxt").read_text().count("tensor_path") == 2
@@ -777,16 +767,8 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(flags, messag
 
 
 def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
-    for preset in ("best",):
-        config.parse(Config, [preset], package="text_ae")
-    names = study.available("text_ae")
-    assert names == ["batch-norm", "dropout", "hidden-size", "latent-size", "layers", "tokenizer", "vocabulary"]
-    for name in names:
-        found = study.load(name, "text_ae")
-        assert found.seeds == 3
-        assert found.expect
-        for trial in found.trials():
-            config.parse(Config, config.to_flags({**found.fixed, **trial.setting, **trial.tuned}))
+    studies = ["batch-norm", "dropout", "hidden-size", "latent-size", "layers", "tokenizer", "vocabulary"]
+    check_presets(PACKAGE, ["best"], studies)
 
 
 @pytest.mark.real_data
@@ -796,4 +778,4 @@ def test_short_tweets_come_back_from_a_code_that_nothing_was_learnt_for():
     rows = [one.rows[n] for n in one.parts["valid"] if len(one.rows[n]) <= 16]
     assert len(rows) > 100
     said = one.said(one.encode(rows))
-    assert sum(map(task.hits, rows, said)) / sum(map(len, rows)) > 0.95
+    assert sum(map(scores.hits, rows, said)) / sum(map(len, rows)) > 0.95

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from etude.config import Fit
+from etude.config import Fit, at_least, probabilities
 from etude.errors import UserError
 
 SIDE = 28  # pixels; all four data sets have images of 28 x 28
@@ -31,11 +31,8 @@ class Model:
     """the part of the last feature map that is zeroed at random in training (Srivastava et al. 2014)"""
 
     def __post_init__(self) -> None:
-        for name in ("kernel", "layers", "channels", "stages"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} must be at least 1, not {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"model.dropout is a probability, from 0 to below 1, not {self.dropout}")
+        at_least(1, "model", self, "kernel", "layers", "channels", "stages")
+        probabilities("model", self, "dropout")
         if self.padding == "same" and self.kernel % 2 == 0:
             raise UserError(
                 f"model.kernel {self.kernel} is even, padding cannot keep the size: use --model.padding none"

@@ -22,6 +22,22 @@ from etude.errors import UserError
 C = TypeVar("C")
 
 
+def at_least(least: float, group: str, config: Any, *names: str) -> None:
+    """Raises UserError for the first of these knobs of a group, such as `model`, that is below `least`, or NaN."""
+    for name in names:
+        if not getattr(config, name) >= least:
+            flag = name.replace("_", "-")
+            raise UserError(f"{group}.{flag} must be at least {least}, not {getattr(config, name)}")
+
+
+def probabilities(group: str, config: Any, *names: str) -> None:
+    """Raises UserError for the first of these knobs of a group that is not in [0, 1)."""
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            flag = name.replace("_", "-")
+            raise UserError(f"{group}.{flag} is a probability, from 0 to below 1, not {getattr(config, name)}")
+
+
 @dataclass(frozen=True)
 class Fit:
     """How the model is trained; the same for every task."""
@@ -60,11 +76,8 @@ class Fit:
     """torch.compile the model: slower to start, faster per step"""
 
     def __post_init__(self) -> None:
-        least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "seed": 0, "patience": 0}
-        least |= {"lr": 0, "weight_decay": 0, "clip": 0, "save_every": 0, "warmup": 0}
-        for name, bound in least.items():
-            if not getattr(self, name) >= bound:  # so that NaN is refused too
-                raise UserError(f"fit.{name.replace('_', '-')} must be at least {bound}, not {getattr(self, name)}")
+        at_least(1, "fit", self, "epochs", "batch_size", "accumulate")
+        at_least(0, "fit", self, "seed", "patience", "lr", "weight_decay", "clip", "save_every", "warmup")
         if self.seed >= 2**63:
             raise UserError(f"fit.seed must be below 2^63, not {self.seed}")
         if self.accumulate > self.batch_size:

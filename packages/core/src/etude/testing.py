@@ -1,4 +1,4 @@
-"""The battery that every task passes: `check_task` from its tests, one call."""
+"""The battery that every task passes: `check_task` and `check_presets` from its tests, one call each."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from etude import cli, config, draw, loop, optim, run
+from etude import cli, config, draw, loop, optim, run, study
 from etude.device import Device
 from etude.loop import Task, Totals
 
@@ -38,6 +38,20 @@ def check_task(package: cli.Package, flags: list[str], inputs: list[str], folder
     check_bf16(make(package, parsed))
     check_resume(package, parsed, folder)
     check_predict(package, folder / "whole", inputs, folder / "copied")
+
+
+def check_presets(package: cli.Package, presets: list[str], studies: list[str]) -> None:
+    """The presets and studies that install with the package, no study missing, can be read: every trial of them."""
+    for preset in presets:
+        config.parse(package.config, [preset], package=package.module)
+    names = study.available(package.module)
+    assert names == studies, f"the studies of {package.name} are {names}"
+    for name in names:
+        found = study.load(name, package.module)
+        assert found.seeds == 3
+        assert found.expect
+        for trial in found.trials():
+            config.parse(package.config, config.to_flags({**found.fixed, **trial.setting, **trial.tuned}))
 
 
 def make(package: cli.Package, parsed: Any) -> Task:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from etude.config import Fit
+from etude.config import Fit, at_least, probabilities
 from etude.errors import UserError
 
 
@@ -24,10 +24,7 @@ class Text:
     """train on windows of about so many tokens, each with the label of its review; 0 trains on whole reviews"""
 
     def __post_init__(self) -> None:
-        if self.vocabulary < 1:
-            raise UserError(f"text.vocabulary must be at least 1, not {self.vocabulary}")
-        if self.max_length < 1:
-            raise UserError(f"text.max-length must be at least 1, not {self.max_length}")
+        at_least(1, "text", self, "vocabulary", "max_length")
         if self.window < 0:
             raise UserError(f"text.window is a number of tokens, or 0 for whole reviews, not {self.window}")
 
@@ -66,13 +63,8 @@ class Model:
     """the weight of the readers' log-odds beside those of the n-grams"""
 
     def __post_init__(self) -> None:
-        for name in ("embedding", "hidden", "layers", "members"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("dropout", "word_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise UserError(f"model.{flag} is a probability, from 0 to below 1, not {getattr(self, name)}")
+        at_least(1, "model", self, "embedding", "hidden", "layers", "members")
+        probabilities("model", self, "dropout", "word_dropout")
         if not 0 < self.share < math.inf:
             raise UserError(f"model.share is a weight above 0, not {self.share}")
         if self.kind == "cnn" and (not self.widths or min(self.widths) < 1):

@@ -15,6 +15,7 @@ import numpy as np
 from etude.download import fetch, root
 from etude.draw import shuffled
 from etude.errors import UserError
+from etude.text.lines import stripped
 from imdb_rnn import sample
 
 SPLIT = -1  # the stream that the validation part is drawn from; epochs, which draw their order likewise, count from 0
@@ -142,18 +143,10 @@ def read_lines(file: Path) -> list[str]:
     Only \\n and \\r\\n end a line, the last may lack it. Raises UserError with the line if it cannot be read.
     """
     try:
-        content = file.read_bytes()
-        lines = content.decode().removeprefix("\ufeff").split("\n")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{file}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        ) from error
+        with file.open("rb") as stream:
+            return [clean(line) for line in stripped(str(file), stream)]
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}); give a text file, one review a line") from error
-    if not lines[-1]:  # the file is empty, or its last line is ended
-        lines.pop()
-    return [clean(line.removesuffix("\r")) for line in lines]
 
 
 def clean(line: str) -> str:

@@ -7,17 +7,13 @@ around ("I expected a dull film and got a clever one"), so that order counts. Bo
 
 import re
 from collections.abc import Iterator
-from itertools import count
 
-import numpy as np
-
-from etude.draw import uniform
+from etude.text.grammar import numbers, written
 
 COUNTS = (2000, 400, 400)  # reviews to train, validate and test
 ONCE = 19460720  # the stream that everything is drawn from, once and for all
 
-# A symbol in braces stands for one of its texts, drawn anew each time; one with a capital letter stays the same all
-# through a review. A text belongs to a mood, praise or blame; `+` after a symbol keeps the mood, `-` turns it around.
+# See `etude.text.grammar`; the moods are blame and praise.
 GRAMMAR: dict[str, tuple[str, ...]] = {
     "review": (
         "{plain+} {plain+}",
@@ -105,7 +101,6 @@ UNSEEN: dict[str, tuple[str, ...]] = {  # of the test part: no other part has th
     "Hero": ("Helen Grant", "Oscar Lind", "Nora Quinn", "David Stone", "Clara Weiss"),
     "Place": ("Lisbon", "Toronto", "the south of Spain", "Oslo"),
 }
-SYMBOL = re.compile(r"\{(\w+)([+-]?)\}")
 
 
 def parts() -> tuple[tuple[list[str], list[int]], ...]:
@@ -114,9 +109,9 @@ def parts() -> tuple[tuple[list[str], list[int]], ...]:
     No text is in two parts, and none is in one of them twice.
     """
     seen: set[str] = set()
-    written = []
+    found = []
     for part, n in enumerate(COUNTS):
-        draws = numbers(part)
+        draws = numbers(ONCE, part)
         grammar = GRAMMAR | (UNSEEN if part == 2 else {})
         texts: list[str] = []
         while len(texts) < n:
@@ -124,32 +119,11 @@ def parts() -> tuple[tuple[list[str], list[int]], ...]:
             if text not in seen:
                 seen.add(text)
                 texts.append(text)
-        written.append((texts, [i % 2 for i in range(n)]))
-    return tuple(written)
-
-
-def numbers(part: int) -> Iterator[float]:
-    """Numbers in [0, 1) without end."""
-    for block in count():
-        yield from uniform(np.arange(block * 1000, block * 1000 + 1000), 32, ONCE, part).flatten().tolist()
+        found.append((texts, [i % 2 for i in range(n)]))
+    return tuple(found)
 
 
 def review(mood: int, grammar: dict[str, tuple[str, ...]], draws: Iterator[float]) -> str:
     """One text of praise (mood 1) or blame (mood 0)."""
-    fixed: dict[str, str] = {}
-    used: set[str] = set()
-
-    def write(symbol: str, mood: int) -> str:
-        if symbol in fixed:
-            return fixed[symbol]
-        choices = MOODS[symbol][mood] if symbol in MOODS else grammar[symbol]
-        choices = tuple(choice for choice in choices if choice not in used) or choices  # nothing is said twice
-        chosen = choices[int(next(draws) * len(choices))]
-        used.add(chosen)
-        text = SYMBOL.sub(lambda found: write(found[1], 1 - mood if found[2] == "-" else mood), chosen)
-        if symbol[0].isupper():
-            fixed[symbol] = text
-        return text
-
-    text = re.sub(r"\ba (?=[aeiou])", "an ", write("review", mood))
+    text = written("review", mood, grammar, MOODS, draws)
     return re.sub(r"(?:^|(?<=[.!] ))[a-z]", lambda first: first[0].upper(), text)

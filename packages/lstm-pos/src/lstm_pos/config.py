@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Literal
 
-from etude.config import Fit
+from etude.config import Fit, at_least, probabilities
 from etude.errors import UserError
 
 
@@ -46,9 +46,7 @@ class Text:
     """pieces; a longer sentence is cut into several, none of its words is left out"""
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "max_length"):
-            if getattr(self, name) < 1:
-                raise UserError(f"text.{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        at_least(1, "text", self, "vocabulary", "max_length")
 
 
 @dataclass(frozen=True)
@@ -79,14 +77,9 @@ class Model:
     """the weight of a second exercise beside the tags, the words' case, number, tense, ... (column FEATS); 0: none"""
 
     def __post_init__(self) -> None:
-        for name in ("embedding", "hidden", "layers", "members"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} must be at least 1, not {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"model.dropout is a probability, from 0 to below 1, not {self.dropout}")
-        for name in ("word_dropout", "morphology"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"model.{name.replace('_', '-')} must be at least 0, not {getattr(self, name)}")
+        at_least(1, "model", self, "embedding", "hidden", "layers", "members")
+        probabilities("model", self, "dropout")
+        at_least(0, "model", self, "word_dropout", "morphology")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 Each distinct form of a word is looked at once, in Python; what a batch needs is then picked out of arrays.
 """
 
-import hashlib
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -287,12 +286,6 @@ def packed(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     starts = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum([len(row) for row in rows], out=starts[1:])
     return np.fromiter((x for row in rows for x in row), np.int64, starts[-1]), starts
-
-
-def fingerprints(forms: Iterable[str]) -> np.ndarray:
-    """A number for each form, int64, the same everywhere; two of 10 million forms share one with probability 1e-5."""
-    digests = [hashlib.blake2b(form.encode("utf-8", "surrogatepass"), digest_size=8).digest() for form in forms]
-    return np.frombuffer(b"".join(digests), "<i8").astype(np.int64)
 
 
 class Morphology:

@@ -23,11 +23,12 @@ from etude.loop import Split, Sums, Task, Totals, even_batches
 from etude.pictures import confusion
 from etude.run import Run
 from etude.scores import f1, per_class
-from etude.text.batching import by_length
+from etude.text.batching import by_length, padded
+from etude.text.fingerprints import fingerprints
 from lstm_pos import conllu, data
 from lstm_pos.config import Config
 from lstm_pos.data import Corpus, Dataset
-from lstm_pos.forms import Encoder, Forms, Morphology, Words, fingerprints, packed, ranges
+from lstm_pos.forms import Encoder, Forms, Morphology, Words, packed, ranges
 from lstm_pos.model import Batch, Sizes, Tagger
 
 SHOWN = 10  # sentences shown before, during and after training
@@ -295,13 +296,6 @@ def batch(forms: Forms, words: np.ndarray, lengths: np.ndarray, label: str, drop
         unseen=nothing,
         morphology=nothing,
     )
-
-
-def padded(flat: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Rows of so many values each, which lie one after another in `flat`, filled up with 0: int64 [N, the longest]."""
-    found = np.zeros((len(counts), counts.max()), np.int64)
-    found[np.arange(found.shape[1]) < counts[:, None]] = flat
-    return found
 
 
 def cut_all(corpus: Corpus, sentences: np.ndarray, counts: np.ndarray, longest: int) -> Part:

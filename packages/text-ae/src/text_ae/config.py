@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from etude.config import Fit
+from etude.config import Fit, at_least, probabilities
 from etude.errors import UserError
 
 
@@ -41,9 +41,7 @@ class Text:
     """tokens; longer messages are left out of all parts, and how many is said; `predict` cuts them, and says so"""
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "max_length"):
-            if getattr(self, name) < 1:
-                raise UserError(f"text.{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        at_least(1, "text", self, "vocabulary", "max_length")
 
 
 @dataclass(frozen=True)
@@ -78,13 +76,8 @@ class Model:
     """unmixing: so often is the guess of all tokens mended, each time knowing the others better"""
 
     def __post_init__(self) -> None:
-        for name in ("latent", "embedding", "hidden", "layers", "meaning", "rounds"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("dropout", "word_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise UserError(f"model.{flag} is a probability, from 0 to below 1, not {getattr(self, name)}")
+        at_least(1, "model", self, "latent", "embedding", "hidden", "layers", "meaning", "rounds")
+        probabilities("model", self, "dropout", "word_dropout")
         if self.decoder == "unmixing" and self.encoder != "superposition":
             raise UserError("model.decoder unmixing takes a superposition apart: use --model.encoder superposition")
         if self.encoder == "superposition" and self.latent < self.meaning + 2:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from etude.download import fetch, root
 from etude.draw import shuffled
 from etude.errors import UserError
+from etude.text.lines import decoded, stripped
 from text_ae import sample
 
 # the streams that parts and `messages` are drawn from; epochs, which draw their order likewise, count from 0
@@ -189,26 +190,11 @@ def read_lines(path: str | Path) -> list[str]:
     """
     try:
         if str(path) == "-":
-            return [line.removesuffix("\n").removesuffix("\r") for line in decoded("standard input", sys.stdin.buffer)]
+            return list(stripped("standard input", sys.stdin.buffer))
         with open(path, "rb") as stream:
-            return [line.removesuffix("\n").removesuffix("\r") for line in decoded(str(path), stream)]
+            return list(stripped(str(path), stream))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give a text file, one text a line") from error
-
-
-def decoded(name: str, stream: BinaryIO) -> Iterator[str]:
-    """The lines of a UTF-8 stream with what ends them, \\n. Raises UserError with the byte and the line."""
-    for number, line in enumerate(stream, 1):
-        try:
-            text = line.decode()
-        except UnicodeDecodeError as error:
-            message = f"{name}, line {number}: byte 0x{line[error.start]:02x} is not UTF-8; save the file as UTF-8"
-            raise UserError(message) from error
-        if number == 1:
-            text = text.removeprefix("\ufeff")
-            if not text:
-                continue
-        yield text
 
 
 def read_csv(file: Path) -> tuple[list[str], np.ndarray, list[str]]:

@@ -7,19 +7,15 @@ in another order have the other tag. Both tags share every frame, and whatever e
 
 import re
 from collections.abc import Iterator
-from itertools import count
 
-import numpy as np
-
-from etude.draw import uniform
+from etude.text.grammar import numbers, written
 
 COUNTS = (6000, 750, 750)  # messages to train, validate and test
 CLASSES = ("0.0", "1.0")  # sad, happy: the tags of Sentiment140
 ONCE = 20090406  # the stream that everything is drawn from, once and for all
 LONGEST = 20  # words of a message
 
-# A symbol in braces stands for one of its texts, drawn anew each time; one with a capital letter stays the same all
-# through a message. A text belongs to a mood, sad or happy; `+` after a symbol keeps the mood, `-` turns it around.
+# See `etude.text.grammar`; the moods are sad and happy.
 GRAMMAR: dict[str, tuple[str, ...]] = {
     "clear": (
         "{opinion+}{end} {tail+}",
@@ -156,7 +152,6 @@ MOODS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # sad, happy
         (":)", ":D", ":-)", "=)", "<3", "yay", "#win", "#smile", "#hooray", "woohoo"),
     ),
 }
-SYMBOL = re.compile(r"\{(\w+)([+-]?)\}")
 
 
 def parts() -> tuple[tuple[list[str], list[int]], ...]:
@@ -167,9 +162,9 @@ def parts() -> tuple[tuple[list[str], list[int]], ...]:
     """
     seen: set[tuple[str, ...]] = set()
     known: set[str] = set()
-    written = []
+    found = []
     for part, n in enumerate(COUNTS):
-        draws = numbers(part)
+        draws = numbers(ONCE, part)
         texts: list[str] = []
         while len(texts) < n:
             i = len(texts)
@@ -182,34 +177,13 @@ def parts() -> tuple[tuple[list[str], list[int]], ...]:
             if not part:
                 known.update(words)
             texts.append(text)
-        written.append((texts, [i % 2 for i in range(n)]))
-    return tuple(written)
-
-
-def numbers(part: int) -> Iterator[float]:
-    """Numbers in [0, 1) without end."""
-    for block in count():
-        yield from uniform(np.arange(block * 1000, block * 1000 + 1000), 32, ONCE, part).flatten().tolist()
+        found.append((texts, [i % 2 for i in range(n)]))
+    return tuple(found)
 
 
 def message(kind: str, mood: int, draws: Iterator[float]) -> str:
     """One text, `clear` or `turned`, happy (mood 1) or sad (mood 0)."""
-    fixed: dict[str, str] = {}
-    used: set[str] = set()
-
-    def write(symbol: str, mood: int) -> str:
-        if symbol in fixed:
-            return fixed[symbol]
-        choices = MOODS[symbol][mood] if symbol in MOODS else GRAMMAR[symbol]
-        choices = tuple(choice for choice in choices if choice not in used) or choices  # nothing is said twice
-        chosen = choices[int(next(draws) * len(choices))]
-        used.add(chosen)
-        text = SYMBOL.sub(lambda found: write(found[1], 1 - mood if found[2] == "-" else mood), chosen)
-        if symbol[0].isupper():
-            fixed[symbol] = text
-        return text
-
-    text = re.sub(r"\ba (?=[aeiou])", "an ", write(kind, mood))
+    text = written(kind, mood, GRAMMAR, MOODS, draws)
     if next(draws) < 0.6:  # the others care less about capital letters
         text = re.sub(r"(?:^(?:@\w+ )?|(?<=[.!] ))[a-z]", lambda first: first[0][:-1] + first[0][-1].upper(), text)
     return text

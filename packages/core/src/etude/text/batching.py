@@ -29,6 +29,12 @@ def by_length(lengths: np.ndarray, batch_size: int, *parts: int) -> list[np.ndar
 def pad(rows: Sequence[Sequence[int] | np.ndarray], pad_id: int) -> tuple[Tensor, Tensor]:
     """Rows of ids -> int64 [B, T], T at least 1, filled up with `pad_id` on the right; and their lengths, int64 [B]."""
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    ids = np.full((len(rows), max(1, *lengths)), pad_id, dtype=np.int64)
-    ids[np.arange(ids.shape[1]) < lengths[:, None]] = np.concatenate(rows) if len(rows) else []
-    return torch.from_numpy(ids), torch.from_numpy(lengths)
+    flat = np.concatenate(rows) if len(rows) else np.zeros(0, np.int64)
+    return torch.from_numpy(padded(flat, lengths, pad_id)), torch.from_numpy(lengths)
+
+
+def padded(flat: np.ndarray, lengths: np.ndarray, fill: int = 0) -> np.ndarray:
+    """Rows of `lengths` [N], which lie one after another in `flat`, filled up on the right: int64 [N, T], T >= 1."""
+    rows = np.full((len(lengths), lengths.max(initial=1)), fill, dtype=np.int64)
+    rows[np.arange(rows.shape[1]) < lengths[:, None]] = flat
+    return rows
