@@ -8,10 +8,6 @@ RULES = {
     "Hero": ("Ann", "Bob"),
     "thing": ("egg", "car"),
 }
-    "tale": ("{Hero} {verb+} a {thing}, then {Hero} {verb-} a {thing}",),
-    "Hero": ("Ann", "Bob"),
-    "thing": ("egg", "car"),
-}
 MOODS = {"verb": (("lost", "broke"), ("found", "made"))}
 
 

@@ -12,10 +12,11 @@ import torch
 from etude import config, run
 from etude.layers.norm import BatchNorm
 from etude.testing import check_presets, check_task
+from etude.text.fingerprints import fingerprints
 from lstm_pos import data, sample, task
 from lstm_pos.__main__ import PACKAGE, main
 from lstm_pos.config import Config, Model, Text
-from lstm_pos.forms import AFFIXES, Dictionary, Encoder, Morphology, fingerprints, shape
+from lstm_pos.forms import AFFIXES, Dictionary, Encoder, Morphology, shape
 
 SMALL = ["--model.embedding", "16", "--model.hidden", "16", "--data.documents", "120", "--fit.lr", "1e-2"]
 CPU = torch.device("cpu")

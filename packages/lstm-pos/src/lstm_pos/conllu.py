@@ -10,8 +10,9 @@ Of a line the columns ID, FORM, UPOS and FEATS are read; the bytes of the others
 import re
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import repeat
 from typing import BinaryIO
@@ -44,8 +45,11 @@ class Chunk:
     firsts: np.ndarray  # bool [S], true where a document begins
 
 
-def ahead(stream: "BinaryIO | Unpacked") -> Iterator[bytes]:
-    """What `read` gives, the next of it read in a thread meanwhile: zlib does not hold the interpreter."""
+def ahead(stream: "BinaryIO | Unpacked") -> Generator[bytes]:
+    """What `read` gives, the next of it read in a thread meanwhile: zlib does not hold the interpreter.
+
+    Close it: its thread ends with it, and should not be left to the garbage collector to wait for.
+    """
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(stream.read, BLOCK)
         while data := coming.result():
@@ -136,21 +140,21 @@ class Reader:
 
     def chunks(self, stream: "BinaryIO | Unpacked") -> Iterator[Chunk]:
         """The text of `stream` (UTF-8; a BOM and CRLF are taken off), in pieces. Raises UserError."""
-        for block in self.blocks(stream):
-            chunk = self.fast(block) or self.slowly(block)
-            if len(chunk.lengths):
-                yield chunk
-            if self.over:
-                return
+        with closing(ahead(stream)) as reading:
+            for block in self.blocks(reading):
+                chunk = self.fast(block) or self.slowly(block)
+                if len(chunk.lengths):
+                    yield chunk
+                if self.over:
+                    return
         if not self.begun:
             raise UserError(f"{self.where} holds no sentence; give a CoNLL-U file")
 
-    def blocks(self, stream: "BinaryIO | Unpacked") -> Iterator[bytes]:
+    def blocks(self, reading: Iterator[bytes]) -> Iterator[bytes]:
         """Whole sentences, each with its empty line; lines end in LF. The block's size is about `BLOCK`."""
         have: list[bytes] = []  # what no empty line has ended yet
         held = b""  # a CR at the end: whether it belongs to a line end, the next bytes say
         first, size = True, 0
-        reading = ahead(stream)
         while True:
             try:
                 data = next(reading, b"")
