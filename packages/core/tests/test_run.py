@@ -239,6 +239,11 @@ def test_points_are_read_back_by_the_projector(one):
     tb = one.path / "tb"
     config = text_format.Parse((tb / "projector_config.pbtxt").read_text(), ProjectorConfig())
     assert [shown.tensor_name for shown in config.embeddings] == ["latents:00000", "latents:00007"]
+    one._tb.close()
+    one.open_tensorboard(5, "accuracy")  # it goes on after step 4, where it was saved
+    one.embedding("latents", points - 1, columns, 9)
+    after = text_format.Parse((tb / "projector_config.pbtxt").read_text(), ProjectorConfig())
+    assert [shown.tensor_name for shown in after.embeddings] == [f"latents:0000{step}" for step in (0, 7, 9)]
     for shown, expected in zip(config.embeddings, (points, points + 1), strict=True):
         rows = (tb / shown.tensor_path).read_text().splitlines()
         found = torch.tensor([[float(number) for number in row.split("\t")] for row in rows])

@@ -17,6 +17,7 @@ from etude.text.batching import pad
 from text_ae import data, model, scores, task
 from text_ae.__main__ import PACKAGE, main
 from text_ae.config import Config
+from text_ae.meaning import meanings
 from text_ae.model import Texts
 
 SMALL = [
@@ -232,6 +233,34 @@ def test_what_is_restored_depends_on_the_latent_and_not_on_the_text(kind, monkey
 # -- a superposition
 
 
+def test_meanings_are_canonical_correlations_of_tokens_and_their_company():
+    one = made(*UNMIXING)
+    rows = [one.rows[n] for n in one.parts["train"]]
+    size = one.tokenizer.vocab_size
+    bags = np.zeros((len(rows), size))
+    for bag, row in zip(bags, rows, strict=True):
+        np.add.at(bag, row, 1)
+    together = bags.T @ bags
+    np.fill_diagonal(together, 0)
+    known = together.any(1)
+    company = together.sum(1)[known]
+    values, vectors = np.linalg.eigh(np.sqrt(together[known][:, known] / np.sqrt(np.outer(company, company))))
+    vectors = vectors[:, np.argsort(-np.abs(values))[:8]]
+    found = one.model.encoder.vectors[:, :8].double().numpy()
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert np.abs(found[known] @ found[known].T - unit @ unit.T).max() < 0.02
+    assert 0 < known.sum() < size and np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [[[5]], [[5, 6]], [[5, 5], [6]], [[4, 5, 6], [5, 6, 7]]])
+def test_meanings_of_next_to_no_text(rows):
+    flat, lengths = np.concatenate(rows), np.array([len(row) for row in rows])
+    found = meanings(flat, lengths, 9, 4)
+    assert found.shape == (9, 4) and torch.isfinite(found).all()
+    norms = found.norm(dim=1)
+    assert ((norms - 1).abs() < 1e-5).logical_or(norms == 0).all() and not found[[0, 8]].any()
+
+
 @torch.inference_mode()
 def test_a_superposition_is_a_sum_of_turned_directions():
     one = made(*UNMIXING, "--model.latent", "48")
@@ -240,12 +269,13 @@ def test_a_superposition_is_a_sum_of_turned_directions():
     width = 48 - 1 - 8
     turned = encoder.rotations.double()
     torch.testing.assert_close(turned @ turned.mT, torch.eye(width).double().expand(40, -1, -1), atol=1e-5, rtol=0)
-    torch.testing.assert_close(encoder.directions.norm(dim=1), torch.ones(one.tokenizer.vocab_size))
+    torch.testing.assert_close(encoder.vectors[:, 8:].norm(dim=1), torch.ones(one.tokenizer.vocab_size))
+    torch.testing.assert_close(encoder.vectors[:, :8].norm(dim=1), torch.ones(one.tokenizer.vocab_size))
     for row, latent in zip(rows, found, strict=True):
         code, meaning = torch.zeros(width).double(), torch.zeros(8)
         for place, token in enumerate(row):
-            code += turned[place] @ encoder.directions[token].double()
-            meaning += encoder.mean.weight @ encoder.embedding.weight[token]
+            code += turned[place] @ encoder.vectors[token, 8:].double()
+            meaning += encoder.vectors[token, :8]
         assert latent[0] == len(row)
         torch.testing.assert_close(latent[1:9], meaning, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(latent[9:].double(), code, atol=1e-5, rtol=1e-5)
@@ -289,12 +319,12 @@ def passed(latent, directions, rotations, frequency, rounds, training):
 def test_unmixing_is_approximate_message_passing(latent, rounds):
     one = made(*UNMIXING, "--model.latent", str(latent), "--model.rounds", str(rounds))
     decoder, encoder = one.model.decoder, one.model.encoder
-    encoder.embedding.weight.zero_()  # the language model has nothing to say
+    decoder.embedding.weight.zero_()  # the language model has nothing to say
     decoder.share.zero_()
     rows = [*some(one, n=4), *some(one, n=3, longest=10)]
     latents, lengths = one.encode(rows), torch.tensor([len(row) for row in rows])
     counts = one.counts.double().numpy() + 0.3
-    directions, rotations = encoder.directions.double(), encoder.rotations.double().numpy()
+    directions, rotations = encoder.vectors[:, 8:].double(), encoder.rotations.double().numpy()
     given = directions.numpy(), rotations, np.log(counts / counts.sum()), rounds
     for training in (True, False):
         decoder.train(training)
@@ -350,9 +380,6 @@ def test_if_all_tokens_are_common_training_chooses_among_all(monkeypatch):
     loss = F.cross_entropy(told.logits, told.truths, reduction="sum")
     expected = F.cross_entropy(whole, truths, reduction="sum")
     torch.testing.assert_close(loss, expected)
-    torch.manual_seed(0)
-    torch.randint(1, ())  # the number of rounds was drawn first
-    torch.testing.assert_close(told.further, decoder.missing(texts))
     names, parameters = zip(*one.model.named_parameters(), strict=True)
     both = [torch.autograd.grad(x, parameters, retain_graph=True, allow_unused=True) for x in (loss, expected)]
     for name, a, b in zip(names, *both, strict=True):
@@ -482,7 +509,7 @@ def test_messages_that_are_too_long_are_left_out_and_counted():
         left += sum(n > 14 for n in lengths)
         kept = [text for text, n in zip(texts, lengths, strict=True) if n <= 14]
         assert [one.texts[n] for n in one.parts[split]] == kept
-        assert one.lengths[one.parts[split]].tolist() == [n for n in lengths if n <= 14]
+        assert one.rows.lengths[one.parts[split]].tolist() == [n for n in lengths if n <= 14]
     assert left > 50
     assert one.data.endswith(f"; {left} of more than 14 tokens left out")
     assert one.data.startswith(dataset.description)
@@ -597,6 +624,10 @@ def test_evaluate_ends_with_one_json_line(trained, unmixed, capsys):
         names = {"accuracy", "exact", "bleu", "chrf"}
         wanted = names | {f"floor_{name}" for name in names} | {"loss", "texts", "buckets"}
         wanted |= {"tag_latent", "tag_tokens", "tag_words", "tag_majority"} | ({"teacher_forced"} if forced else set())
+        wanted |= {f"tag_gain_{name}{of}" for name in ("tokens", "words") for of in ("", "_se")}
+        for name in ("tokens", "words"):
+            assert found[f"tag_gain_{name}"] == pytest.approx(found["tag_latent"] - found[f"tag_{name}"])
+            assert 0 <= found[f"tag_gain_{name}_se"] < 0.5
         assert found.keys() == wanted
         assert sum(bucket["texts"] for bucket in found["buckets"].values()) == found["texts"]
         assert all(bucket.keys() == names | {"texts"} for bucket in found["buckets"].values())
@@ -742,6 +773,7 @@ def test_wrong_tokens_are_bold():
         (["--model.encoder", "superposition", "--model.latent", "9", "--model.meaning", "8"], "leaves no room"),
         (["--text.max-length", "1"], "raise text.max-length"),
         (["--text.max-length", "0"], "text.max-length must be at least 1, not 0"),
+        (["--text.max-length", "1001"], "text.max-length is 1,000 tokens at most, not 1,001"),
         (["--text.vocabulary", "0"], "text.vocabulary must be at least 1, not 0"),
         (["--text.vocabulary", "100"], "too small"),
         (["--text.tokenizer", "pretrained", "--text.pretrained", "./nowhere"], "nowhere"),

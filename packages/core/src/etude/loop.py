@@ -75,7 +75,7 @@ class Task(Protocol):
         """Shows a person what the model does now: before training (epoch 0), after each epoch, and at the end (-1).
 
         Called on the first process only, in evaluation mode and without gradients; at the end with the best weights.
-        What there is to write with: `Run.picture`, `text`, `scalars`, `graph`.
+        What there is to write with: `Run.picture`, `text`, `scalars`, `graph`, `embedding`.
         """
         ...
 

@@ -224,7 +224,16 @@ class Run:
         plain = [
             [" ".join(value.split()) for value in column] for column in columns.values()
         ]  # a line, a tab: a label's end
+        from google.protobuf import text_format
+        from tensorboard.plugins.projector import ProjectorConfig
+
+        config = self.path / "tb" / "projector_config.pbtxt"  # of which torch's writer knows only what it wrote itself
+        known = text_format.Parse(config.read_text("utf-8") if config.exists() else "", ProjectorConfig())
         self._tb.add_embedding(points, list(zip(*plain, strict=True)), None, step, tag, list(columns))
+        written = text_format.Parse(config.read_text("utf-8"), ProjectorConfig())
+        new = {info.tensor_name for info in written.embeddings}
+        earlier = [info for info in known.embeddings if info.tensor_name not in new]
+        config.write_text(text_format.MessageToString(ProjectorConfig(embeddings=[*earlier, *written.embeddings])))
 
     def graph(self, model: torch.nn.Module, example: torch.Tensor) -> None:
         """Shows what the model computes for an example batch."""

@@ -42,6 +42,10 @@ class Text:
 
     def __post_init__(self) -> None:
         at_least(1, "text", self, "vocabulary", "max_length")
+        if self.max_length > 1_000:
+            raise UserError(
+                f"text.max-length is 1,000 tokens at most, not {self.max_length:,}: this is for short texts"
+            )
 
 
 @dataclass(frozen=True)

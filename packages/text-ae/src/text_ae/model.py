@@ -14,7 +14,6 @@ from etude.layers.recurrent import GRU, LSTM
 from text_ae.config import Config
 
 CELLS: dict[str, type[LSTM] | type[GRU]] = {"lstm": LSTM, "gru": GRU}
-SHRUNK = 0.25  # the meaning as the context network gets it, so that its numbers are about as large as the others
 LEAST = 2e-4  # the smallest variance of the noise, when nothing is left of it
 COMMON = 1_000  # tokens that every training step chooses among
 LOOKS = (2, 3, 4)  # training mends the guess one of so many times, and learns to do so once more
@@ -41,12 +40,11 @@ class Texts(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What a decoder says to texts that it is shown: the log-odds of N tokens, their truths, and a further loss."""
+    """What a decoder says to texts that it is shown: the log-odds of N tokens, and their truths."""
 
     logits: Tensor  # [N, V]
     truths: Tensor  # int64 [N]
     real: Tensor  # bool [N] whether it is a token of the text, or else its end
-    further: Tensor  # a sum over texts
     latent: Tensor  # [B, D] of the texts
     said: Texts | None = None  # what `restore` gives of it, where that is known by now
 
@@ -136,7 +134,7 @@ class Autoregressive(nn.Module):
             hidden = torch.rand(before.shape, device=before.device) < self.hide
             before = before.masked_fill(hidden, self.sizes.start)
         y, _ = self.step(before, latent, texts.lengths + 1, None)
-        return Told(self.classify(y[real]), truths[real], truths[real] != self.sizes.end, latent.new_zeros(()), latent)
+        return Told(self.classify(y[real]), truths[real], truths[real] != self.sizes.end, latent)
 
     def restore(self, latent: Tensor) -> Texts:
         before = torch.full((len(latent), 1), self.sizes.start, device=latent.device)
@@ -175,7 +173,7 @@ class Parallel(nn.Module):
     def forward(self, latent: Tensor, texts: Texts) -> Told:
         truths, real, _ = with_end(texts, self.sizes)
         y = self.every(latent)[:, : truths.shape[1]][real]
-        return Told(self.classify(y), truths[real], truths[real] != self.sizes.end, latent.new_zeros(()), latent)
+        return Told(self.classify(y), truths[real], truths[real] != self.sizes.end, latent)
 
     def restore(self, latent: Tensor) -> Texts:
         return until_end(self.classify(self.every(latent)).argmax(2), self.sizes.end, self.longest)
@@ -200,35 +198,38 @@ def until_end(said: Tensor, end: int, longest: int) -> Texts:
 
 
 class Superposition(nn.Module):
-    """Texts -> [B, D]: the sum of a vector for each token; nothing is read, and nothing here but the meaning is learnt.
+    """Texts -> [B, D]: the sum of a vector for each token; nothing is read, and nothing is trained.
 
-    The first number counts the tokens. The next K add up what each token means, wherever it stands (a bag of
-    embeddings). The rest, n = D - 1 - K, is a code: token w has a random direction R_w in n dimensions, place t a
-    random rotation M_t, and their sum is `sum over t of M_t R_(w_t)`: a sparse superposition code (Barron & Joseph
-    2012, "Least squares superposition codes of moderate dictionary size are reliable at rates up to capacity").
+    The first number counts the tokens. The next K add up what each token means, wherever it stands: a vector of length
+    1 that says which tokens it goes with (see `text_ae.meaning`; random until `mean` gives better ones). The rest, n =
+    D - 1 - K, is a code: token w has a random direction R_w in n dimensions, place t a random rotation M_t, and their
+    sum is `sum over t of M_t R_(w_t)`: a sparse superposition code (Barron & Joseph 2012, "Least squares superposition
+    codes of moderate dictionary size are reliable at rates up to capacity").
     """
 
     rotations: Tensor
-    directions: Tensor
+    vectors: Tensor
 
     def __init__(self, config: Config, sizes: Sizes) -> None:
         super().__init__()
         model, places = config.model, config.text.max_length
+        self.meaning = model.meaning
         width = model.latent - 1 - model.meaning
-        directions = F.normalize(torch.randn(sizes.vocabulary, width), dim=1)
+        parts = [F.normalize(torch.randn(sizes.vocabulary, some), dim=1) for some in (model.meaning, width)]
         rotations = torch.linalg.qr(torch.randn(places, width, width))[0]
-        self.register_buffer("directions", directions)  # [V, n]
+        self.register_buffer("vectors", torch.cat(parts, 1))  # [V, K + n], meaning and direction
         self.register_buffer("rotations", rotations)  # [T, n, n]
-        self.embedding = nn.Embedding(sizes.vocabulary, model.embedding)
-        nn.init.normal_(self.embedding.weight, std=0.1)
-        self.mean = nn.Linear(model.embedding, model.meaning, bias=False)
+
+    def mean(self, meanings: Tensor) -> None:
+        """Gives tokens their meanings, [V, K], each of length 1; those that have none (zero) keep their random ones."""
+        some = meanings.any(1)
+        self.vectors[some, : self.meaning] = meanings[some]
 
     def forward(self, texts: Texts) -> Tensor:
-        real = texts.real[:, :, None]
-        meaning = (self.mean(self.embedding(texts.ids)) * real).sum(1)
         with torch.autocast(texts.ids.device.type, enabled=False):
-            code = self.mixed(self.directions[texts.ids] * real)
-        return torch.cat([texts.lengths[:, None].float(), meaning.float(), code], 1)
+            x = self.vectors[texts.ids] * texts.real[:, :, None]
+            code = self.mixed(x[:, :, self.meaning :])
+        return torch.cat([texts.lengths[:, None].float(), x[:, :, : self.meaning].sum(1), code], 1)
 
     def mixed(self, x: Tensor) -> Tensor:
         """[B, T, n] -> [B, n]: each place turned by its rotation, all added up."""
@@ -247,8 +248,8 @@ class Unmixing(nn.Module):
     taken from the code, and what is left is looked at again, with less noise; the Onsager term keeps it white
     (Donoho, Maleki & Montanari 2009; for this code Rush, Greig & Venkataramanan 2017). The prior of the first round
     is how often a token is used. From then on a recurrent layer in each direction guesses each token from the guesses
-    at the other places, and from the meaning that those leave unexplained; that is all that is learnt, beside the
-    meaning.
+    at the other places, and the meaning that those leave unexplained is held against that of each token; that is all
+    that is learnt.
     """
 
     frequency: Tensor
@@ -261,14 +262,14 @@ class Unmixing(nn.Module):
         seen = counts + 0.3
         self.register_buffer("frequency", (seen / seen.sum()).log())
         self.register_buffer("common", counts.topk(min(COMMON, len(counts))).indices.sort().values)
+        self.embedding = nn.Embedding(len(counts), model.embedding)
+        nn.init.normal_(self.embedding.weight, std=0.1)
         self.drop = nn.Dropout(model.dropout)
         self.enter = nn.Linear(model.embedding + model.meaning, model.hidden)
         self.read = CELLS[model.cell](model.hidden, model.hidden, model.layers, model.dropout, bidirectional=True)
         self.guess = nn.Linear(2 * model.hidden + model.meaning, model.embedding)
         self.share = nn.Parameter(torch.tensor(0.1))
         self.bias = nn.Parameter(self.frequency.clone())
-        self.others = nn.Linear(model.meaning, model.embedding)
-        self.others_bias = nn.Parameter(self.frequency.clone())
 
     def forward(self, latent: Tensor, texts: Texts) -> Told:
         truths = texts.ids[texts.real]
@@ -277,12 +278,12 @@ class Unmixing(nn.Module):
             assert torch.equal(texts.lengths, latent[:, 0].round().long())  # `restore` would find the same
             logits = self.unmix(latent, texts.lengths, self.rounds)
             said = torch.zeros_like(texts.ids).masked_scatter(texts.real, logits.argmax(1))
-            return Told(logits, truths, every, latent.new_zeros(()), latent, Texts(said, texts.lengths))
+            return Told(logits, truths, every, latent, Texts(said, texts.lengths))
         rounds = LOOKS[int(torch.randint(len(LOOKS), ()))]
         some, rarity = self.candidates(truths)
         logits = self.unmix(latent, texts.lengths, rounds, some, rarity)
         places = torch.searchsorted(some, truths)
-        return Told(logits, places, every, self.missing(texts), latent)
+        return Told(logits, places, every, latent)
 
     def restore(self, latent: Tensor) -> Texts:
         lengths = latent[:, 0].round().long().clamp(0, self.longest)
@@ -311,36 +312,36 @@ class Unmixing(nn.Module):
     ) -> Tensor:
         """[B, D], [B] -> the log-odds of the tokens [N, V] after so many rounds; gradients flow through the last.
 
-        But in training, a text is done with as soon as nothing is left to be explained. With `some` [C] only of these,
-        [N, C], all `rarity` [C] more probable.
+        Except in training, a text is done with as soon as nothing is left to be explained. With `some` [C] only of
+        these, [N, C], all `rarity` [C] more probable.
         """
-        directions, frequency = self.code.directions, self.frequency
-        table: Tensor = self.code.embedding.weight
+        vectors, frequency = self.code.vectors, self.frequency
+        table: Tensor = self.embedding.weight
         bias: Tensor = self.bias
         if some is not None:  # as embeddings, whose gradients add up in a fixed order
-            directions, frequency, table = directions[some], frequency[some], F.embedding(some, table)
+            vectors, frequency, table = vectors[some], frequency[some], F.embedding(some, table)
             bias = F.embedding(some, bias[:, None])[:, 0]
-        size = self.code.mean(table).detach().float().square().sum(1) / 2
-        width, places = directions.shape[1], max(1, int(lengths.max()))
+        known, width, places = self.code.meaning, vectors.shape[1] - self.code.meaning, max(1, int(lengths.max()))
         real = torch.arange(places, device=latent.device) < lengths[:, None]
         found = latent.new_zeros(0)
         token = torch.arange(int(real.sum()), device=latent.device)  # [N] rows of `found` that are still looked at
         meaning, code, left = latent[:, 1:-width], latent[:, -width:], latent[:, -width:]
-        expected, embedded = latent.new_zeros(*real.shape, width), latent.new_zeros(*real.shape, table.shape[1])
+        expected, embedded = latent.new_zeros(*real.shape, known + width), latent.new_zeros(*real.shape, table.shape[1])
         onsager = latent.new_zeros(len(latent))
         for round in range(rounds):
             last = round == rounds - 1
             text = real.nonzero()[:, 0]  # [N] of which text each token is
             with torch.set_grad_enabled(torch.is_grad_enabled() and last):
                 with torch.autocast(latent.device.type, enabled=False):
-                    left = code - self.code.mixed(expected) + onsager[:, None] * left
+                    left = code - self.code.mixed(expected[:, :, known:]) + onsager[:, None] * left
                     variance = left.square().mean(1).clamp(min=LEAST)
-                    seen = (expected + self.code.parted(left, places))[real] / variance[text, None]
-                prior = frequency
+                    seen = (expected[:, :, known:] + self.code.parted(left, places))[real] / variance[text, None]
                 if round:
-                    guess, sharp = self.prior(embedded, meaning, lengths, real)
-                    prior = (guess @ table.T).float() + bias - sharp[:, None] * size
-                logits = (seen @ directions.T).float() + (prior + rarity)  # all directions have length 1
+                    guess, unexplained = self.prior(embedded, expected[:, :, :known], meaning, lengths, real)
+                    logits = torch.cat([unexplained, seen], 1) @ vectors.T + guess @ table.T
+                    logits = logits.float() + (bias + rarity)
+                else:
+                    logits = (seen @ vectors[:, known:].T).float() + (frequency + rarity)
             if round == 0 or self.training:
                 found = logits
             else:
@@ -350,46 +351,32 @@ class Unmixing(nn.Module):
                 if last or not (self.training or open.any()):
                     break
                 chance = logits.softmax(1)
-                expected[real] = (chance @ directions).float()
+                expected[real] = (chance @ vectors).float()
                 embedded[real] = (chance @ table).float()
-                onsager = (lengths - expected.square().sum((1, 2))) / variance / width
+                onsager = (lengths - expected[:, :, known:].square().sum((1, 2))) / variance / width
                 if not self.training and not open.all():
                     token, lengths, real = token[open[text]], lengths[open], real[open]
                     meaning, code, left, onsager = meaning[open], code[open], left[open], onsager[open]
                     expected, embedded = expected[open], embedded[open]
         return found
 
-    def prior(self, embedded: Tensor, meaning: Tensor, lengths: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """What the other places say of each one, by a recurrent layer and by the meaning that they leave unexplained.
+    def prior(
+        self, embedded: Tensor, expected: Tensor, meaning: Tensor, lengths: Tensor, real: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What the other places say of each one: [N, E] by a recurrent layer, [N, K] by what they leave unexplained.
 
-        [B, T, E], [B, K] -> [N, E], to be multiplied with the embeddings; and [N], with half the squared length of each
-        token's meaning m_w. If what is unexplained, u, is m_w and white noise of variance v, log p(u | w) is
-        (u m_w - m_w^2 / 2) / v and what is the same for all; as it is not white, a part of that is learnt.
+        From the expected embeddings [B, T, E], the expected meanings [B, T, K] and the meaning [B, K]. The first is to
+        be multiplied with the embeddings, the second with the meanings: if what is unexplained, u, is the meaning m_w
+        and white noise of variance v, log p(u | w) is u m_w / v and what is the same for all, as all have length 1. As
+        the noise is not white, a part of that is learnt.
         """
-        places, turn = embedded.shape[1], self.code.mean.weight.detach()  # the meaning is learnt from company alone
-        meaning = meaning.detach()
-        each = F.linear(embedded, turn)
-        left = meaning - each.sum(1)
-        unexplained = (left[:, None] + each)[real]
-        sharp = self.share / left.float().square().mean(1, keepdim=True).clamp(min=LEAST)
-        sharp = sharp.expand(-1, places)[real]
-        whole = (SHRUNK * meaning)[:, None].expand(-1, places, -1)
+        places = embedded.shape[1]
+        left = meaning - expected.sum(1)
+        unexplained = (left[:, None] + expected)[real]
+        sharp = self.share / left.square().mean(1, keepdim=True).clamp(min=LEAST)
+        whole = meaning[:, None].expand(-1, places, -1)
         y, _ = self.read(self.drop(F.gelu(self.enter(torch.cat([embedded, whole], 2)))), lengths)
         forwards, backwards = y.chunk(2, 2)  # moved by one, so that no place is told what it has said itself
         sides = F.pad(forwards[:, :-1], (0, 0, 1, 0)), F.pad(backwards[:, 1:], (0, 0, 0, 1))
         guess = self.guess(self.drop(torch.cat([*sides, whole], 2)[real]))
-        return guess + (sharp[:, None] * unexplained) @ turn, sharp
-
-    def missing(self, texts: Texts) -> Tensor:
-        """The loss of guessing each half of a text's tokens, drawn by lot, from the meaning of the other half.
-
-        So the meaning learns which tokens go together, where a sum that need only be taken apart would not.
-        """
-        real, table = texts.real, self.code.embedding.weight
-        half = torch.rand(real.shape, device=real.device) < 0.5
-        each, loss = self.code.mean(self.code.embedding(texts.ids)), self.bias.new_zeros(())
-        for kept in (real & half, real & ~half):
-            meaning = (each * kept[:, :, None]).sum(1)
-            chance = (self.others(SHRUNK * meaning) @ table.T + self.others_bias).float().log_softmax(1)
-            loss = loss - (chance.gather(1, texts.ids) * (real & ~kept)).sum()
-        return loss
+        return guess, sharp.expand(-1, places)[real][:, None] * unexplained

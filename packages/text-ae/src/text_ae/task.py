@@ -18,17 +18,21 @@ from etude.loop import Split, Sums, Task, Totals, even_batches
 from etude.run import Run
 from etude.text.batching import by_length, pad
 from etude.text.fingerprints import fingerprints
+from etude.text.rows import Rows
 from etude.text.tokenizer import Tokenizer, without_surrogates
 from text_ae import data, scores
 from text_ae.config import Config
 from text_ae.data import Dataset
-from text_ae.model import Autoencoder, Autoregressive, Sizes, Texts
+from text_ae.meaning import meanings
+from text_ae.model import Autoencoder, Autoregressive, Sizes, Superposition, Texts
 from text_ae.probe import probe
 
 SHOWN = 10  # texts shown before, during and after training
 POINTS = 2_000  # latents in TensorBoard's projector, and among which neighbours are looked for
 STEPS = 7  # from one text to another
-TOGETHER = 250  # texts that are encoded or restored together
+TOGETHER = 250  # texts that are encoded or restored together, but no more than
+LARGEST = 2**26  # log-odds at once
+BLOCK = 10_000  # texts that become rows together
 CORPUS = ("restored", "floor")  # sums of `scores.sums`: with the latent, and with zeros in its place
 
 TOKENIZERS: dict[str, type[text.BPE | text.WordPiece | text.Unigram | text.Words]] = {
@@ -64,23 +68,20 @@ class Restoring:
             f"{model.encoder} > {model.latent} numbers > {model.decoder}"
         )
 
-    def take(self, dataset: Dataset, encoded: list[list[list[int]]]) -> None:
-        """Gives the task its data, and the rows of each part, see `encode_parts`.
+    def take(self, dataset: Dataset, rows: Rows) -> None:
+        """Gives the task its data, and the rows of all parts, see `encode_parts`.
 
-        Texts of more than `text.max_length` tokens are left out, and counted.
+        Texts of more than `text.max_length` tokens are in no part, and counted.
         """
-        self.classes, labels, parts, longer = dataset.classes, [], [], 0
-        self.texts: list[str] = []
-        self.rows: list[list[int]] = []
-        for part, rows in zip((dataset.train, dataset.valid, dataset.test), encoded, strict=True):
-            kept = [i for i, row in enumerate(rows) if len(row) <= self.config.text.max_length]
-            longer += len(rows) - len(kept)
-            parts.append(np.arange(len(self.rows), len(self.rows) + len(kept)))
-            self.texts += [part.texts[i] for i in kept]
-            self.rows += [rows[i] for i in kept]
-            labels.append(part.labels[kept])
-        self.labels = np.concatenate(labels)
-        self.lengths = np.array([len(row) for row in self.rows], np.int64)
+        every = (dataset.train, dataset.valid, dataset.test)
+        self.classes, self.rows = dataset.classes, rows
+        self.texts = [text for part in every for text in part.texts]
+        self.labels = np.concatenate([part.labels for part in every])
+        short = rows.lengths <= self.config.text.max_length
+        ends = np.cumsum([len(part.texts) for part in every])
+        parts = [np.flatnonzero(some) for some in np.split(short, ends[:-1])]
+        parts = [some + end for some, end in zip(parts, (0, *ends), strict=False)]
+        longer = int((~short).sum())
         self.parts: dict[Split, np.ndarray] = dict(zip(("train", "valid", "test"), parts, strict=True))
         self.data = f"{dataset.description}; {longer:,} of more than {self.config.text.max_length} tokens left out"
         if not all(len(part) for part in parts[1:]):
@@ -91,7 +92,7 @@ class Restoring:
         self.shown = self.parts["valid"][draw.shuffled(len(parts[1]), self.config.fit.seed)]
 
     def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
-        lengths = self.lengths[self.parts[split]]
+        lengths = self.rows.lengths[self.parts[split]]
         if split == "train":
             return by_length(lengths, batch_size, self.config.fit.seed, epoch)
         return even_batches(np.argsort(lengths, kind="stable"), batch_size)
@@ -105,7 +106,7 @@ class Restoring:
         texts = Texts(batch.ids, batch.lengths)
         told = self.model(texts)
         logits = told.logits.float()
-        loss = F.cross_entropy(logits, told.truths, reduction="sum") + told.further
+        loss = F.cross_entropy(logits, told.truths, reduction="sum")
         hits = ((logits.argmax(1) == told.truths) & told.real).sum()
         count = int(told.real.sum())
         found: Sums = {"loss": (loss, len(told.truths))}
@@ -153,7 +154,8 @@ class Restoring:
         """The ids that the decoder makes of latents [B, D]."""
         self.model.eval()
         device = self.device()
-        batches = latents.split(TOGETHER) if len(latents) else ()
+        together = min(TOGETHER, max(1, LARGEST // (self.tokenizer.vocab_size * self.config.text.max_length)))
+        batches = latents.split(together) if len(latents) else ()
         return [row for some in batches for row in unpadded(self.model.restore(some.to(device.where)))]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
@@ -233,8 +235,10 @@ def encode(texts: list[str], tokenizer: Tokenizer) -> list[list[int]]:
     return tokenizer.encode_batch([" " + text for text in texts])
 
 
-def encode_parts(dataset: Dataset, tokenizer: Tokenizer) -> list[list[list[int]]]:
-    return [encode(part.texts, tokenizer) for part in (dataset.train, dataset.valid, dataset.test)]
+def encode_parts(dataset: Dataset, tokenizer: Tokenizer) -> Rows:
+    """The rows of training, then of validation, then of the test."""
+    every = (dataset.train.texts, dataset.valid.texts, dataset.test.texts)
+    return Rows(encode(texts[n : n + BLOCK], tokenizer) for texts in every for n in range(0, len(texts), BLOCK))
 
 
 def decode(rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[str]:
@@ -251,16 +255,19 @@ def make(config: Config, where: torch.device) -> Task:
     else:
         texts = [" " + text for text in dataset.train.texts]
         tokenizer = TOKENIZERS[config.text.tokenizer].train(texts, config.text.vocabulary, bos="<bos>", eos="<eos>")
-    encoded = encode_parts(dataset, tokenizer)
-    rows = [row for row in encoded[0] if len(row) <= config.text.max_length]
-    if not rows:
+    rows = encode_parts(dataset, tokenizer)
+    kept = (rows.lengths <= config.text.max_length) & (np.arange(len(rows)) < len(dataset.train.texts))
+    if not kept.any():
         raise UserError(
             f"no message of the training part has at most {config.text.max_length} tokens; raise text.max-length"
         )
-    counts = torch.bincount(torch.tensor([id for row in rows for id in row]), minlength=tokenizer.vocab_size).float()
+    flat = rows.flat[np.repeat(kept, rows.lengths)]
+    counts = torch.bincount(torch.from_numpy(flat), minlength=tokenizer.vocab_size).float()
     seen = torch.from_numpy(np.sort(fingerprints(map(data.identity, dataset.train.texts + dataset.valid.texts))))
     task = Restoring(config, tokenizer, counts, seen)
-    task.take(dataset, encoded)
+    if isinstance(encoder := task.model.encoder, Superposition):
+        encoder.mean(meanings(flat, rows.lengths[kept], tokenizer.vocab_size, config.model.meaning))
+    task.take(dataset, rows)
     return task
 
 
@@ -305,19 +312,24 @@ def describe(task: Restoring, totals: Totals) -> tuple[str, dict[str, Any]]:
         lines.append(f"teacher-forced accuracy {found['teacher_forced']:.2%} (the true token before each is given)")
     result = {**found, "texts": int(sums[:, 0].sum()), "buckets": buckets}
     train, test = (task.parts[split] for split in ("train", "test"))
-    if len(set(task.labels[train].tolist())) < 2:
+    if not len(train):
+        lines.append("the tag is not guessed: no message of the training part is short enough")
+    elif len(set(task.labels[train].tolist())) < 2:
         lines.append("the tag is not guessed: the training part has one only")
     else:
         some = train[draw.shuffled(len(train), task.config.fit.seed)]
         tags = probe(task.encode, task.rows, task.texts, task.labels, some, test)
-        shown = {
-            "latent": "the latent",
-            "tokens": "components of a bag of its tokens",
-            "words": "components of a bag of words",
-        }
-        told = [f"{tags[f'tag_{name}']:.2%} from {what}" for name, what in shown.items() if f"tag_{name}" in tags]
+        told = [f"{tags['tag_latent']:.2%} from the latent"]
+        for name in ("tokens", "words"):
+            if f"tag_{name}" in tags:
+                gain, error = 100 * tags[f"tag_gain_{name}"], 196 * tags[f"tag_gain_{name}_se"]
+                told.append(
+                    f"{tags[f'tag_{name}']:.2%} from components of a bag of {name} (the latent's lead: {gain:+.1f}, "
+                    f"interval {gain - error:+.1f} to {gain + error:+.1f})"
+                )
         lines.append(
-            f"tag guessed by logistic regression: {', '.join(told)}; {tags['tag_majority']:.2%} always the same"
+            f"tag of {len(test):,} texts guessed by logistic regression: {', '.join(told)}; "
+            f"{tags['tag_majority']:.2%} always the same"
         )
         result |= tags
     return "\n".join(lines), result
