@@ -20,6 +20,7 @@ from toy.config import Config
 from etude import config, loop, run
 from etude.device import Device
 from etude.errors import UserError
+from etude.layers.recurrent import LSTM
 from etude.loop import Totals, even_batches, share_out
 from etude.testing import CPU, different
 
@@ -361,3 +362,18 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(signum, code, tm
     state = run.load(tmp_path / "run" / "checkpoints" / "last.pt")
     assert state["progress"]["step"] >= 12
     assert [row["epoch"] for row in rows(tmp_path / "run")] == list(range(1, state["progress"]["epoch"]))
+
+
+def test_gradients_in_shared_memory_are_scaled_once():
+    """Both biases of an LSTM have the same gradient, in the same memory: clipped in place it was clipped twice."""
+    torch.manual_seed(0)
+    lstm = LSTM(3, 4)
+    for number in range(2):
+        lstm.zero_grad()
+        lstm(torch.ones(2, 5, 3))[0].sum().backward()
+        gradients = loop.separate(lstm) if number else [p.grad.clone() for p in lstm.parameters()]
+        before = [gradient.clone() for gradient in gradients]
+        norm = loop.normalise(gradients, 2, torch.tensor(2.0), 0.5)
+        for parameter, gradient, old in zip(lstm.parameters(), gradients, before, strict=True):
+            torch.testing.assert_close(gradient, old * 0.5 / norm)
+            assert not number or parameter.grad is gradient

@@ -367,13 +367,27 @@ def train_step(learner: Learner, step: Step) -> None:
         # The true denominator is known only after the last piece; until then any constant will do.
         scaler.scale(sums["loss"][0] / len(step.ids)).backward()
         step.totals.add(sums)
-    gradients = [p.grad for p in learner.model.parameters() if p.grad is not None]
+    gradients = separate(learner.model)
     step.totals.share(device)
     device.sum(gradients)
     scaler.unscale_(learner.optimizer)  # after the sum, so that all processes find the same overflow
     step.norm = normalise(gradients, len(step.ids), step.totals.counts["loss"], cfg.clip)
     scaler.step(learner.optimizer)
     scaler.update()
+
+
+def separate(model: nn.Module) -> list[Tensor]:
+    """The gradients of a model, no two in the same memory, so that what is done in place is done to each once.
+
+    Autograd hands on, without a copy, what several parameters get alike, such as the two biases of an LSTM.
+    """
+    found: dict[int, Tensor] = {}
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            if parameter.grad.data_ptr() in found:
+                parameter.grad = parameter.grad.clone()
+            found[parameter.grad.data_ptr()] = parameter.grad
+    return list(found.values())
 
 
 def share_out(ids: np.ndarray, accumulate: int, device: Device) -> list[tuple[int, np.ndarray]]:

@@ -91,7 +91,7 @@ def dropout(x: Tensor, p: float, known: Tensor) -> Tensor:
     for those rows as are drawn when the lengths are known.
     """
     if has_torch_function((x, known)):
-        return handle_torch_function(dropout, (x, known), x, p, known)  # type: ignore[no-any-return]
+        return handle_torch_function(dropout, (x, known), x, p, known)
     return F.dropout(x, p)
 
 
