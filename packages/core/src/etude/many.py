@@ -17,9 +17,15 @@ What differs in shape is padded: batches whose first sizes agree, but others do 
 the right to the widest. Batches whose first sizes differ are stacked apart.
 """
 
+import os
+import re
+import resource
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, fields, is_dataclass
+from io import StringIO
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 import torch
@@ -32,7 +38,7 @@ from torch.utils import _pytree as pytree
 
 from etude import draw, optim
 from etude.config import Fit
-from etude.device import Device
+from etude.device import Device, choose
 from etude.errors import UserError
 from etude.layers import recurrent
 from etude.loop import Learner, Score, Step, Stopped, Task, Totals, course, watch_signals
@@ -561,7 +567,6 @@ class Together:
         parts = stacked(batches, stack.taken, device)
         if len(parts) > max(2, len(batches) // 2):
             raise Unstackable("its batches have another size in each run")
-        stack.weights.grad = None
         sizes = torch.tensor([float(len(step.ids)) for step in steps], device=device.where, dtype=stack.weights.dtype)
         totals: list[dict[str, tuple[Tensor, Tensor]]] = [{} for _ in steps]
         proofs = []
@@ -585,6 +590,7 @@ class Together:
         for step, norm in zip(steps, norms.unbind(), strict=True):
             step.norm = norm
         stack.update(gradient, [step.lr for step in steps])
+        stack.weights.grad = None
 
     def alone_step(self, r: int, batch: Any, state: Tensor, size: int) -> tuple[dict[str, Any], Tensor]:
         """What the step of a replica alone returns, and its gradient; the replica stays as it was."""
@@ -781,3 +787,119 @@ def fit(members: Sequence[Member]) -> str:
         if stopped:
             raise stopped
     return together.alone if together else ""
+
+
+@dataclass
+class Wish:
+    """A run that is to be trained with others."""
+
+    config: Any
+    folder: Path
+    again: str
+    """the command that goes on with it alone"""
+
+
+@dataclass
+class Outcome:
+    left: dict[str, str] = field(default_factory=dict)
+    """folder -> why this run was not trained to its end here: alone it can be"""
+    failed: list[str] = field(default_factory=list)
+    """folders of the runs that ended with an error, which their logs tell"""
+
+
+def train(wishes: Sequence[Wish], make: Callable[[Any, torch.device], Task], say: Callable[[str], None]) -> Outcome:
+    """Trains runs together, in groups that fit into memory; each has its folder and, in it, log.txt.
+
+    `say` gets lines for people. Raises Stopped after a signal, when all runs at work have saved.
+    """
+    outcome, device = Outcome(), choose(wishes[0].config.fit)
+
+    def leave(some: Sequence[Wish], why: str) -> None:
+        say(f"alone    {len(some)} runs: {why}" if len(some) > 1 else f"alone    {some[0].folder}: {why}")
+        outcome.left.update((str(wish.folder), why) for wish in some)
+
+    why, size = obstacle(wishes[0].config.fit, device), 0
+    if why is None:
+        try:
+            size = room(wishes[:2], make, device)
+        except Exception as error:  # alone it comes again, if it is no matter of stacking
+            why = reason(error)
+    if why is None and size < 2:
+        why = "there is no memory for two of them"
+    if why is not None:
+        leave(wishes, why)
+        return outcome
+    for start in range(0, len(wishes), size):
+        with ExitStack() as stack:
+            groups: dict[str, list[tuple[Wish, Member]]] = {}
+            for wish in wishes[start : start + size]:
+                log = stack.enter_context((wish.folder / "log.txt").open("a", encoding="utf-8"))
+                with redirect_stdout(log), redirect_stderr(log):
+                    try:
+                        task = made(wish, make, device)
+                        run = Run(wish.folder, wish.config, device, wish.again)
+                        stack.callback(run.close)
+                        print(f"run      {run.path}\ndata     {task.data}\nmodel    {task.summary}\ndevice   {device}")
+                        member = Member(Learner(task, wish.config.fit, device), run, log)
+                    except UserError as error:
+                        print(error, flush=True)
+                        outcome.failed.append(str(wish.folder))
+                        continue
+                groups.setdefault(str(structure(member.learner.model)), []).append((wish, member))
+            for pairs in groups.values():
+                members = [member for _, member in pairs]
+                if len(pairs) == 1:
+                    leave([pairs[0][0]], "no other run has a model of its shapes")
+                    continue
+                say(f"together {len(pairs)} runs as one stacked program: {pairs[0][0].folder} ...")
+                try:
+                    scored_alone = fit(members)
+                    if scored_alone:
+                        say(f"         their validation part is scored one after the other: {scored_alone}")
+                except Unstackable as error:
+                    unfinished = [wish for wish, member in pairs if member.result is None and member.error is None]
+                    leave(unfinished, str(error))
+                for wish, member in pairs:
+                    if member.error is not None:
+                        outcome.failed.append(str(wish.folder))
+                    elif member.result is not None:
+                        metric = member.learner.task.metric
+                        score = member.result["valid"][metric]
+                        ended = f"epoch {member.result['best_epoch']} of {member.result['epochs']}"
+                        print(f"done     validation {metric} {score:.4f}, {ended}", file=member.log, flush=True)
+    return outcome
+
+
+def made(wish: Wish, make: Callable[[Any, torch.device], Task], device: Device) -> Task:
+    torch.manual_seed(wish.config.fit.seed)
+    return make(wish.config, device.where)
+
+
+def room(wishes: Sequence[Wish], make: Callable[[Any, torch.device], Task], device: Device) -> int:
+    """How many runs fit into half of the memory that is free, at most MOST; tried with a step of the first two.
+
+    Raises Unstackable if that step cannot be stacked.
+    """
+    began = memory(device)
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        learners = [Learner(made(wish, make, device), wish.config.fit, device) for wish in wishes]
+    steps = [Step(1, 0, learner.task.plan("train", 1, learner.cfg.batch_size)[0], 0.0) for learner in learners]
+    Together(learners).train(steps)
+    return min(MOST, int(free(device) / 2 / max(1, (memory(device) - began) / len(learners))))
+
+
+def memory(device: Device) -> int:
+    """Bytes that were needed at most so far."""
+    if device.where.type == "cuda":
+        return torch.cuda.max_memory_allocated(device.where)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def free(device: Device) -> int:
+    """Bytes that are free."""
+    if device.where.type == "cuda":
+        return torch.cuda.mem_get_info(device.where)[0]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():  # with what is used as a cache, and can be had
+        return 1024 * int(re.findall(r"MemAvailable: *(\d+)", meminfo.read_text())[0])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
