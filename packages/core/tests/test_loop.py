@@ -20,6 +20,7 @@ from toy.config import Config
 from etude import config, loop, run
 from etude.device import Device
 from etude.errors import UserError
+from etude.layers.recurrent import LSTM
 from etude.loop import Totals, even_batches, share_out
 from etude.testing import CPU, different
 
@@ -361,3 +362,13 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(signum, code, tm
     state = run.load(tmp_path / "run" / "checkpoints" / "last.pt")
     assert state["progress"]["step"] >= 12
     assert [row["epoch"] for row in rows(tmp_path / "run")] == list(range(1, state["progress"]["epoch"]))
+
+
+def test_gradients_in_shared_memory_are_scaled_once():
+    """Autograd gives both biases of an LSTM the same memory; clipped in place, they would be clipped twice."""
+    lstm = LSTM(3, 4)
+    lstm(torch.ones(2, 5, 3))[0].sum().backward()
+    before = [p.grad.clone() for p in lstm.parameters()]
+    norm = loop.normalise(loop.separate(lstm), 2, torch.tensor(2.0), 0.5)
+    for parameter, old in zip(lstm.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter.grad, old * 0.5 / norm)

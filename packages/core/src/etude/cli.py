@@ -14,6 +14,7 @@ import os
 import shlex
 import sys
 import typing
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -94,6 +95,8 @@ def main(package: Package, argv: list[str] | None = None) -> int:
     verbs = {"train": train, "evaluate": evaluate, "predict": predict, "study": study}
     if package.embeds:
         verbs["embed"] = embed
+    if words == ["together"]:  # what a study starts: no verb for people, as it reads what to do from stdin
+        return together(package)
     try:
         if not words or words[0] in ("-h", "--help"):
             print(usage(package))
@@ -180,6 +183,40 @@ def train(package: Package, words: list[str]) -> int:
     say(f"watch    {board} --logdir {one.path.parent}")
     say(f"test     {call} evaluate {one.path}")
     say(f"next     {call} train {package.next_step}")
+    return 0
+
+
+def together(package: Package) -> int:
+    """Does for a study what it asks for on stdin, {verb: train | evaluate, runs: [{folder, flags}]}, in one process.
+
+    Every run says what it says in its own log.txt. The last line of the output is one JSON object: which runs were
+    `left`, to be trained alone, and why, and which `failed`.
+    """
+    from etude import loop, many
+
+    asked = json.load(sys.stdin)
+    outcome = many.Outcome()
+    if asked["verb"] == "evaluate":
+        for one in asked["runs"]:
+            log = (Path(one["folder"]) / "log.txt").open("a", encoding="utf-8")
+            with log, redirect_stdout(log), redirect_stderr(log):
+                if main(package, ["evaluate", one["folder"]]) != 0:
+                    outcome.failed.append(one["folder"])
+    else:
+        call = invocation(package)
+        wishes = [
+            many.Wish(
+                configs.parse(package.config, one["flags"], package=package.module),
+                Path(one["folder"]),
+                f"go on with: {call} train --run {shlex.quote(one['folder'])}",
+            )
+            for one in asked["runs"]
+        ]
+        try:
+            outcome = many.train(wishes, package.task.make, lambda line: print(line, flush=True))
+        except loop.Stopped as stopped:
+            return stopped.code
+    print(json.dumps({"left": outcome.left, "failed": outcome.failed}), flush=True)
     return 0
 
 

@@ -13,9 +13,10 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Protocol
 
@@ -174,30 +175,90 @@ def even_batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return np.array_split(order, math.ceil(len(order) / batch_size))
 
 
+@dataclass
+class Step:
+    """An optimiser step that a run asks for; whoever takes it fills in what came of it."""
+
+    epoch: int
+    batch: int
+    """its number within the epoch, from 0"""
+    ids: np.ndarray
+    lr: float
+    totals: Totals = field(default_factory=Totals)
+    norm: Tensor = field(default_factory=lambda: torch.zeros(()))
+    """of the gradient, before it is clipped"""
+
+
+@dataclass
+class Score:
+    """The totals of a part of the data, in evaluation mode, that a run asks for."""
+
+    split: Split
+    totals: Totals = field(default_factory=Totals)
+
+
+class Learner:
+    """A task with its optimiser: computes what its run asks for."""
+
+    def __init__(self, task: Task, cfg: Fit, device: Device) -> None:
+        check_plain(task.assets(), "assets")
+        self.task, self.cfg, self.device = task, cfg, device
+        self.model = device.place(task.model)
+        if cfg.compile:
+            self.model.compile()
+        self.optimizer, self.scaler = optim.optimizer(cfg, self.model), device.scaler()
+        self.share = 1.0  # of the time that passes, which other runs may share: see `etude.many`
+
+    def state(self) -> dict[str, Any]:
+        model, optimizer, scaler = self.model.state_dict(), self.optimizer.state_dict(), self.scaler.state_dict()
+        return {"model": model, "optimizer": optimizer, "scaler": scaler, "assets": self.task.assets()}
+
+    def restore(self, state: dict[str, Any], where: Path) -> None:
+        fill(self.model, state, where)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+
+    def do(self, work: Step | Score) -> None:
+        if isinstance(work, Step):
+            train_step(self, work)
+        else:
+            work.totals = evaluate(self.task, work.split, self.device, self.cfg.batch_size)
+
+
 def fit(task: Task, cfg: Fit, run: Run, device: Device) -> dict[str, Any]:
     """Trains `task` to the end and returns the result, which is also written to the run folder.
 
     Goes on from the run's last checkpoint if there is one. Raises Stopped after a signal, UserError when the loss stops
     being a number or a checkpoint cannot be written.
     """
-    model = device.place(task.model)
-    if cfg.compile:
-        model.compile()
-    check_plain(task.assets(), "assets")
-    optimizer, scaler = optim.optimizer(cfg, model), device.scaler()
+    learner = Learner(task, cfg, device)
+    with watch_signals() as asked, closing(course(learner, run, asked)) as works:
+        while True:
+            try:
+                work = next(works)
+            except StopIteration as end:
+                result: dict[str, Any] = end.value
+                return result
+            learner.do(work)
+
+
+def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Score, None, dict[str, Any]]:
+    """The course of a run: yields what is to be computed next and decides, saves and reports what came of it.
+
+    What it yields is computed by `learner` alone or, in `etude.many`, with that of other runs. `asked`: the signals so
+    far. The result and what is raised are those of `fit`.
+    """
+    task, model, cfg, device = learner.task, learner.model, learner.cfg, learner.device
     progress, seen = Progress(), Totals()
 
     def save() -> None:
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
-        state |= {"progress": dataclasses.asdict(progress), "seen": seen.state(), "assets": task.assets()}
+        state = learner.state() | {"progress": dataclasses.asdict(progress), "seen": seen.state()}
         run.save("last", state, keep=True)
 
     if state := run.last():
-        fill(model, state, run.path)
         try:
-            optimizer.load_state_dict(state["optimizer"])
-            if scaler.is_enabled() and state["scaler"]:
-                scaler.load_state_dict(state["scaler"])
+            learner.restore(state, run.path)
             progress, seen = Progress(**state["progress"]), Totals.restore(state["seen"], device)
         except (KeyError, ValueError, TypeError) as error:
             reason = f"{run.path}/checkpoints/last.pt is no checkpoint to go on from ({error!r})"
@@ -208,40 +269,49 @@ def fit(task: Task, cfg: Fit, run: Run, device: Device) -> dict[str, Any]:
 
     scores = [row["valid"][task.metric] for row in progress.rows]
     best = (max if task.better == "higher" else min)(scores, default=None)
-    with Reporter(run, cfg, device, progress) as reporter, watch_signals() as asked:
+    with Reporter(run, cfg, device, progress) as reporter:
         if not resumed:
             save()
             look(task, run, device, 0, 0)
         while progress.epoch <= cfg.epochs and not out_of_patience(cfg, progress):
             epoch, began = progress.epoch, time.monotonic()
-            for batch_seen in train_epoch(task, model, optimizer, scaler, cfg, device, progress, reporter):
-                seen.merge(batch_seen)
+            model.train()
+            plan = task.plan("train", epoch, cfg.batch_size)
+            reporter.start_epoch(len(plan))
+            for batch in range(progress.batch, len(plan)):
+                lr = optim.learning_rate(cfg, (epoch - 1 + (batch + 0.5) / len(plan)) / cfg.epochs)
+                yield (step := Step(epoch, batch, plan[batch], lr))
+                reporter.step(step.totals.mean("loss"), lr, step.norm, len(step.ids))
+                progress.step, progress.batch = progress.step + 1, batch + 1
+                seen.merge(step.totals)
                 stop = device.highest(
                     max(asked, default=0)
                 )  # every process stops at the same step, whichever was asked
                 if stop or time.monotonic() - began > 60 * cfg.save_every:
-                    progress.seconds, began = progress.seconds + time.monotonic() - began, time.monotonic()
+                    progress.seconds += (time.monotonic() - began) * learner.share
+                    began = time.monotonic()
                     reporter.flush()
                     save()
                     if stop:
                         raise Stopped(stop)
 
             reporter.flush()
-            valid = task.scores(evaluate(task, "valid", device, cfg.batch_size))
+            yield (score := Score("valid"))
+            valid = task.scores(score.totals)
             reporter.check_scores(valid)
             row = {"epoch": epoch, "step": progress.step, "train": task.scores(seen), "valid": valid}
-            score = valid[task.metric]
-            better = best is None or (score > best if task.better == "higher" else score < best)
+            found = valid[task.metric]
+            better = best is None or (found > best if task.better == "higher" else found < best)
             progress.rows.append(row)
             progress.epoch, progress.batch, seen = epoch + 1, 0, Totals()
             reporter.epoch(row, better)
             if better:
-                best = score
+                best = found
             if better or cfg.keep == "last":
                 progress.best_epoch = epoch
                 run.save("best", {"model": model.state_dict(), "epoch": epoch, "valid": valid, "assets": task.assets()})
             look(task, run, device, epoch, progress.step)
-            progress.seconds += time.monotonic() - began
+            progress.seconds += (time.monotonic() - began) * learner.share
             reporter.flush()
             save()  # after everything of this epoch is written: what a kill cuts off is done again, not done twice
             run.write_rows(progress.rows)
@@ -285,44 +355,39 @@ def out_of_patience(cfg: Fit, progress: Progress) -> bool:
     return cfg.patience > 0 and len(progress.rows) - progress.best_epoch >= cfg.patience
 
 
-def train_epoch(
-    task: Task,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    cfg: Fit,
-    device: Device,
-    progress: Progress,
-    reporter: Reporter,
-) -> Iterator[Totals]:
-    """Takes the optimiser steps that are left of this epoch, yielding the sums of each; moves `progress` on."""
-    model.train()
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    plan = task.plan("train", progress.epoch, cfg.batch_size)
-    reporter.start_epoch(len(plan))
-    for batch in range(progress.batch, len(plan)):
-        ids = plan[batch]
-        lr = optim.learning_rate(cfg, (progress.epoch - 1 + (batch + 0.5) / len(plan)) / cfg.epochs)
-        optim.set_learning_rate(optimizer, lr)
-        optimizer.zero_grad(set_to_none=True)
-        totals = Totals()
-        for number, piece in share_out(ids, cfg.accumulate, device):
-            torch.manual_seed(draw.key(cfg.seed, progress.epoch, batch, number))
-            with device.autocast():
-                sums = task.step(device.move(task.load("train", piece, progress.epoch)))
-            # The true denominator is known only after the last piece; until then any constant will do.
-            scaler.scale(sums["loss"][0] / len(ids)).backward()
-            totals.add(sums)
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        totals.share(device)
-        device.sum(gradients)
-        scaler.unscale_(optimizer)  # after the sum, so that all processes find the same overflow
-        loss, norm = totals.mean("loss"), normalise(gradients, len(ids), totals.counts["loss"], cfg.clip)
-        reporter.step(loss, lr, norm, len(ids))
-        scaler.step(optimizer)
-        scaler.update()
-        progress.step, progress.batch = progress.step + 1, batch + 1
-        yield totals
+def train_step(learner: Learner, step: Step) -> None:
+    """Takes an optimiser step alone."""
+    task, cfg, device, scaler = learner.task, learner.cfg, learner.device, learner.scaler
+    optim.set_learning_rate(learner.optimizer, step.lr)
+    learner.optimizer.zero_grad(set_to_none=True)
+    for number, piece in share_out(step.ids, cfg.accumulate, device):
+        device.seed(draw.key(cfg.seed, step.epoch, step.batch, number))
+        with device.autocast():
+            sums = task.step(device.move(task.load("train", piece, step.epoch)))
+        # The true denominator is known only after the last piece; until then any constant will do.
+        scaler.scale(sums["loss"][0] / len(step.ids)).backward()
+        step.totals.add(sums)
+    gradients = separate(learner.model)
+    step.totals.share(device)
+    device.sum(gradients)
+    scaler.unscale_(learner.optimizer)  # after the sum, so that all processes find the same overflow
+    step.norm = normalise(gradients, len(step.ids), step.totals.counts["loss"], cfg.clip)
+    scaler.step(learner.optimizer)
+    scaler.update()
+
+
+def separate(model: nn.Module) -> list[Tensor]:
+    """The gradients of a model, no two in the same memory, so that what is done in place is done to each once.
+
+    Autograd hands on, without a copy, what several parameters get alike, such as the two biases of an LSTM.
+    """
+    found: dict[int, Tensor] = {}
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            if parameter.grad.data_ptr() in found:
+                parameter.grad = parameter.grad.clone()
+            found[parameter.grad.data_ptr()] = parameter.grad
+    return list(found.values())
 
 
 def share_out(ids: np.ndarray, accumulate: int, device: Device) -> list[tuple[int, np.ndarray]]:

@@ -122,7 +122,7 @@ class Run:
         if not self.device.leads:
             return
         buffer = io.BytesIO()
-        torch.save(state, buffer)
+        torch.save(compact(state), buffer)
         file = self.path / "checkpoints" / f"{name}.pt"
         try:
             write(file, buffer.getbuffer(), before=file.with_suffix(".prev.pt") if keep else None)
@@ -274,6 +274,18 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read ({error}): delete it and start the run again") from None
+
+
+def compact(state: Any) -> Any:
+    """The state with every view copied: in a file it would drag along all that it is a view of."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().clone() if state.untyped_storage().nbytes() > state.nbytes else state
+    if isinstance(state, dict):
+        state = copy.copy(state)  # a state dict has versions of its modules on it
+        for key, value in state.items():
+            state[key] = compact(value)
+        return state
+    return type(state)(map(compact, state)) if isinstance(state, list | tuple) else state
 
 
 class Damaged(Exception):

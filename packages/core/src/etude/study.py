@@ -8,6 +8,9 @@ line in a process of its own, so it can be repeated by hand, and a crash takes n
     OUT/kernel=3,lr=0.003/           the curves averaged over the seeds, for TensorBoard
     OUT/kernel=3,lr=0.003/seed=0/    one run folder, and log.txt: what the run said
 
+Runs that differ in seed and in numbers such as the learning rate only are trained by one process, as one stacked
+program (`etude.many`), unless the study says `together: off`; what cannot be stacked gets processes of its own.
+
 The intervals are percentile bootstrap intervals over the seeds (Efron 1979), nominally of 95 %. Few seeds cannot keep
 that promise: with 3 the interval is just the range of the seeds, and covers the true mean only about 3 times in 4
 (simulated on normal scores: 2 seeds 51 %, 3 seeds 75 %, 4 seeds 80 %, 5 seeds 83 %, 10 seeds 89 %). A verdict leans on
@@ -41,14 +44,15 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
+from etude.config import flatten, take, to_flags
 from etude.config import parse as parse_config
-from etude.config import take, to_flags
 from etude.errors import UserError
 
 Values = dict[str, Any]  # knob -> value: a word as it is written, True, False, None, or a list of those
 Interval = tuple[float, float] | None  # None: not available
 
-KEYS = ("question", "compare", "tune", "fixed", "seeds", "metric", "better", "expect")
+KEYS = ("question", "compare", "tune", "fixed", "seeds", "metric", "better", "together", "expect")
+MOST = 32  # runs that are trained together
 RESAMPLES = 10_000  # of the bootstrap, where enumerating all of them would be too many
 
 
@@ -78,6 +82,8 @@ class Study:
     metric: str
     better: str
     expect: list[Claim]
+    together: str = "auto"
+    """auto: runs that can be are trained together; off: each by itself"""
 
     def settings(self) -> list[Values]:
         """Everything that is compared: the product of the compared knobs."""
@@ -338,6 +344,9 @@ def parse(raw: Any, where: str, name: str, given: str) -> Study:
     better = raw.get("better", "higher")
     if better not in ("higher", "lower"):
         raise UserError(f"{where}: better: has to be higher or lower, not {better!r}")
+    together = raw.get("together", "auto")
+    if together not in ("auto", "off"):
+        raise UserError(f"{where}: together: has to be auto or off, not {together!r}")
     expect = raw.get("expect") or []
     if not isinstance(expect, list):
         raise UserError(f'{where}: expect: has to be a list of {{claim: "A > B", because: "..."}}')
@@ -345,7 +354,8 @@ def parse(raw: Any, where: str, name: str, given: str) -> Study:
         parse_claim(entry, f"{where}: expect[{i}]", compare, short_names([*compare, *tune]))
         for i, entry in enumerate(expect)
     ]
-    return Study(name, given, raw["question"].strip(), compare, tune, fixed, int(seeds), raw["metric"], better, claims)
+    question, metric = raw["question"].strip(), raw["metric"]
+    return Study(name, given, question, compare, tune, fixed, int(seeds), metric, better, claims, together)
 
 
 def knobs(raw: Any, where: str) -> Values:
@@ -763,27 +773,38 @@ def cores() -> int:
 
 @dataclass
 class Job:
-    """A trial at work: its command in a process of its own."""
+    """Trials at work in a process of their own; alone, it is the command that a person would give."""
 
-    trial: Trial
+    trials: list[Trial]
     verb: str  # train | evaluate
     process: subprocess.Popen[bytes]
+    log: Path
 
 
-def start(study: Study, module: str, out: Path, trial: Trial, verb: str, threads: int, lock: int) -> Job:
-    folder = trial.folder(out)
-    words = ["evaluate", str(folder)]
-    if verb == "train":
-        flags = to_flags({**study.fixed, **trial.setting, **trial.tuned, "fit.seed": trial.seed})
-        words = ["train", *flags, "--run", str(folder)]
-    command = [sys.executable, "-m", module, *words]
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("ab") as log:
-        log.write(f"$ {shlex.join(command)}\n".encode())
-        log.flush()
+def flags_of(study: Study, trial: Trial) -> list[str]:
+    return to_flags({**study.fixed, **trial.setting, **trial.tuned, "fit.seed": trial.seed})
+
+
+def start(
+    study: Study, module: str, out: Path, trials: Sequence[Trial], verb: str, number: int, threads: int, lock: int
+) -> Job:
+    """Starts a process for a trial, or one for several; `number` is that of the process."""
+    commands = []
+    for trial in trials:
+        folder = trial.folder(out)
+        words = ["evaluate", str(folder)]
+        if verb == "train":
+            words = ["train", *flags_of(study, trial), "--run", str(folder)]
+        commands.append([sys.executable, "-m", module, *words])
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "log.txt").open("ab") as log:
+            log.write(f"$ {shlex.join(commands[-1])}\n".encode())
+    alone = len(trials) == 1
+    said = trials[0].folder(out) / "log.txt" if alone else out / f"together-{number}.log"
+    with said.open("ab" if alone else "wb") as log:
         process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
+            commands[0] if alone else [sys.executable, "-m", module, "together"],
+            stdin=subprocess.DEVNULL if alone else subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
             # unbuffered, so that the last line of the log is the last thing that happened
@@ -791,15 +812,38 @@ def start(study: Study, module: str, out: Path, trial: Trial, verb: str, threads
             pass_fds=[lock],
             process_group=0,  # a Ctrl-C in the terminal reaches the study alone, which asks each trial once to stop
         )
-    return Job(trial, verb, process)
+    if process.stdin is not None:
+        runs = [{"folder": str(trial.folder(out)), "flags": flags_of(study, trial)} for trial in trials]
+        with process.stdin as stdin:
+            stdin.write(json.dumps({"verb": verb, "runs": runs}).encode())
+    return Job(list(trials), verb, process, said)
 
 
-def work(study: Study, module: str, out: Path, jobs: int, lock: int, signals: Sequence[int]) -> None:
+def stackable(study: Study, trials: Sequence[Trial], config: type | None, jobs: int) -> list[list[Trial]]:
+    """The trials in groups that may be trained together: configurations that differ in seed and in floats only.
+
+    Whether they can be, only their models can tell: see `etude.many`. With several jobs there are as many groups.
+    """
+    if config is None or study.together == "off":
+        return [[trial] for trial in trials]
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        values = flatten(parse_config(config, flags_of(study, trial)))
+        alike = {k: v for k, v in values.items() if not isinstance(v, float) and k not in ("fit.seed", "fit.patience")}
+        groups.setdefault(repr(alike), []).append(trial)
+    size = min(MOST, -(-len(trials) // jobs))
+    return [group[at : at + size] for group in groups.values() for at in range(0, len(group), size)]
+
+
+def work(
+    study: Study, module: str, out: Path, jobs: int, lock: int, signals: Sequence[int], config: type | None = None
+) -> None:
     """Train and evaluate what is not done yet, `jobs` at once, until a signal is noted in `signals`."""
     trials = study.trials()
     threads = max(1, cores() // jobs)
-    queue = [(t, "train") for t in trials if not (t.folder(out) / "result.json").is_file()]
-    done = len(trials) - len(queue)
+    to_train = [t for t in trials if not (t.folder(out) / "result.json").is_file()]
+    queue = [(group, "train") for group in stackable(study, to_train, config, jobs)]
+    done, started = len(trials) - len(to_train), 0
     running: list[Job] = []
     asked: set[str] = set()  # trials whose evaluation was tried: if it failed, once is enough
 
@@ -811,9 +855,10 @@ def work(study: Study, module: str, out: Path, jobs: int, lock: int, signals: Se
         for job in running:
             job.process.send_signal(signum)
 
-    def to_score(of: str) -> list[tuple[Trial, str]]:
+    def to_score(of: str) -> list[tuple[list[Trial], str]]:
         """The runs of a setting whose test score is due; where values are tuned, the best ones', once all are there."""
-        at_work = {str(job.trial) for job in running} | {str(trial) for trial, verb in queue if verb == "train"}
+        at_work = {str(t) for job in running for t in job.trials}
+        at_work |= {str(t) for group, verb in queue if verb == "train" for t in group}
         over = [
             t for t in trials if t.of == of and str(t) not in at_work
         ]  # what others have written may be half a file
@@ -822,35 +867,75 @@ def work(study: Study, module: str, out: Path, jobs: int, lock: int, signals: Se
         best = choose(study, [measure(study, out, t) for t in over])
         due = [run.trial for run in best if not run.problem and run.test is None and str(run.trial) not in asked]
         asked.update(map(str, due))
-        return [(trial, "evaluate") for trial in due]
+        return [([trial], "evaluate") for trial in due]
 
-    def finish(job: Job, code: int) -> None:
+    def finish(trial: Trial, verb: str, why: str) -> None:
+        """`why` it failed, empty if it did not."""
         nonlocal done
-        left = job.trial.folder(out) / ("result.json" if job.verb == "train" else "test.json")
-        ok = code == 0 and left.is_file()
-        done += job.verb == "train"
-        if not ok:
-            why = f"exit code {code}" if code > 0 else f"signal {-code}" if code else f"no {left.name}"
-            words = f"{job.verb} failed ({why}): {last_line(left.with_name('log.txt'))}"
+        left = trial.folder(out) / ("result.json" if verb == "train" else "test.json")
+        done += verb == "train"
+        if not why and not left.is_file():
+            why = f"no {left.name}"
+        if why:
+            words = f"{verb} failed ({why}): {last_line(left.with_name('log.txt'))}"
         else:
-            run = measure(study, out, job.trial)
+            run = measure(study, out, trial)
             words = f"{study.metric} {cell(run.valid, '.4f')} (valid)  {cell(run.seconds, '.0f')} s"
-        if not ok or job.verb == "train":
-            say(f"[{done:{len(str(len(trials)))}}/{len(trials)}] {job.trial}  {words}")
-        if job.verb == "train":
+        if why or verb == "train":
+            say(f"[{done:{len(str(len(trials)))}}/{len(trials)}] {trial}  {words}")
+        if verb == "train":
             bar.update()
-            queue[:0] = to_score(job.trial.of)
+
+    def end_of(job: Job) -> None:
+        code = job.process.returncode
+        why = f"exit code {code}" if code > 0 else f"signal {-code}" if code else ""
+        if len(job.trials) == 1 and job.log.name == "log.txt":
+            finish(job.trials[0], job.verb, why)
+        else:
+            *lines, last = [*job.log.read_text(encoding="utf-8", errors="replace").splitlines(), ""][:-1] or [""]
+            told = json.loads(last) if code == 0 else {"left": {}, "failed": []}
+            if code:
+                say(f"the process of {len(job.trials)} runs failed ({why}): {last_line(job.log)}; they go on alone")
+            for line in lines if code == 0 else ():
+                say(line)
+            for trial in job.trials:
+                folder = trial.folder(out)
+                if (
+                    job.verb == "train"
+                    and not (folder / "result.json").is_file()
+                    and (code or str(folder) in told["left"])
+                ):
+                    queue.append(([trial], "train"))
+                else:
+                    finish(trial, job.verb, "error" if str(folder) in told["failed"] else "")
+        if job.verb == "train":
+            for of in dict.fromkeys(t.of for t in job.trials):
+                queue[:0] = to_score(of)
+
+    def next_up() -> tuple[list[Trial], str]:
+        """What comes next; evaluations that are due share a process."""
+        trials, verb = queue.pop(0)
+        if verb == "evaluate" and config is not None and study.together != "off":
+            due = [group for group, other in queue if other == "evaluate"]
+            some = due[: -(-len(due) // jobs)]
+            trials = [*trials, *itertools.chain.from_iterable(some)]
+            queue[:] = [item for item in queue if item[0] not in some]
+        return trials, verb
 
     with tqdm(total=len(trials), initial=done, unit="run", file=sys.stdout, disable=not sys.stdout.isatty()) as bar:
         if done:
             say(f"{done} of {len(trials)} runs are there already")
+        for group, _ in queue:
+            if len(group) > 1:
+                say(f"{len(group)} runs differ in seed and numbers only and are tried as one program: {group[0]} ...")
         for of in dict.fromkeys(t.of for t in trials):
             queue += to_score(of)
         heard, asked_at = 0, 0.0
         try:
             while (queue and not signals) or running:
                 while queue and not signals and len(running) < jobs:
-                    running.append(start(study, module, out, *queue.pop(0), threads, lock))
+                    started += 1
+                    running.append(start(study, module, out, *next_up(), started, threads, lock))
                 # Asked now and then: a signal handler that touched the list of children would race with this loop.
                 time.sleep(0.02)
                 if len(signals) > heard:
@@ -865,7 +950,7 @@ def work(study: Study, module: str, out: Path, jobs: int, lock: int, signals: Se
                 for job in [job for job in running if job.process.poll() is not None]:
                     running.remove(job)
                     if not signals:
-                        finish(job, job.process.returncode)
+                        end_of(job)
         finally:
             end(signal.SIGTERM)
             for job in running:
@@ -913,11 +998,11 @@ def command(task: str, study: Study, out: Path, extra: Sequence[str], call: Sequ
     return shlex.join([*(call or [task]), "study", study.given, *extra, *place])
 
 
-def run(study: Study, module: str, out: Path, extra: Sequence[str], jobs: int) -> Outcome:
+def run(study: Study, module: str, out: Path, extra: Sequence[str], jobs: int, config: type | None = None) -> Outcome:
     """Do the runs of a study that `out` does not hold yet, then write and return what they say.
 
-    `extra` are flags for all runs. Raises `Stopped` after SIGINT or SIGTERM, when the runs have saved and the results
-    so far are written; the same call goes on.
+    `extra` are flags for all runs; with their `config`, runs can be trained together. Raises `Stopped` after SIGINT or
+    SIGTERM, when the runs have saved and the results so far are written; the same call goes on.
     """
     task = module.replace("_", "-")
     full = with_overrides(study, extra)
@@ -926,7 +1011,7 @@ def run(study: Study, module: str, out: Path, extra: Sequence[str], jobs: int) -
         with claimed(out) as lock, noted_signals() as signals:
             refuse_other_runs(full, out)
             (out / "study.yaml").write_text(dump(full), encoding="utf-8")
-            work(full, module, out, jobs, lock, signals)
+            work(full, module, out, jobs, lock, signals, config)
             outcome = summarise(full, out)
             save(outcome, out, command(task, study, out, extra))
     except OSError as e:
@@ -943,13 +1028,14 @@ def usage(module: str, task: str) -> str:
     known = {name: load(name, module).question for name in available(module)}
     width = max(map(len, known), default=0)
     lines = [
-        f"usage: {task} study NAME|FILE.yaml [--jobs N] [--out DIR] [--flag value ...]",
+        f"usage: {task} study NAME|FILE.yaml [--jobs N] [--out DIR] [--together off] [--flag value ...]",
         "",
         "Put a written question to many runs, and hold the outcome against what was expected. Runs that are done",
         "already are skipped, so a stopped study goes on when it is started again.",
         "",
         "  --jobs N        so many runs at once, the cores shared out among them (default 1)",
         f"  --out DIR       where the runs and results go (default runs/{task}/NAME)",
+        "  --together off  each run in a process of its own, even where runs could be trained as one program",
         "  --flag value    any flag of `train`, for all runs, like --fit.epochs 2",
         "",
         f"studies of {task}:" if known else f"{task} has no studies of its own; give a file.",
@@ -969,20 +1055,23 @@ def main(
     if "--help" in words or "-h" in words:
         print(usage(module, task))
         return 0
-    jobs, place = take(words, "--jobs"), take(words, "--out")
+    jobs, place, together = take(words, "--jobs"), take(words, "--out"), take(words, "--together")
+    if together not in (None, "auto", "off"):
+        raise UserError(f"--together has to be auto or off, not {together!r}")
     if jobs is not None and not (jobs.isdecimal() and int(jobs) > 0):
         raise UserError(f"--jobs has to be a whole number from 1 up, not {jobs!r}")
     if not words or words[0].startswith("-"):
         known = f"one of {', '.join(available(module))}, or " if available(module) else ""
         raise UserError(f"which study? give {known}a .yaml file first: {task} study NAME [--jobs N] [--flag value ...]")
     study, extra = load(words[0], module), words[1:]
+    study = replace(study, together=together or study.together)
     out = Path(place) if place is not None else default_out(task, study, extra)
     if config is not None:
         full = with_overrides(study, extra)
         for trial in full.trials():
             parse_config(config, to_flags({**full.fixed, **trial.setting, **trial.tuned}))
     try:
-        outcome = run(study, module, out, extra, int(jobs or 1))
+        outcome = run(study, module, out, extra, int(jobs or 1), config)
     except Stopped as e:
         again = command(task, study, out, extra, call) + (f" --jobs {jobs}" if jobs else "")
         print(f"stopped by {e}; the results so far are in {out / 'results.md'}. Go on with:\n  {again}", flush=True)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function
 
 from etude.errors import UserError
 
@@ -38,6 +39,7 @@ class Packing(NamedTuple):
     last: Tensor  # [B] the packed row of the last step of each sequence
     empty: Tensor  # [B] whether a sequence has no step
     padding: Tensor | None  # [N, 1] whether a packed row is no step of its sequence; None: all are
+    known: Tensor | None = None  # [N] whether there would be such a row if the lengths were known; None: they are
 
 
 def pack(lengths: Tensor | None, batch: int, steps: int, device: torch.device) -> Packing:
@@ -78,7 +80,19 @@ def pack(lengths: Tensor | None, batch: int, steps: int, device: torch.device) -
         last=starts[held - 1] + order.argsort(),
         empty=lengths == 0,
         padding=(step >= lengths[order][rank])[:, None] if padded else None,
+        known=step < held[order][rank] if padded else None,
     )
+
+
+def dropout(x: Tensor, p: float, known: Tensor) -> Tensor:
+    """Dropout of packed rows [N, H] in training, of which a batch with known lengths has those in `known` [N] only.
+
+    A function that a TorchFunctionMode can override, as functions of torch are: `etude.many` draws the same numbers
+    for those rows as are drawn when the lengths are known.
+    """
+    if has_torch_function((x, known)):
+        return handle_torch_function(dropout, (x, known), x, p, known)
+    return F.dropout(x, p)
 
 
 # The cells: their formulas, forward and backward, over some steps. In front of everything lie G scans side by side.
@@ -451,7 +465,10 @@ class Recurrent(nn.Module):
         ends = []
         for layer in range(self.num_layers):
             if layer > 0:
-                x = F.dropout(x, self.dropout, self.training)
+                if self.training and packing.known is not None:
+                    x = dropout(x, self.dropout, packing.known)
+                else:
+                    x = F.dropout(x, self.dropout, self.training)
             x = x.to(dtype)
             x = torch.stack([x, x.index_select(0, packing.flip)]) if self.bidirectional else x[None]
             start = slice(layer * self.directions, (layer + 1) * self.directions)

@@ -1,0 +1,905 @@
+"""Many runs at once: replicas of one model that differ in seed, learning rate and such, trained as one stacked program.
+
+A small model leaves the machine idle: most of a step is spent on calling many small operations. So the weights of R
+replicas are stacked, and `torch.func.vmap` calls each operation once for all, after PyTorch's tutorial "Model
+ensembling" (`stack_module_state`, `functional_call`, `vmap`). What is stacked is the step alone. Everything else is
+what every run has: its own task, order of data, course (`loop.course`), folder, checkpoints, patience and result.
+
+- *Weights are shared.* The parameters, buffers and optimiser states of a run's own model are views of rows of the
+  stack. So a run saves, shows, scores and ends as if it were alone, at any time.
+- *Random numbers are those of the run alone.* In a stacked step a function that draws is called once for each replica,
+  with the state that the generator would have, and with the shape that its own batch has (see `Streams`).
+- *Nothing is believed.* The first stacked step of each kind is held against the same step of every replica alone:
+  loss, scores, gradient. If they differ, the runs are not trained together (`Unstackable`), and a study starts them
+  alone.
+
+What differs in shape is padded: batches whose first sizes agree, but others do not (texts), are filled up with zeros on
+the right to the widest. Batches whose first sizes differ are stacked apart.
+"""
+
+import os
+import re
+import resource
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field, fields, is_dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn import functional as F
+from torch.optim import adamw, rmsprop, sgd
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from etude import draw, optim
+from etude.config import Fit
+from etude.device import Device, choose
+from etude.errors import UserError
+from etude.layers import recurrent
+from etude.loop import Learner, Score, Step, Stopped, Task, Totals, course, watch_signals
+from etude.run import Run
+
+MOST = 32  # replicas in a stack: more are no faster, as by then the machine has enough to do
+SLOTS = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",), "rmsprop": ("square_avg", "momentum_buffer")}
+
+
+class Unstackable(Exception):
+    """Why runs cannot be trained together; alone they can."""
+
+
+# ---------------------------------------------------------------------------------- random numbers of the run alone
+
+
+class Rows(torch.autograd.Function):
+    """(function, index, *tensors) -> what `function` makes of the tensors of all replicas, [R, ...], row for row.
+
+    So inside `vmap` one may have a result made replica by replica, or look at values. `index` is any tensor that has
+    one row for each replica; the function gets None for what is the same for all.
+    """
+
+    @staticmethod
+    def forward(_function: Callable[..., Tensor], _index: Tensor, *_tensors: Tensor) -> Tensor:
+        raise Unstackable("it uses torch.func itself, within a step")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], function: Any, _index: Tensor, *tensors: Any) -> tuple[Tensor, int]:
+        rows = []
+        for x, dim in zip(tensors, in_dims[2:], strict=True):
+            if isinstance(x, Tensor):
+                x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+            rows.append(x)
+        with torch.no_grad():
+            return function(*(x.detach() if isinstance(x, Tensor) else x for x in rows)), 0
+
+
+LIKE = {torch.rand_like, torch.randn_like, torch.randint_like}
+SHAPED = {torch.rand, torch.randn, torch.randint}
+ASKED: dict[Any, Callable[[Any], Any]] = {
+    torch.Tensor.__bool__: bool,
+    torch.Tensor.__float__: float,
+    torch.Tensor.__int__: int,
+    torch.Tensor.__index__: int,
+    torch.Tensor.item: lambda x: x,
+}
+
+
+class Streams(TorchFunctionMode):
+    """Within it a stacked step draws, row by row, what every replica would draw alone, and reads what all agree on.
+
+    `states` are the states of the generator, one for each replica, moved on by each draw. In a padded batch of `width`
+    a size of that number stands for the replica's own width: so many numbers are drawn, and the rest is filled up with
+    zeros. What else draws is refused by `vmap`.
+    """
+
+    def __init__(
+        self, states: list[Tensor] | None, index: Tensor, device: Device, width: int, widths: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.states, self.index, self.device, self.width, self.widths = states, index, device, width, widths
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.dropout:
+            return self.dropout(*args, **kwargs)
+        if func is recurrent.dropout:
+            return self.dropout_of_rows(*args, **kwargs)
+        if func in LIKE and mapped(args[0]):
+            x, *rest = args
+            return self.draw(x.shape, lambda row, *_: func(row, *rest, **kwargs), x)
+        if func in SHAPED:
+            return self.shaped(func, args, kwargs)
+        if func in ASKED and mapped(args[0]):
+            return ASKED[func](self.agreed(args[0]))
+        if func is torch.bincount and mapped(args[0]):
+            return bincount(*args, **kwargs)
+        if func is F.cross_entropy and isinstance(kwargs.get("label_smoothing"), Tensor):
+            part = kwargs.pop("label_smoothing")  # the loss is linear in it, and wants a number
+            sharp, smooth = (func(*args, **{**kwargs, "label_smoothing": x}) for x in (0.0, 1.0))
+            return sharp + part * (smooth - sharp)
+        if func is torch.Tensor.contiguous and mapped(args[0]):
+            return func(args[0])  # vmap knows no other memory format, and convolutions choose theirs
+        return func(*args, **kwargs)
+
+    def draw(self, shape: Sequence[int], call: Callable[..., Tensor], *tensors: Any) -> Tensor:
+        """`call` for every replica, on its rows of the tensors, cut to its own width: [*shape], as seen in `vmap`."""
+        if self.states is None:
+            raise Unstackable("its step draws random numbers in evaluation mode")
+        states, shape = self.states, tuple(shape)
+        padded = self.width in shape
+
+        def cut(x: Any, r: int) -> Any:
+            if not isinstance(x, Tensor):
+                return x
+            x = x[r]
+            return x[tuple(slice(self.widths[r] if n == self.width else n) for n in x.shape)] if padded else x
+
+        def all_rows(*tensors: Any) -> Tensor:
+            found = []
+            for r in range(len(states)):
+                with self.device.generator_at(states[r]) as after:
+                    found.append(call(*(cut(x, r) for x in tensors), tuple(cut_shape(shape, r))))
+                states[r] = after()
+            if not padded:
+                return torch.stack(found)
+            whole = found[0].new_zeros(len(found), *shape)
+            for row, x in zip(whole, found, strict=True):
+                row[tuple(slice(n) for n in x.shape)] = x
+            return whole
+
+        def cut_shape(shape: Sequence[int], r: int) -> Iterator[int]:
+            return (self.widths[r] if padded and n == self.width else n for n in shape)
+
+        return cast(Tensor, Rows.apply(all_rows, self.index, *tensors))
+
+    def dropout(self, x: Tensor, p: Any = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        if not training or (not isinstance(p, Tensor) and p == 0):
+            return x
+        noise = self.draw(x.shape, lambda p, x, _: F.dropout(torch.ones_like(x), float(p)), p, x)
+        return x.mul_(noise) if inplace else x * noise
+
+    def dropout_of_rows(self, x: Tensor, p: Any, known: Tensor) -> Tensor:
+        if not isinstance(p, Tensor) and p == 0:
+            return x
+
+        def noise(p: Any, x: Tensor, known: Tensor, _: Any) -> Tensor:
+            found = torch.zeros_like(x)
+            found[known] = F.dropout(torch.ones_like(x[known]), float(p))
+            return found
+
+        width, self.width = self.width, -1  # rows are of all steps: which of them count is known
+        try:
+            return x * self.draw(x.shape, noise, p, x, known)
+        finally:
+            self.width = width
+
+    def shaped(self, func: Any, args: Any, kwargs: Any) -> Tensor:
+        if func is torch.randint:
+            size = kwargs.pop("size", None)
+            *bounds, size = args if size is None else (*args, size)
+        else:
+            bounds, size = [], args[0] if len(args) == 1 and not isinstance(args[0], int) else args
+        return self.draw(size, lambda shape: func(*bounds, shape, **kwargs))
+
+    def agreed(self, x: Tensor) -> Any:
+        """The number that a tensor holds for all replicas. Raises Unstackable if they differ."""
+        values: list[Any] = []
+
+        def look(x: Tensor) -> Tensor:
+            values.extend(x.tolist())
+            return x
+
+        Rows.apply(look, self.index, x)
+        if any(value != values[0] for value in values):
+            raise Unstackable(f"its step decides by a number in which the runs differ ({values[0]:.6g}, ...)")
+        return values[0]
+
+
+def mapped(x: Any) -> bool:
+    return isinstance(x, Tensor) and torch._C._functorch.is_batchedtensor(x)
+
+
+def bincount(x: Tensor, weights: None = None, minlength: int = 0) -> Tensor:
+    """torch.bincount of numbers below `minlength`: the length of the result must not depend on the values."""
+    if weights is not None:
+        raise Unstackable("its step uses torch.bincount with weights")
+    return torch.zeros(minlength, dtype=torch.long, device=x.device).scatter_add(0, x, torch.ones_like(x))
+
+
+# -------------------------------------------------------------------------------------------- batches of many replicas
+
+
+@dataclass
+class Batch:
+    """The batches of some replicas, stacked."""
+
+    rows: list[int]
+    """whose they are"""
+    leaves: list[Any]
+    """tensors [R, ...], or what is the same for all"""
+    spec: Any
+    """how the leaves are nested in a batch"""
+    width: int = -1
+    widths: list[int] = field(default_factory=list)
+    """of each replica, where something is padded to `width`"""
+
+    @property
+    def kind(self) -> Any:
+        """What a step on it may do otherwise than a step on another one."""
+        seen = [(x.dtype, x.dim()) if isinstance(x, Tensor) else x for x in self.leaves]
+        return (str(self.spec), str(seen), self.width >= 0)
+
+
+def stacked(batches: Sequence[Any], taken: set[int], device: Device) -> list[Batch]:
+    """Stacks batches whose first sizes agree. `taken`: sizes that a padded width must not be mistaken for."""
+    groups: dict[Any, list[tuple[int, list[Any]]]] = {}
+    specs = {}
+    for r, batch in enumerate(batches):
+        leaves, spec = pytree.tree_flatten(batch)
+        key = (str(spec), *(describe(x) for x in leaves))
+        groups.setdefault(key, []).append((r, leaves))
+        specs[key] = spec
+    found = []
+    for key, members in groups.items():
+        rows, columns = [r for r, _ in members], list(zip(*(leaves for _, leaves in members), strict=True))
+        widths = {
+            tuple(x.shape[d] for x in column)
+            for column in columns
+            if isinstance(column[0], Tensor)
+            for d in range(1, column[0].dim())
+            if any(x.shape[d] != column[0].shape[d] for x in column)
+        }
+        batch = Batch(rows, [], specs[key])
+        if len(widths) > 1:
+            raise Unstackable("its batches differ from run to run in more than one size")
+        if widths:
+            batch.widths = list(widths.pop())
+            sizes = {n for column in columns for x in column if isinstance(x, Tensor) for n in x.shape}
+            batch.width = max(batch.widths)
+            while batch.width in taken | sizes:
+                batch.width += 1
+        batch.leaves = [device.move(stack(column, batch)) for column in columns]
+        found.append(batch)
+    return found
+
+
+def describe(x: Any) -> Any:
+    if isinstance(x, Tensor):
+        return x.dtype, x.dim(), x.shape[0] if x.dim() else 0
+    if isinstance(x, float):
+        return float
+    if x is None or isinstance(x, bool | int | str):
+        return x
+    raise Unstackable(f"its batches hold a {type(x).__name__}: tensors and numbers can be stacked")
+
+
+def stack(column: Sequence[Any], batch: Batch) -> Any:
+    first = column[0]
+    if isinstance(first, float):
+        same = all(x == first for x in column)
+        return first if same else torch.tensor(column, dtype=torch.float64)
+    if not isinstance(first, Tensor):
+        return first
+    if (
+        all(x.shape == first.shape for x in column)
+        and first.shape[1:].count(batch.widths[0] if batch.widths else -1) == 0
+    ):
+        return torch.stack(list(column))
+    ragged = [
+        d
+        for d in range(1, first.dim())
+        if all(x.shape[d] == width for x, width in zip(column, batch.widths, strict=True))
+    ]
+    shape = [batch.width if d in ragged else n for d, n in enumerate(first.shape)]
+    whole = first.new_zeros(len(column), *shape)
+    for row, x in zip(whole, column, strict=True):
+        row[tuple(slice(n) for n in x.shape)] = x
+    return whole
+
+
+# ------------------------------------------------------------------------------------------------------------ the stack
+
+
+class Module(nn.Module):
+    """A task's step as the forward pass of a module, so that `functional_call` can give it other weights."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task, self.model = task, task.model
+
+    def forward(self, batch: Any) -> Any:
+        return self.task.step(batch)
+
+
+@dataclass
+class Differing:
+    """A float that the task, a module of its model or a dataclass there holds, and in which the replicas differ."""
+
+    owner: Any
+    """of the template"""
+    path: tuple[str, ...]
+    """the attribute, and fields within it"""
+    values: list[float]
+
+
+def differing(owners: Sequence[Any]) -> Iterator[Differing]:
+    """The floats that differ among the attributes of objects, one of each replica; the first is the template."""
+    for name, value in vars(owners[0]).items():
+        others = [vars(owner).get(name) for owner in owners]
+        for path, values in floats(value, others):
+            yield Differing(owners[0], (name, *path), values)
+
+
+def floats(value: Any, others: Sequence[Any]) -> Iterator[tuple[tuple[str, ...], list[float]]]:
+    if isinstance(value, float) and all(isinstance(x, float) for x in others):
+        if any(x != value for x in others):
+            yield (), list(others)
+    elif is_dataclass(value) and all(type(x) is type(value) for x in others):
+        for part in fields(value):
+            inner = [getattr(x, part.name, None) for x in others]
+            for path, values in floats(inner[0], inner):
+                yield (part.name, *path), values
+
+
+def replaced(value: Any, path: Sequence[str], new: Any) -> Any:
+    """A copy of a dataclass with a part of it replaced, which it has no chance to check."""
+    if not path:
+        return new
+    copied = object.__new__(type(value))
+    for name, old in vars(value).items():
+        object.__setattr__(copied, name, replaced(old, path[1:], new) if name == path[0] else old)
+    return copied
+
+
+@contextmanager
+def set_for_now(found: Sequence[Differing], values: Sequence[Tensor]) -> Iterator[None]:
+    """Gives the template the values of `vmap`'s replica."""
+    before = [(one.owner, one.path[0], vars(one.owner)[one.path[0]]) for one in found]
+    try:
+        for one, value in zip(found, values, strict=True):
+            attributes = vars(one.owner)
+            attributes[one.path[0]] = replaced(attributes[one.path[0]], one.path[1:], value)
+        yield
+    finally:
+        for owner, name, value in before[::-1]:
+            vars(owner)[name] = value
+
+
+class Stack:
+    """The models and optimisers of several learners in shared memory.
+
+    `weights` is [R, D]: in a row lie all parameters of a replica, those that weight decay falls on first. So what is to
+    be done to a replica's gradient or state is done to one vector. Raises Unstackable if the models have other shapes.
+    """
+
+    def __init__(self, learners: Sequence[Learner]) -> None:
+        self.learners, self.device = list(learners), learners[0].device
+        first = learners[0].model
+        named = {name: p for name, p in first.named_parameters() if p.requires_grad}
+        self.names = sorted(
+            named, key=lambda name: named[name].dim() <= 1
+        )  # stable: the order of the optimiser's groups
+        self.shapes = [named[name].shape for name in self.names]
+        self.sizes = [shape.numel() for shape in self.shapes]
+        self.decaying = sum(n for n, shape in zip(self.sizes, self.shapes, strict=True) if len(shape) > 1)
+        if not self.names:
+            raise Unstackable("it has no parameters")
+        for learner in learners[1:]:
+            if (difference := structure(learner.model)) != structure(first):
+                changed = [name for name, kind in difference.items() if structure(first).get(name) != kind]
+                raise Unstackable(f"its {(changed or ['model'])[0]} is of another shape")
+        self.parameters = [dict(learner.model.named_parameters()) for learner in learners]
+        flat = [torch.cat([p[name].detach().reshape(-1) for name in self.names]) for p in self.parameters]
+        self.weights = torch.stack(flat).requires_grad_()
+        for r in range(len(learners)):
+            for name, row in zip(self.names, self.cut(self.weights.detach()[r]), strict=True):
+                self.parameters[r][name].data = row
+        # Buffers, and parameters that do not learn.
+        rest = [
+            {**p, **dict(learner.model.named_buffers())} for p, learner in zip(self.parameters, learners, strict=True)
+        ]
+        self.others: dict[str, Tensor] = {}
+        for name in rest[0]:
+            if name not in named:
+                self.others[name] = torch.stack([tensors[name].detach() for tensors in rest])
+                for tensors, row in zip(rest, self.others[name], strict=True):
+                    tensors[name].data = row
+        self.kind = learners[0].cfg.optimizer
+        self.slots = {name: torch.zeros_like(self.weights) for name in SLOTS[self.kind]}
+        self.steps = torch.zeros(2, len(learners), device=self.device.where)  # of what decays, and of the rest
+        for r, learner in enumerate(learners):
+            self.share_state(r, learner.optimizer)
+        self.module = Module(learners[0].task)
+        self.scalars = list(differing([learner.task for learner in learners]))
+        modules = [list(learner.model.modules()) for learner in learners]
+        for owners in zip(*modules, strict=True):
+            self.scalars += list(differing(owners))
+        self.taken = {n for shape in self.shapes for n in shape}
+
+    def cut(self, row: Tensor) -> list[Tensor]:
+        """[..., D] -> the parameters."""
+        pieces = row.split(self.sizes, -1)
+        return [
+            piece.unflatten(-1, shape) if shape else piece[..., 0]
+            for piece, shape in zip(pieces, self.shapes, strict=True)
+        ]
+
+    def share_state(self, r: int, optimizer: torch.optim.Optimizer) -> None:
+        """Moves the state of a replica's optimiser to the stack; what it has not yet is 0."""
+        pieces = {name: self.cut(slot[r]) for name, slot in self.slots.items()}
+        for n, name in enumerate(self.names):
+            parameter = self.parameters[r][name]
+            state = optimizer.state[parameter]
+            for slot, rows in pieces.items():
+                if state.get(slot) is not None:
+                    rows[n].copy_(state[slot])
+                state[slot] = rows[n]
+            if self.kind != "sgd":
+                steps = self.steps[0 if parameter.dim() > 1 else 1, r]
+                if "step" in state:
+                    steps.copy_(state["step"])
+                state["step"] = steps
+
+    def forward(self, batch: Batch, training: bool, states: list[Tensor] | None) -> dict[str, tuple[Tensor, Any]]:
+        """What the step of every replica of the batch returns, with a row in front for each."""
+        rows, every = batch.rows, len(batch.rows) == len(self.learners)
+        weights = self.weights if every else self.weights[rows]
+        others = self.others if every else {name: x[rows] for name, x in self.others.items()}
+        if self.module.model.training != training:
+            self.module.model.train(training)
+        given = {f"model.{name}": x for name, x in zip(self.names, self.cut(weights), strict=True)}
+        given |= {f"model.{name}": x for name, x in others.items()}
+        scalars = [
+            torch.tensor([one.values[r] for r in rows], dtype=torch.float64, device=weights.device)
+            for one in self.scalars
+        ]
+        index = torch.arange(len(rows), device=weights.device)
+        tensors = [x for x in batch.leaves if isinstance(x, Tensor)]
+        names: list[str] = []
+        numbers: dict[int, int] = {}
+
+        def one(index: Tensor, given: dict[str, Tensor], scalars: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:
+            at = iter(tensors)
+            leaves = [next(at) if isinstance(x, Tensor) else x for x in batch.leaves]
+            mine = None if states is None else [states[r] for r in rows]
+            with set_for_now(self.scalars, scalars), Streams(mine, index, self.device, batch.width, batch.widths):
+                sums = functional_call(self.module, given, (pytree.tree_unflatten(leaves, batch.spec),))
+            found: list[Tensor] = []
+            names.extend(sums)
+            for value, count in sums.values():
+                found.append(value)
+                if isinstance(count, Tensor):
+                    found.append(count)
+                else:
+                    numbers[len(found)] = count
+                    found.append(value.new_zeros(()))
+            return found
+
+        with self.device.autocast():
+            found = vmap(one, randomness="error")(index, given, scalars, tensors)
+        if not every:
+            for name, x in self.others.items():
+                x[rows] = others[name]
+        pairs = zip(range(1, len(found), 2), found[::2], found[1::2], strict=True)
+        values = [(value, numbers.get(n, count)) for n, value, count in pairs]
+        return dict(zip(names, values, strict=True))
+
+    def update(self, gradient: Tensor, lrs: Sequence[float]) -> None:
+        """A step of every replica's optimiser, each with its learning rate and weight decay."""
+        groups: dict[tuple[float, float], list[int]] = {}
+        for r, lr in enumerate(lrs):
+            groups.setdefault((lr, self.learners[r].cfg.weight_decay), []).append(r)
+            optim.set_learning_rate(self.learners[r].optimizer, lr)  # which is kept in its checkpoints
+        weights = self.weights.detach()
+        for (lr, decay), rows in groups.items():
+            for half, part in enumerate((slice(self.decaying), slice(self.decaying, None))):
+                if weights[0, part].numel() == 0:
+                    continue
+                lists = [[x[r, part] for r in rows] for x in (weights, gradient, *self.slots.values())]
+                steps = [self.steps[half, r] for r in rows]
+                optimise(
+                    self.kind, lists, steps, lr, 0.0 if half else decay, self.learners[0].optimizer.param_groups[0]
+                )
+
+
+def structure(model: nn.Module) -> dict[str, Any]:
+    """What models must have alike."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    found: dict[str, Any] = {name: (x.shape, x.dtype, x.requires_grad) for name, x in tensors.items()}
+    return found | {f"{name} ({type(module).__name__})": None for name, module in model.named_modules()}
+
+
+def optimise(
+    kind: str, lists: list[list[Tensor]], steps: list[Tensor], lr: float, weight_decay: float, knobs: dict[str, Any]
+) -> None:
+    """The functions that torch.optim calls, with the knobs of a param group of theirs."""
+    weights, gradients = lists[:2]
+    slots: list[Any] = lists[2:]
+    if kind == "adamw":
+        (beta1, beta2), (means, squares) = knobs["betas"], slots
+        common: Any = {"amsgrad": False, "beta1": beta1, "beta2": beta2, "eps": knobs["eps"], "maximize": False}
+        common |= {"lr": lr, "weight_decay": weight_decay, "fused": True}
+        adamw.adamw(weights, gradients, means, squares, [], steps, **common)
+    elif kind == "sgd":
+        common = {name: knobs[name] for name in ("momentum", "dampening", "nesterov", "maximize")}
+        sgd.sgd(weights, gradients, slots[0], fused=True, lr=lr, weight_decay=weight_decay, **common)
+    else:
+        squares, moments = slots
+        common = {name: knobs[name] for name in ("alpha", "eps", "momentum", "centered", "maximize")}
+        common |= {"lr": lr, "weight_decay": weight_decay, "foreach": True}
+        rmsprop.rmsprop(weights, gradients, squares, [], moments, steps, **common)
+
+
+# ----------------------------------------------------------------------------------------------- what is to be computed
+
+
+class Together:
+    """Computes what the courses of several runs ask for: `Learner.do` for many."""
+
+    def __init__(self, learners: Sequence[Learner]) -> None:
+        self.stack = Stack(learners)
+        self.device = self.stack.device
+        self.proved: set[Any] = set()
+        self.alone = ""
+        """why the runs are scored one after the other"""
+
+    def keep(self, learners: Sequence[Learner]) -> None:
+        """Goes on with these; the others have ended."""
+        if len(learners) != len(self.stack.learners):
+            self.stack = Stack(learners)
+
+    def train(self, steps: Sequence[Step]) -> None:
+        """Takes an optimiser step of every run."""
+        stack, device = self.stack, self.device
+        batches, states = [], []
+        for learner, step in zip(stack.learners, steps, strict=True):
+            device.seed(draw.key(learner.cfg.seed, step.epoch, step.batch, 0))
+            batches.append(learner.task.load("train", step.ids, step.epoch))
+            states.append(device.generator_state())
+        parts = stacked(batches, stack.taken, device)
+        if len(parts) > max(2, len(batches) // 2):
+            raise Unstackable("its batches have another size in each run")
+        sizes = torch.tensor([float(len(step.ids)) for step in steps], device=device.where, dtype=stack.weights.dtype)
+        totals: list[dict[str, tuple[Tensor, Tensor]]] = [{} for _ in steps]
+        proofs = []
+        for part in parts:
+            if ("train", part.kind) not in self.proved:
+                proofs.append((part, [self.alone_step(r, batches[r], states[r], len(steps[r].ids)) for r in part.rows]))
+            sums = stack.forward(part, True, states)
+            (sums["loss"][0] / sizes[part.rows]).sum().backward()
+            share_out(sums, part.rows, totals)
+        gradient = stack.weights.grad
+        assert gradient is not None
+        for part, expected in proofs:
+            for r, (sums, alone) in zip(part.rows, expected, strict=True):
+                self.compare(sums, totals[r])
+                self.compare_gradient(alone, gradient[r])
+            self.proved.add(("train", part.kind))
+        for step, found in zip(steps, totals, strict=True):
+            step.totals = Totals({k: v for k, (v, _) in found.items()}, {k: n for k, (_, n) in found.items()})
+        counts = torch.stack([found["loss"][1] for found in totals])
+        norms = normalise(gradient, sizes, counts, [learner.cfg.clip for learner in stack.learners])
+        for step, norm in zip(steps, norms.unbind(), strict=True):
+            step.norm = norm
+        stack.update(gradient, [step.lr for step in steps])
+        stack.weights.grad = None
+
+    def alone_step(self, r: int, batch: Any, state: Tensor, size: int) -> tuple[dict[str, Any], Tensor]:
+        """What the step of a replica alone returns, and its gradient; the replica stays as it was."""
+        learner, stack = self.stack.learners[r], self.stack
+        buffers = {name: x[r].clone() for name, x in stack.others.items()}
+        learner.model.train()
+        with self.device.generator_at(state), self.device.autocast():
+            sums = learner.task.step(self.device.move(batch))
+        (sums["loss"][0] / size).backward()
+        gradients = [stack.parameters[r][name].grad for name in stack.names]
+        for name, x in zip(stack.names, gradients, strict=True):
+            if x is None:
+                raise Unstackable(f"its {name} gets no gradient")
+        flat = torch.cat([cast(Tensor, x).reshape(-1) for x in gradients])
+        learner.optimizer.zero_grad(set_to_none=True)
+        for name, x in buffers.items():
+            stack.others[name][r] = x
+        return sums, flat
+
+    def compare(self, alone: dict[str, Any], together: dict[str, Any]) -> None:
+        """Holds what a stacked step returned against the step alone. Raises Unstackable."""
+        if alone.keys() != together.keys():
+            raise Unstackable("a stacked step returns other metrics than one alone")
+        rough, exact = self.device.precision != "fp32", self.stack.weights.dtype == torch.float64
+        for name, (value, count) in alone.items():
+            a, b, n = value.detach().double(), together[name][0], torch.as_tensor(count)
+            limit = (3e-2 if rough else 1e-9 if exact else 1e-4) if name == "loss" else 5e-2
+            size = a.abs().sum() if name == "loss" else a.abs().sum() + n.double().sum()
+            if a.shape != b.shape or not torch.equal(n.double().cpu(), together[name][1].cpu()):
+                raise Unstackable(f"a stacked step counts another {name} than one alone")
+            if a.isfinite().all() and not (a - b).abs().sum() <= limit * size + 1e-12:
+                raise Unstackable(f"a stacked step has another {name} than one alone")
+
+    def compare_gradient(self, alone: Tensor, together: Tensor) -> None:
+        rough, exact = self.device.precision != "fp32", self.stack.weights.dtype == torch.float64
+        limit = 0.2 if rough else 1e-7 if exact else 1e-3
+        if alone.isfinite().all() and not (alone - together).norm() <= limit * alone.norm() + 1e-12:
+            raise Unstackable("a stacked step has another gradient than one alone")
+
+    def score(self, learners: Sequence[Learner], scores: Sequence[Score]) -> None:
+        """The totals of a part of the data for some of the runs."""
+        if not self.alone:
+            try:
+                self.score_together(learners, scores)
+            except Exception as error:  # alone it comes again, if it is no matter of stacking
+                self.alone = reason(error)
+        if self.alone:
+            for learner, score in zip(learners, scores, strict=True):
+                learner.do(score)
+
+    @torch.no_grad()
+    def score_together(self, learners: Sequence[Learner], scores: Sequence[Score]) -> None:
+        rows = [self.stack.learners.index(learner) for learner in learners]
+        split = scores[0].split
+        plans = [learner.task.plan(split, 0, learner.cfg.batch_size) for learner in learners]
+        if len({len(plan) for plan in plans}) > 1:
+            raise Unstackable("its parts have another number of batches in each run")
+        totals = [Totals() for _ in learners]
+        for every in zip(*plans, strict=True):
+            batches = [learner.task.load(split, ids, 0) for learner, ids in zip(learners, every, strict=True)]
+            found: list[dict[str, tuple[Tensor, Tensor]]] = [{} for _ in self.stack.learners]
+            parts = stacked(batches, self.stack.taken, self.device)
+            if len(parts) > max(2, len(batches) // 2):
+                raise Unstackable("its batches have another size in each run")
+            for part in parts:
+                mine = part.rows
+                part.rows = [rows[n] for n in mine]
+                share_out(self.stack.forward(part, False, None), part.rows, found)
+                if (split, part.kind) not in self.proved:
+                    for n in mine:
+                        learners[n].model.eval()
+                        with self.device.autocast():
+                            alone = learners[n].task.step(self.device.move(batches[n]))
+                        self.compare(alone, found[rows[n]])
+                    self.proved.add((split, part.kind))
+            for n, r in enumerate(rows):
+                totals[n].add(cast(Any, found[r]))
+        for score, total in zip(scores, totals, strict=True):
+            score.totals = total
+
+
+def share_out(sums: dict[str, tuple[Tensor, Any]], rows: list[int], to: list[dict[str, tuple[Tensor, Tensor]]]) -> None:
+    """Gives every replica its row of what a stacked step returned, in float64 as `Totals` have it."""
+    for name, (value, count) in sums.items():
+        values = value.detach().double().unbind()
+        if isinstance(count, Tensor):
+            counts = list(count.detach().double().unbind())
+        else:
+            counts = [torch.full((), count, dtype=torch.float64, device=value.device)] * len(rows)
+        for r, one, n in zip(rows, values, counts, strict=True):
+            to[r][name] = (one, n)
+
+
+def normalise(gradient: Tensor, assumed: Tensor, counts: Tensor, clips: Sequence[float]) -> Tensor:
+    """As `loop.normalise`, for every row of `gradient` [R, D]; returns the norms [R]."""
+    norms = torch.linalg.vector_norm(gradient, dim=1)
+    factors = (assumed / counts.clamp(min=1)).to(norms.dtype)
+    norms = norms * factors
+    if any(clip > 0 for clip in clips):
+        limits = torch.tensor(
+            [clip if clip > 0 else torch.inf for clip in clips], device=norms.device, dtype=norms.dtype
+        )
+        factors = factors * (limits / (norms + 1e-6)).clamp(max=1)
+    if gradient.device.type != "cpu" or bool((factors != 1).any()):
+        gradient.mul_(factors[:, None])
+    return norms
+
+
+def reason(error: Exception) -> str:
+    """An error in one line."""
+    if isinstance(error, Unstackable):
+        return str(error)
+    lines = str(error).strip().splitlines()
+    return f"its step cannot be stacked ({type(error).__name__}: {lines[0] if lines else ''})"
+
+
+# ---------------------------------------------------------------------------------------------------------------- runs
+
+
+@dataclass
+class Member:
+    """One of the runs that are trained together."""
+
+    learner: Learner
+    run: Run
+    log: TextIO
+    """where it says what it says"""
+    result: dict[str, Any] | None = None
+    error: UserError | None = None
+    works: Generator[Step | Score, None, dict[str, Any]] | None = None
+    work: Step | Score | None = None
+
+    def go_on(self) -> None:
+        """To the next thing that it needs computed; with `result` or `error` it has ended."""
+        assert self.works is not None
+        with redirect_stdout(self.log), redirect_stderr(self.log):
+            try:
+                self.work = next(self.works)
+            except StopIteration as end:
+                self.result, self.work = end.value, None
+            except UserError as error:
+                self.error, self.work = error, None
+                print(error, file=self.log, flush=True)
+
+
+def obstacle(cfg: Fit, device: Device) -> str | None:
+    """What in a configuration keeps a run from being stacked."""
+    if cfg.accumulate > 1:
+        return "fit.accumulate is above 1"
+    if cfg.compile:
+        return "fit.compile is on"
+    if device.world > 1:
+        return "it has several processes"
+    if device.precision == "fp16":
+        return "fp16 scales each loss by itself"
+    return None
+
+
+def fit(members: Sequence[Member]) -> str:
+    """Trains runs together until each has its `result` or `error`; one that fails does not stop the others.
+
+    Returns why they are scored one after the other, if they are. Raises Unstackable if they cannot go on together: each
+    then goes on alone from its last checkpoint, as after a kill. Raises Stopped after a signal, when all have saved.
+    """
+    active = list(members)
+    with watch_signals() as asked, ExitStack() as stack:
+        for member in active:
+            member.works = course(member.learner, member.run, asked)
+            stack.callback(member.works.close)
+        together, stopped, turns = None, None, active
+        while active:
+            for member in turns:
+                member.learner.share = 1 / len(active)
+                try:
+                    member.go_on()
+                except Stopped as found:
+                    stopped, member.work = found, None
+            active = [member for member in active if member.work is not None]
+            if not active:
+                break
+            learners = [member.learner for member in active]
+            try:
+                if together is None:
+                    together = Together(learners)
+                together.keep(learners)
+                turns = [member for member in active if isinstance(member.work, Score)]
+                if turns:
+                    together.score([m.learner for m in turns], [cast(Score, m.work) for m in turns])
+                else:
+                    turns = active
+                    together.train([cast(Step, member.work) for member in active])
+            except Exception as error:  # alone it comes again, if it is no matter of stacking
+                raise Unstackable(reason(error)) from error
+        if stopped:
+            raise stopped
+    return together.alone if together else ""
+
+
+@dataclass
+class Wish:
+    """A run that is to be trained with others."""
+
+    config: Any
+    folder: Path
+    again: str
+    """the command that goes on with it alone"""
+
+
+@dataclass
+class Outcome:
+    left: dict[str, str] = field(default_factory=dict)
+    """folder -> why this run was not trained to its end here: alone it can be"""
+    failed: list[str] = field(default_factory=list)
+    """folders of the runs that ended with an error, which their logs tell"""
+
+
+def train(wishes: Sequence[Wish], make: Callable[[Any, torch.device], Task], say: Callable[[str], None]) -> Outcome:
+    """Trains runs together, in groups that fit into memory; each has its folder and, in it, log.txt.
+
+    `say` gets lines for people. Raises Stopped after a signal, when all runs at work have saved.
+    """
+    outcome, device = Outcome(), choose(wishes[0].config.fit)
+
+    def leave(some: Sequence[Wish], why: str) -> None:
+        say(f"alone    {len(some)} runs: {why}" if len(some) > 1 else f"alone    {some[0].folder}: {why}")
+        outcome.left.update((str(wish.folder), why) for wish in some)
+
+    why, size = obstacle(wishes[0].config.fit, device), 0
+    if why is None:
+        try:
+            size = room(wishes[:2], make, device)
+        except Exception as error:  # alone it comes again, if it is no matter of stacking
+            why = reason(error)
+    if why is None and size < 2:
+        why = "there is no memory for two of them"
+    if why is not None:
+        leave(wishes, why)
+        return outcome
+    for start in range(0, len(wishes), size):
+        with ExitStack() as stack:
+            groups: dict[str, list[tuple[Wish, Member]]] = {}
+            for wish in wishes[start : start + size]:
+                log = stack.enter_context((wish.folder / "log.txt").open("a", encoding="utf-8"))
+                with redirect_stdout(log), redirect_stderr(log):
+                    try:
+                        task = made(wish, make, device)
+                        run = Run(wish.folder, wish.config, device, wish.again)
+                        stack.callback(run.close)
+                        print(f"run      {run.path}\ndata     {task.data}\nmodel    {task.summary}\ndevice   {device}")
+                        member = Member(Learner(task, wish.config.fit, device), run, log)
+                    except UserError as error:
+                        print(error, flush=True)
+                        outcome.failed.append(str(wish.folder))
+                        continue
+                groups.setdefault(str(structure(member.learner.model)), []).append((wish, member))
+            for pairs in groups.values():
+                members = [member for _, member in pairs]
+                if len(pairs) == 1:
+                    leave([pairs[0][0]], "no other run has a model of its shapes")
+                    continue
+                say(f"together {len(pairs)} runs as one stacked program: {pairs[0][0].folder} ...")
+                try:
+                    scored_alone = fit(members)
+                    if scored_alone:
+                        say(f"         their validation part is scored one after the other: {scored_alone}")
+                except Unstackable as error:
+                    unfinished = [wish for wish, member in pairs if member.result is None and member.error is None]
+                    leave(unfinished, str(error))
+                for wish, member in pairs:
+                    if member.error is not None:
+                        outcome.failed.append(str(wish.folder))
+                    elif member.result is not None:
+                        metric = member.learner.task.metric
+                        score = member.result["valid"][metric]
+                        ended = f"epoch {member.result['best_epoch']} of {member.result['epochs']}"
+                        print(f"done     validation {metric} {score:.4f}, {ended}", file=member.log, flush=True)
+    return outcome
+
+
+def made(wish: Wish, make: Callable[[Any, torch.device], Task], device: Device) -> Task:
+    torch.manual_seed(wish.config.fit.seed)
+    return make(wish.config, device.where)
+
+
+def room(wishes: Sequence[Wish], make: Callable[[Any, torch.device], Task], device: Device) -> int:
+    """How many runs fit into half of the memory that is free, at most MOST; tried with a step of the first two.
+
+    Raises Unstackable if that step cannot be stacked.
+    """
+    began = memory(device)
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        learners = [Learner(made(wish, make, device), wish.config.fit, device) for wish in wishes]
+    steps = [Step(1, 0, learner.task.plan("train", 1, learner.cfg.batch_size)[0], 0.0) for learner in learners]
+    Together(learners).train(steps)
+    return min(MOST, int(free(device) / 2 / max(1, (memory(device) - began) / len(learners))))
+
+
+def memory(device: Device) -> int:
+    """Bytes that were needed at most so far."""
+    if device.where.type == "cuda":
+        return torch.cuda.max_memory_allocated(device.where)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def free(device: Device) -> int:
+    """Bytes that are free."""
+    if device.where.type == "cuda":
+        return torch.cuda.mem_get_info(device.where)[0]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():  # with what is used as a cache, and can be had
+        return 1024 * int(re.findall(r"MemAvailable: *(\d+)", meminfo.read_text())[0])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")

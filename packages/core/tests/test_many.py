@@ -1,0 +1,400 @@
+"""Many runs at once: each equals the one trained alone."""
+
+import csv
+import dataclasses
+import io
+import json
+import re
+import shutil
+import signal
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from toy.config import Config as ToyConfig
+
+from etude import cli, draw, loop, many, run, study
+from etude.config import Fit
+from etude.device import Device
+from etude.layers.pooling import Pooling
+from etude.layers.recurrent import LSTM
+from etude.loop import even_batches
+from etude.testing import CPU, different
+from etude.text.batching import by_length, pad
+
+FIT = Fit(epochs=1, batch_size=20, device="cpu", precision="fp32")
+
+
+@dataclass(frozen=True)
+class Config:
+    kind: str = "mlp"
+    double: bool = False
+    dropout: float = 0.2
+    kl: float = 0.5
+    smoothing: float = 0.1
+    examples: int = 2000
+    fit: Fit = field(default_factory=lambda: FIT)
+
+
+class VAE(nn.Module):
+    def __init__(self, dropout):
+        super().__init__()
+        self.encode = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Dropout(dropout), nn.Linear(16, 4))
+        self.decode = nn.Sequential(nn.Linear(2, 16), nn.GELU(), nn.Linear(16, 12))
+
+
+class CNN(nn.Module):
+    def __init__(self, dropout):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(4), nn.ReLU(inplace=True)
+        )
+        self.dropout, self.classify = nn.Dropout(dropout), nn.Linear(4 * 9, 3)
+
+    def forward(self, x):
+        x = self.features(x.unsqueeze(1).contiguous(memory_format=torch.channels_last))
+        return self.classify(self.dropout(x.flatten(1)))
+
+
+class Reader(nn.Module):
+    def __init__(self, dropout):
+        super().__init__()
+        self.embedding, self.dropout = nn.Embedding(12, 5), nn.Dropout(dropout)
+        self.lstm, self.pooling = LSTM(5, 6, 2, dropout, bidirectional=True), Pooling("max", 12, bidirectional=True)
+        self.classify = nn.Linear(12, 3)
+
+    def forward(self, ids, lengths):
+        if self.training:
+            ids = torch.where(torch.rand(ids.shape) < 0.1, 1, ids)
+        x, _ = self.lstm(self.dropout(self.embedding(ids)), lengths)
+        return self.classify(self.pooling(x, lengths))
+
+
+class Task:
+    """An MLP (a VAE), a CNN, or an LSTM on texts of ragged length."""
+
+    metric, better, data, summary = "loss", "lower", "numbers", "a small net"
+
+    def __init__(self, config):
+        self.config = config
+        self.model = {"mlp": VAE, "cnn": CNN, "lstm": Reader}[config.kind](config.dropout)
+        if config.double:
+            self.model.double()
+        rng = np.random.default_rng(config.fit.seed)  # each seed has data of its own
+        count = config.examples + 60
+        shape = {"mlp": (count, 6), "cnn": (count, 6, 6), "lstm": (count,)}[config.kind]
+        self.x = torch.from_numpy(rng.normal(size=shape)).to(torch.float64 if config.double else torch.float32)
+        self.texts = [rng.integers(2, 12, rng.integers(0, 9)) for _ in range(count)]
+        self.lengths = np.array([len(text) for text in self.texts])
+        sums = self.x.reshape(count, -1).sum(1).long() if config.kind != "lstm" else torch.from_numpy(self.lengths)
+        self.labels = sums.abs() % 3
+
+    def plan(self, split, epoch, batch_size):
+        if split != "train":
+            return even_batches(np.arange(self.config.examples, self.config.examples + 60), batch_size)
+        if self.config.kind == "lstm":
+            return by_length(self.lengths[: self.config.examples], batch_size, self.config.fit.seed, epoch)
+        return even_batches(draw.shuffled(self.config.examples, self.config.fit.seed, epoch), batch_size)
+
+    def load(self, split, ids, epoch):
+        x = pad([self.texts[n] for n in ids], 0) if self.config.kind == "lstm" else (self.x[ids],)
+        return *x, self.labels[ids]
+
+    def step(self, batch):
+        *x, labels = batch
+        if self.config.kind == "mlp":
+            mean, spread = self.model.encode(x[0]).chunk(2, 1)
+            z = mean + (spread / 2).exp() * torch.randn_like(spread) if self.model.training else mean
+            kl = 0.5 * (mean**2 + spread.exp() - spread - 1).sum()
+            found, width = self.model.decode(z).chunk(2, 1)
+            error = (0.5 * ((x[0] - found) / width.exp()) ** 2 + width).sum()
+            if self.config.kl > 0:  # a decision on which all agree
+                error = error + self.config.kl * kl
+            return {"loss": (error, len(labels)), "kl": (kl, len(labels))}
+        logits = self.model(*x)
+        loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.config.smoothing)
+        sums = {"loss": (loss, len(labels)), "accuracy": ((logits.argmax(1) == labels).sum(), len(labels))}
+        if not self.model.training:
+            sums["confusion"] = (torch.bincount(labels * 3 + logits.argmax(1), minlength=9).view(3, 3), len(labels))
+        return sums
+
+    def scores(self, totals):
+        return totals.means()
+
+    def show(self, run, epoch, step):
+        run.text("shown", f"epoch {epoch}, {torch.rand(())}", step)
+
+    def assets(self):
+        return {"kind": self.config.kind}
+
+
+def config(n=0, kind="mlp", double=False, **fit):
+    """Of the n-th run: other seeds, rates and such."""
+    fit = {"seed": n, "lr": 0.003 * (1 + n), "weight_decay": 0.02 * n, "clip": (0.0, 0.5, 2.0)[n % 3], **fit}
+    changed = {"dropout": 0.1 * (n + 1), "kl": 0.5 + 0.25 * n, "smoothing": 0.05 * n}
+    return Config(kind=kind, double=double, **changed, fit=dataclasses.replace(FIT, **fit))
+
+
+def started(cfg, folder, make=Task):
+    torch.manual_seed(cfg.fit.seed)
+    task = make(cfg)
+    return many.Member(loop.Learner(task, cfg.fit, CPU), run.Run(folder, cfg, CPU), io.StringIO())
+
+
+def alone(cfgs, folder, make=Task):
+    for n, cfg in enumerate(cfgs):
+        member = started(cfg, folder / str(n), make)
+        with redirect_stdout(io.StringIO()):
+            loop.fit(member.learner.task, cfg.fit, member.run, CPU)
+        member.run.close()
+
+
+def together(cfgs, folder, make=Task):
+    members = [started(cfg, folder / str(n), make) for n, cfg in enumerate(cfgs)]
+    try:
+        scored_alone = many.fit(members)
+    finally:
+        for member in members:
+            member.run.close()
+    assert scored_alone == ""
+    return members
+
+
+def curves(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tb"), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def near(a: Any, b: Any, rtol: float, name: str = "") -> None:
+    """Nested states are equal up to rounding."""
+    if isinstance(a, torch.Tensor):
+        scale = float(a.double().abs().max()) if a.numel() else 0.0
+        torch.testing.assert_close(b, a, rtol=rtol, atol=rtol * scale, msg=lambda text: f"{name}: {text}")
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), name
+        for key in a:
+            near(a[key], b[key], rtol, f"{name}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), name
+        for n, (x, y) in enumerate(zip(a, b, strict=True)):
+            near(x, y, rtol, f"{name}[{n}]")
+    elif isinstance(a, float):
+        assert b == pytest.approx(a, rel=rtol, abs=1e-12), name
+    else:
+        assert a == b, name
+
+
+@pytest.mark.parametrize(("double", "rtol"), [(False, 1e-4), (True, 1e-9)])
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "lstm"])
+def test_every_run_is_the_run_alone_up_to_rounding(kind, double, rtol, tmp_path):
+    """100 steps with other seeds, data, orders, rates, dropout, weights of the KL term, decays, and clipping."""
+    cfgs = [config(n, kind, double) for n in range(3)]
+    alone(cfgs, tmp_path / "alone")
+    together(cfgs, tmp_path / "together")
+    for n in range(3):
+        one, other = tmp_path / "alone" / str(n), tmp_path / "together" / str(n)
+        for name in ("step/loss", "step/gradient_norm", "step/lr", "loss/valid"):
+            expected, found = curves(one)[name], curves(other)[name]
+            assert len(found) == (1 if name == "loss/valid" else 100)
+            near(expected, found, max(rtol, 1e-6), name)  # events are float32
+        near(rows(one), rows(other), rtol)
+        for name in ("last", "best"):
+            a, b = run.checkpoint(one, name), run.checkpoint(other, name)
+            a["progress"] = b["progress"] = None
+            near(a, b, 100 * rtol)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_optimiser_and_bf16(optimizer, precision, tmp_path, monkeypatch):
+    monkeypatch.setattr("test_many.CPU", Device(torch.device("cpu"), precision))
+    cfgs = [dataclasses.replace(config(n, optimizer=optimizer, lr=1e-3 * (1 + n)), examples=400) for n in range(3)]
+    alone(cfgs, tmp_path / "alone")
+    together(cfgs, tmp_path / "together")
+    for n in range(3):
+        a, b = (rows(tmp_path / how / str(n)) for how in ("alone", "together"))
+        near(a, b, 1e-5 if precision == "fp32" else 2e-2)
+
+
+def short(n, **fit):
+    return dataclasses.replace(config(n, double=True, **{"epochs": 3, **fit}), examples=200)
+
+
+def test_runs_end_when_they_would_alone_and_the_others_go_on(tmp_path):
+    """One has no patience, one goes on longer, and one becomes NaN: that one fails, with its reason."""
+    cfgs = [
+        short(0, patience=1, lr=0.3, schedule="constant", epochs=8),
+        short(1, epochs=2),
+        short(2, lr=1e200, optimizer="sgd", clip=0.0),
+        short(3, epochs=5),
+    ]
+    cfgs = [dataclasses.replace(c, fit=dataclasses.replace(c.fit, optimizer="sgd")) for c in cfgs]
+    alone([cfgs[n] for n in (0, 1, 3)], tmp_path / "alone")
+    members = together(cfgs, tmp_path / "together")
+    lengths = []
+    for member, n in zip([members[0], members[1], members[3]], range(3), strict=True):
+        expected = rows(tmp_path / "alone" / str(n))
+        near(expected, rows(member.run.path), 1e-9)
+        result, one = (json.loads((f / "result.json").read_text()) for f in (member.run.path, tmp_path / f"alone/{n}"))
+        near({**one, "seconds": 0}, {**result, "seconds": 0}, 1e-9)
+        lengths.append(len(expected))
+    assert lengths[0] < 8
+    assert lengths[1:] == [2, 5]
+    assert "became" in str(members[2].error)
+    assert str(members[2].error) in members[2].log.getvalue()
+    assert not (members[2].run.path / "result.json").exists()
+
+
+class Interrupted(Task):
+    """Asks the process to stop when the second run loads its 13th batch."""
+
+    loads = 0
+
+    def load(self, split, ids, epoch):
+        if self.config.fit.seed == 1:
+            self.loads += 1
+            if self.loads == 13:
+                signal.raise_signal(signal.SIGTERM)
+        return super().load(split, ids, epoch)
+
+
+def test_stopped_and_gone_on_with_it_is_bitwise_the_same_and_alone_the_same_up_to_rounding(tmp_path):
+    cfgs = [short(n) for n in range(3)]
+    together(cfgs, tmp_path / "whole")
+    with pytest.raises(loop.Stopped):
+        together(cfgs, tmp_path / "stopped", Interrupted)
+    states = [run.checkpoint(tmp_path / "stopped" / str(n), "last") for n in range(3)]
+    assert len({(s["progress"]["epoch"], s["progress"]["batch"]) for s in states}) == 1
+    assert states[0]["progress"]["step"] in range(1, 30)
+    alone(cfgs[2:], tmp_path / "unused")
+    shutil.copytree(tmp_path / "stopped" / "2", tmp_path / "alone" / "0")
+    alone(cfgs[2:], tmp_path / "alone")
+    together(cfgs, tmp_path / "stopped")
+    for n in range(3):
+        one, other = tmp_path / "whole" / str(n), tmp_path / "stopped" / str(n)
+        assert rows(one) == rows(other)
+        a, b = run.checkpoint(one, "last"), run.checkpoint(other, "last")
+        assert different(a["model"], b["model"], "") is None
+        assert different(a["optimizer"], b["optimizer"], "") is None
+    near(rows(tmp_path / "whole" / "2"), rows(tmp_path / "alone" / "0"), 1e-9)
+
+
+def test_a_run_at_another_place_is_trained_with_the_others(tmp_path):
+    """After a kill some have saved and some have not."""
+    cfgs = [short(n) for n in range(3)]
+    together(cfgs, tmp_path / "whole")
+    with pytest.raises(loop.Stopped):
+        together(cfgs, tmp_path / "stopped", Interrupted)
+    shutil.rmtree(tmp_path / "stopped" / "1")
+    together(cfgs, tmp_path / "stopped")
+    for n in range(3):
+        near(rows(tmp_path / "whole" / str(n)), rows(tmp_path / "stopped" / str(n)), 1e-9)
+
+
+def stubborn(step):
+    """A task with another step."""
+    return lambda cfg: type("Stubborn", (Task,), {"step": step})(cfg)
+
+
+def with_noise(draw_noise):
+    def step(self, batch):
+        x = self.model.encode(batch[0])
+        x = draw_noise(self, x) if self.model.training else x
+        loss = (x**2).sum() + (self.model.decode(batch[0][:, :2]) ** 2).sum()
+        return {"loss": (loss, len(batch[1]))}
+
+    return stubborn(step)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (with_noise(lambda _, x: F.dropout1d(x.unsqueeze(1), 0.5)), "cannot be stacked"),
+        (with_noise(lambda _, x: x + torch.bernoulli(torch.full_like(x, 0.5))), "cannot be stacked"),
+        (with_noise(lambda _, x: x * float(x.detach().sum())), "decides by a number in which the runs differ"),
+        (with_noise(lambda self, x: x * (1 + self.config.fit.seed)), "another loss than one alone"),
+        (with_noise(lambda self, x: x.detach() * self.config.fit.seed + x), "another loss than one alone"),
+    ],
+)
+def test_what_cannot_be_reproduced_is_refused_and_the_runs_can_go_on_alone(make, why, tmp_path):
+    cfgs = [short(n) for n in range(2)]
+    with pytest.raises(many.Unstackable, match=why):
+        together(cfgs, tmp_path / "runs", make)
+    alone(cfgs[:1], tmp_path / "alone", make)
+    alone(cfgs, tmp_path / "runs", make)
+    assert rows(tmp_path / "runs" / "0") == rows(tmp_path / "alone" / "0")
+
+
+def test_random_functions_draw_what_is_drawn_alone(tmp_path):
+    def noise(_, x):
+        x = x * torch.rand(x.shape) + torch.randn(len(x), 1) + torch.rand_like(x)
+        return F.dropout(x, 0.3) + torch.randint(0, 5, (len(x), 1)) + torch.randn_like(x.T).T
+
+    cfgs = [short(n) for n in range(3)]
+    alone(cfgs, tmp_path / "alone", with_noise(noise))
+    together(cfgs, tmp_path / "together", with_noise(noise))
+    for n in range(3):
+        near(rows(tmp_path / "alone" / str(n)), rows(tmp_path / "together" / str(n)), 1e-9)
+
+
+def test_models_of_other_shapes_and_obstacles_are_left_with_a_reason(tmp_path):
+    said = []
+
+    def trained(cfgs, name):
+        wishes = [many.Wish(cfg, tmp_path / name / str(n), "again") for n, cfg in enumerate(cfgs)]
+        for wish in wishes:
+            wish.folder.mkdir(parents=True)
+        return wishes, many.train(wishes, lambda cfg, where: Task(cfg), said.append)
+
+    _, outcome = trained([short(n, accumulate=2) for n in range(2)], "pieces")
+    assert set(outcome.left.values()) == {"fit.accumulate is above 1"}
+    odd = dataclasses.replace(short(2), kind="cnn")
+    wishes, outcome = trained([short(0), short(1), odd], "shapes")
+    assert outcome.left == {str(wishes[2].folder): "no other run has a model of its shapes"}
+    assert [(wish.folder / "result.json").exists() for wish in wishes] == [True, True, False]
+    assert "2 runs as one stacked program" in " ".join(said)
+    log = (wishes[0].folder / "log.txt").read_text()
+    assert log.count("epoch   1/3") == 1
+    assert "done     validation loss" in log
+
+
+STUDY = """
+question: Which rate?
+compare: {fit.lr: [0.001, 0.01], dropout: [0.1, 0.2]}
+fixed: {fit.epochs: 2, fit.device: cpu, fit.precision: fp32}
+seeds: 1
+metric: loss
+better: lower
+expect: []
+"""
+
+
+def test_a_study_of_runs_together_says_so_and_gives_the_same_table(tmp_path, capsys):
+    Path("rate.yaml").write_text(STUDY)
+    tables = {}
+    for how in ("auto", "off"):
+        assert study.main("toy", "toy", ["rate.yaml", "--together", how, "--out", how], ToyConfig) == 0
+        printed = capsys.readouterr().out
+        assert ("4 runs as one stacked program" in printed) == (how == "auto")
+        assert len(re.findall(r"^\[\d/4\] ", printed, re.M)) == 4
+        with open(f"{how}/results.csv", newline="") as file:
+            tables[how] = [{k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+    near(tables["off"], tables["auto"], 1e-5)
+    folder = "auto/lr=0.001,dropout=0.1/seed=0"
+    assert sorted(p.name for p in Path(folder).iterdir() if not p.name.startswith(".")) == sorted(
+        p.name for p in Path(folder.replace("auto", "off")).iterdir() if not p.name.startswith(".")
+    )
+    assert cli.main(cli.Package("toy", ToyConfig, ""), ["predict", folder, "123"]) == 0
