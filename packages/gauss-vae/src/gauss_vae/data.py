@@ -94,7 +94,7 @@ def drawn(data: Data, seed: int) -> Mixture:
     for i in range(k):
         basis, triangle = np.linalg.qr(generator.standard_normal((d, d)))
         basis = basis * np.sign(triangle.diagonal())  # so that all rotations are equally likely
-        lengths = np.exp(generator.uniform(*np.log(AXES), d))
+        lengths = np.exp(generator.uniform(math.log(AXES[0]), math.log(AXES[1]), d))
         lengths[rank:] = data.noise
         covariances[i] = (basis * lengths**2) @ basis.T
     return Mixture(np.full(k, 1 / k), means, (covariances + covariances.swapaxes(1, 2)) / 2)

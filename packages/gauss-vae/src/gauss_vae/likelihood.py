@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from etude import draw
-from gauss_vae.model import VAE, Normal
+from gauss_vae.model import VAE, Normal, Weighed
 
 ROWS = 100_000  # decoded at once: bounds the memory, whatever the number of samples
 PAIRS = 4_000_000  # of example and grid point, at once
@@ -50,7 +50,7 @@ def importance(model: VAE, x: Tensor, samples: int, *stream: int) -> Estimate:
         first = torch.full((len(some),), -math.inf, dtype=torch.float64, device=x.device)
         second = first.clone()
         for piece in drawn.split(ROWS, 1):
-            weighed = model(some, piece.to(x.device))
+            weighed: Weighed = model(some, piece.to(x.device))
             log_weights = (weighed.log_likelihood + weighed.log_ratio).double()
             first = torch.logaddexp(first, log_weights.logsumexp(1))
             second = torch.logaddexp(second, (2 * log_weights).logsumexp(1))
@@ -65,8 +65,8 @@ def quadrature(model: VAE, x: Tensor) -> Estimate:
     """log of the integral of N(z; 0, I) p(x | z) over z, by the trapezoidal rule, for a latent of one or two numbers.
 
     The grid is the same for all examples, so that no mode of p(z | x) can be missed for want of a good q(z | x). It is
-    refined for those examples whose answer still moves by ENOUGH, until none does or it is as fine as it gets; the error
-    is the last move. For smooth integrands that vanish at the ends the rule converges exponentially (Trefethen &
+    refined for those examples whose answer still moves by ENOUGH, until none does or it is as fine as it gets; the
+    error is the last move. For smooth integrands that vanish at the ends the rule converges exponentially (Trefethen &
     Weideman 2014), as soon as the spacing is about the width of what is integrated.
     """
     sides = {1: LINES, 2: SIDES}[model.latent]
@@ -94,13 +94,18 @@ def on_grid(model: VAE, x: Tensor, side: int) -> Tensor:
     points = torch.cartesian_prod(*[line] * model.latent).view(-1, model.latent)
     points = points[points.square().sum(1) <= REACH**2]
     log_prior = -0.5 * points.double().square().sum(1) + model.latent * math.log(spacing / math.sqrt(2 * math.pi))
+    return summed(model, x, points, log_prior)
+
+
+def summed(model: VAE, x: Tensor, points: Tensor, log_weights: Tensor) -> Tensor:
+    """log of sum_j weights[j] p(x | points[j]), float64 [N], for standardised examples [N, d] and latents [G, L]."""
     diagonal = model.sizes[2] == 0
     statistics = torch.cat([x, x**2 if diagonal else (x[:, :, None] * x[:, None]).flatten(1)], 1)
     found = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
     for start in range(0, len(points), ROWS):
         part = slice(start, start + ROWS)
         eta, base = natural(model.spoken(points[part]))
-        base = base + log_prior[part]
+        base = base + log_weights[part]
         rows = max(1, PAIRS // len(base))
         for first in range(0, len(x), rows):
             some = slice(first, first + rows)
@@ -132,3 +137,14 @@ def best(model: VAE, x: Tensor, samples: int, *stream: int) -> Estimate:
     return quadrature(model, x) if model.latent <= 2 else importance(model, x, samples, *stream)
 
 
+@torch.inference_mode()
+def rough(model: VAE, x: Tensor) -> Tensor:
+    """log p(x) good enough to look at, float64 [N]: the coarsest grid but one, or the mean over draws of the prior."""
+    standard = ((x - model.shift) / model.scale).double()
+    if model.latent <= 2:
+        found = on_grid(model, standard, {1: LINES, 2: SIDES}[model.latent][1])
+    else:
+        z = torch.randn(4_000, model.latent, generator=torch.Generator().manual_seed(0)).to(x.device)
+        log_prior = torch.full((len(z),), -math.log(len(z)), dtype=torch.float64, device=x.device)
+        found = summed(model, standard, z, log_prior)
+    return (found - model.scale.double().log().sum()).cpu()

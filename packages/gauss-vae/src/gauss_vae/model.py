@@ -5,6 +5,7 @@ standardised numbers, (x - shift) / scale; densities are those of the numbers as
 """
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -62,17 +63,23 @@ class Weighed(NamedTuple):
     """log p(z) - log q(z | x), [B, S]"""
     kl: Tensor
     """KL(q(z | x) || p(z)), [B]"""
+    reconstruction: Tensor | None
+    """mean of p(x | z) at the mean of q, [B, d]; None in training"""
+
+    def first(self, samples: int) -> "Weighed":
+        """The same with the first of the latents only."""
+        return self._replace(log_likelihood=self.log_likelihood[:, :samples], log_ratio=self.log_ratio[:, :samples])
 
 
 def bounded(raw: Tensor) -> Tensor:
-    """`raw` between SMALLEST and LARGEST, where it is nearly itself; smooth, so that gradients never blow up or break."""
+    """`raw` between SMALLEST and LARGEST, where it is nearly itself; smooth, so that no gradient blows up or breaks."""
     return SMALLEST + F.softplus(LARGEST - SMALLEST - F.softplus(LARGEST - raw))
 
 
 def perceptron(inputs: int, outputs: int, model: Model) -> nn.Sequential:
     widths = [inputs] + [model.hidden] * model.depth
     layers: list[nn.Module] = []
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in pairwise(widths):
         layers += [nn.Linear(a, b), ACTIVATIONS[model.activation]()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
 
@@ -142,17 +149,18 @@ class VAE(nn.Module):
         # log N(z; 0, I) - log q(z): the constants cancel, and (z - mean) / sd is the noise
         log_ratio = 0.5 * (noise**2 - z**2).sum(-1) + q.log_sd.sum(-1)[:, None]
         kl = 0.5 * (q.mean**2 + (2 * q.log_sd).exp() - 1).sum(-1) - q.log_sd.sum(-1)  # Kingma & Welling, appendix B
-        return Weighed(q.mean, self.log_likelihood(x, z), log_ratio, kl)
+        reconstruction = None if self.training else self.decode(q.mean).mean
+        return Weighed(q.mean, self.log_likelihood(x, z), log_ratio, kl, reconstruction)
 
 
-def bound(weighed: Weighed, kl: Tensor | float = 1.0) -> Tensor:
+def bound(weighed: Weighed, kl: Tensor) -> Tensor:
     """The ELBO, or with several latents the importance-weighted bound, of each example: [B].
 
-    ELBO: Kingma & Welling 2014, equation 7; the weight `kl`: Higgins et al. 2017. Several latents: log of the mean
+    ELBO: Kingma & Welling 2014, equation 7; the weight `kl`, [B]: Higgins et al. 2017. Several latents: log of the mean
     importance weight (Burda, Grosse & Salakhutdinov 2016, equation 8).
     """
     samples = weighed.log_likelihood.shape[1]
     if samples == 1:
         return weighed.log_likelihood[:, 0] - kl * weighed.kl
-    log_weights = weighed.log_likelihood + kl * weighed.log_ratio
+    log_weights = weighed.log_likelihood + kl[:, None] * weighed.log_ratio
     return log_weights.logsumexp(1) - math.log(samples)

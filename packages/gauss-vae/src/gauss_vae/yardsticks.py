@@ -20,8 +20,8 @@ def ppca(train: np.ndarray, q: int) -> Mixture:
     """Probabilistic PCA with `q` latent numbers, by maximum likelihood on training examples [N, d].
 
     Tipping & Bishop 1999, "Probabilistic principal component analysis", equations 7 and 8: x is normal with covariance
-    W W^T + sigma^2 I, where sigma^2 is the mean of the d - q smallest eigenvalues of the sample covariance. With q >= d - 1
-    that is the single Gaussian.
+    W W^T + sigma^2 I, where sigma^2 is the mean of the d - q smallest eigenvalues of the sample covariance. With q >=
+    d - 1 that is the single Gaussian.
     """
     whole = gaussian(train)
     weights, sigma2 = principal(whole.covariances[0], q)
