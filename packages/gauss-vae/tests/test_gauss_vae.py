@@ -35,12 +35,12 @@ def made(*flags):
     return task.make(config.parse(Config, [*SMALL, *flags]), CPU)
 
 
-def vae(dimension=3, **knobs):
-    """An untrained model whose decoder says something else everywhere, in fp32."""
+def vae(dimension=3, std=0.6, **knobs):
+    """An untrained model, with weights as large as `std` says, so that its decoder says something else everywhere."""
     torch.manual_seed(0)
     model = VAE(dimension, Model(**knobs)).eval()
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.6)
+        torch.nn.init.normal_(parameter, std=std)
     model.standardise(torch.randn(50, dimension) * torch.arange(1, dimension + 1) + 3)
     return model
 
@@ -48,20 +48,22 @@ def vae(dimension=3, **knobs):
 # -- the promises of every task
 
 
+FLAT = ["--data.dimension", "3", "--data.intrinsic", "1", "--data.separation", "0.1"]
+
+
 @pytest.mark.parametrize(
     "flags",
     [
         ["--objective.samples", "1"],
-        ["--objective.samples", "4", "--data.dimension", "3", "--model.variance", "full", "--objective.warmup", "3"],
+        ["--objective.samples", "4", "--model.variance", "full", "--objective.warmup", "3"],
     ],
 )
 def test_the_battery(flags, tmp_path):
-    """With little weight on the KL term, so that a batch can be learnt by heart."""
-    dimension = 3 if "--data.dimension" in flags else 2
-    (tmp_path / "rows.csv").write_text("".join(",".join([f"{i}.5"] * dimension) + "\n" for i in range(5)))
+    """With flat data and little weight on the KL term, so that a batch can be learnt by heart."""
+    (tmp_path / "rows.csv").write_text("".join(f"{i}.5, -1,2e-1\n" for i in range(5)))
     runs = tmp_path / "runs"
     runs.mkdir()
-    flags = [*SMALL, *flags, "--model.hidden", "64", "--model.depth", "2", "--objective.kl", "0.05"]
+    flags = [*SMALL, *FLAT, *flags, "--model.hidden", "64", "--model.depth", "2", "--objective.kl", "0.3"]
     check_task(PACKAGE, flags, [str(tmp_path / "rows.csv")], runs)
 
 
@@ -72,7 +74,7 @@ def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
-    flags = ["--data.train", "6000", "--data.valid", "500", "--data.test", "600", "--fit.epochs", "5"]
+    flags = ["--data.train", "6000", "--data.valid", "500", "--data.test", "600", "--fit.epochs", "4"]
     assert main(["train", "--run", str(folder), *SMALL, *flags, "--importance", "3000"]) == 0
     return folder
 
@@ -144,7 +146,7 @@ def mixture_file(path, **other):
 
 def test_a_mixture_can_come_from_a_file(tmp_path, capsys):
     name = mixture_file(tmp_path / "two.json")
-    assert main(["train", "--run", "r", *SMALL, "--data", name, "--fit.epochs", "1"]) == 0
+    assert main(["train", "--run", "r", *SMALL, "--data", name, "--fit.epochs", "1", "--model.latent", "3"]) == 0
     assert "2 clusters in 2 dimensions" in capsys.readouterr().out
     mixture = data.read_mixture(tmp_path / "two.json")
     assert mixture.weights.tolist() == [0.25, 0.75]
@@ -233,14 +235,15 @@ def test_the_decoder_is_the_normal_distribution_of_torch(variance, varying):
 
 
 def test_kl_and_bounds_equal_the_obvious_ones():
-    model = vae(3, latent=2)
+    model = vae(3, std=0.1, latent=2)
     x, noise = torch.randn(5, 3), torch.randn(5, 6, 2)
-    weighed = model(x, noise)
-    q = model.encode(x)
+    with torch.no_grad():
+        weighed, q = model(x, noise), model.encode(x)
     posterior, prior = Gauss(q.mean, q.log_sd.exp()), Gauss(torch.zeros(2), torch.ones(2))
     torch.testing.assert_close(weighed.kl, kl_divergence(posterior, prior).sum(-1))
     z = posterior.mean[:, None] + posterior.stddev[:, None] * noise
-    said = model.decode(z)
+    with torch.no_grad():
+        said = model.decode(z)
     joint = Gauss(said.mean, said.log_sd.exp()).log_prob(x[:, None]).sum(-1) + prior.log_prob(z).sum(-1)
     weights = joint - Gauss(q.mean[:, None], q.log_sd.exp()[:, None]).log_prob(z).sum(-1)
     one = torch.ones(5)
@@ -260,7 +263,7 @@ def test_bounds_of_the_variance_are_smooth_and_far():
 @pytest.mark.parametrize("variance", ["dimension", "shared", "full"])
 @pytest.mark.parametrize("raw", [-1e4, -30.0, 30.0, 1e4])
 def test_tiny_and_huge_variances_stay_finite(variance, raw):
-    model = vae(3, latent=2, variance=variance)
+    model = vae(3, std=0.2, latent=2, variance=variance)
     with torch.no_grad():
         model.decoder[-1].bias[3 : 3 + model.sizes[1]] = raw
         model.encoder[-1].bias[2:] = raw
@@ -283,15 +286,17 @@ def test_nearly_flat_data_can_be_trained_on(capsys):
 
 
 def test_warmup_raises_the_weight_of_the_kl_term():
-    one = made("--objective.warmup", "4", "--objective.kl", "2")
+    one = made("--objective.warmup", "4", "--objective.kl", "2", "--objective.samples", "1")
     ids = np.arange(3)
-    assert [one.load("train", ids, epoch).kl.tolist() for epoch in (1, 2, 4, 9)] == [[0.5] * 3, [1] * 3, [2] * 3, [2] * 3]
+    weights = [one.load("train", ids, epoch).kl.tolist() for epoch in (1, 2, 4, 9)]
+    assert weights == [[0.5] * 3, [1] * 3, [2] * 3, [2] * 3]
     assert one.load("valid", ids, 0).kl.tolist() == [1] * 3
     batch = one.load("train", ids, 1)
-    one.model.train()
-    steps = [float(one.step(batch._replace(kl=torch.full((3,), kl)))["loss"][0]) for kl in (0, 1, 2)]
-    assert steps[2] - steps[1] == pytest.approx(steps[1] - steps[0], rel=1e-3) or one.config.objective.samples > 1
-    assert steps[0] != steps[1]
+    with torch.no_grad():
+        found = [one.step(batch._replace(kl=torch.full((3,), kl))) for kl in (0.0, 1.0, 2.0)]
+    losses, kl = [float(sums["loss"][0]) for sums in found], float(found[0]["kl"][0])
+    assert kl > 0
+    assert losses == pytest.approx([losses[0] + weight * kl for weight in (0, 1, 2)], rel=1e-4)
 
 
 def test_noise_is_normal_and_follows_from_the_example():
@@ -333,12 +338,11 @@ def test_a_linear_vae_at_its_optimum_is_probabilistic_pca(q):
     found = likelihood.importance(model, x, 10, 0)
     np.testing.assert_allclose(found.log_density, exact, atol=2e-3)
     assert found.error.max() < 2e-3
-    weighed = model(x, torch.zeros(200, 1, q))
-    trace = (weighed.log_likelihood + weighed.log_ratio)[:, 0].detach()  # at the posterior's mean
-    np.testing.assert_allclose(trace, exact, atol=2e-3)
-    elbo = bound(model(x, torch.randn(200, 1, q).repeat(1, 1, 1)), torch.ones(200)).detach()
-    many = model(x, torch.randn(200, 20_000 // q, q))
-    elbo = many.log_likelihood.mean(1).detach() - many.kl.detach()
+    weighed = model(x, torch.zeros(200, 1, q))  # at the posterior's mean
+    np.testing.assert_allclose((weighed.log_likelihood + weighed.log_ratio)[:, 0].detach(), exact, atol=2e-3)
+    with torch.no_grad():
+        many = model(x, torch.randn(200, 5_000, q, generator=torch.Generator().manual_seed(0)))
+    elbo = many.log_likelihood.mean(1) - many.kl
     np.testing.assert_allclose(elbo.mean(), exact.mean(), atol=5e-3)
     if q <= 2:
         found = likelihood.quadrature(model, x)
@@ -374,19 +378,23 @@ def test_em_finds_the_clusters_at_any_scale(scale):
 @pytest.mark.parametrize("variance", ["dimension", "shared", "full"])
 @pytest.mark.parametrize("latent", [1, 2])
 def test_quadrature_is_the_obvious_sum_and_importance_sampling_agrees(variance, latent):
-    model = vae(2, latent=latent, variance=variance, hidden=8, depth=1)
-    x = model.decode(torch.randn(40, latent)).mean.detach()
-    found = likelihood.quadrature(model, x)
-    line = torch.linspace(-7, 7, 6_000 if latent == 1 else 700)
-    z = torch.cartesian_prod(*[line] * latent).view(-1, latent)
-    cell = float(line[1] - line[0]) ** latent
-    said = model.decode(z)
-    log_prior = Gauss(0.0, 1.0).log_prob(z).sum(-1)
-    with torch.no_grad():
-        sums = [(said.log_density(row) + log_prior).double().logsumexp(0) + math.log(cell) for row in x]
-    np.testing.assert_allclose(found.log_density, torch.stack(sums), atol=2e-3)
-    sampled = likelihood.importance(model, x, 5_000, 0)
-    assert (sampled.log_density - found.log_density).abs().mean() < 4 * float(sampled.error.mean()) + 1e-3
+    model = vae(2, std=0.4, latent=latent, variance=variance, hidden=8, depth=1)
+    with torch.no_grad():  # q(z | x) is the prior, a bad proposal, but one that misses nothing
+        model.encoder[-1].weight.zero_()
+        model.encoder[-1].bias.zero_()
+        x = model.decode(torch.randn(40, latent)).mean
+        found = likelihood.quadrature(model, x)
+        line = torch.linspace(-6.5, 6.5, 12_001 if latent == 1 else 1_201)
+        z = torch.cartesian_prod(*[line] * latent).view(-1, latent)
+        said = model.decode(z)
+        log_weights = Gauss(0.0, 1.0).log_prob(z).sum(-1) + latent * math.log(float(line[1] - line[0]))
+        sums = torch.stack([(said.log_density(row) + log_weights).double().logsumexp(0) for row in x])
+    np.testing.assert_allclose(found.log_density, sums, atol=5e-4)
+    assert found.error.max() < likelihood.ENOUGH
+    sampled = likelihood.importance(model, x, 20_000, 0)
+    difference = (sampled.log_density - found.log_density).abs()
+    assert (difference < 5 * sampled.error + 1e-3).all()
+    assert sampled.error.max() < 0.2
 
 
 def test_importance_sampling_needs_no_memory_for_all_samples(monkeypatch):
@@ -406,15 +414,15 @@ def test_importance_sampling_needs_no_memory_for_all_samples(monkeypatch):
 
 
 def test_a_posterior_narrower_than_the_grid_is_found():
-    """With a decoder that is the identity with sd 0.004, whose integral is known: N(x; 0, 1 + 0.004^2)."""
+    """With a decoder that is the identity with sd 0.02, whose integral is known: N(x; 0, 1 + 0.02^2)."""
     model = VAE(2, Model(latent=2, depth=0, variance="shared", varying=False)).eval()
     with torch.no_grad():
         model.decoder[0].weight.copy_(torch.eye(2))
         model.decoder[0].bias.zero_()
-        model.constant.fill_(math.log(0.01))
+        model.constant.fill_(math.log(0.02))
     x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
     found = likelihood.quadrature(model, x)
-    exact = Gauss(0.0, math.sqrt(1 + 0.01**2)).log_prob(x).sum(1)
+    exact = Gauss(0.0, math.sqrt(1 + 0.02**2)).log_prob(x).sum(1)
     np.testing.assert_allclose(found.log_density, exact, atol=2e-3)
 
 

@@ -12,9 +12,12 @@ from gauss_vae.model import VAE, Normal, Weighed
 ROWS = 100_000  # decoded at once: bounds the memory, whatever the number of samples
 PAIRS = 4_000_000  # of example and grid point, at once
 REACH = 6.5  # the grid of the quadrature ends there: N(0, I) has less than 1e-9 outside
-SIDES = (96, 192, 384, 768, 1536)  # points along each axis of the grid, finer each time, in two dimensions
-LINES = (512, 2048, 8192, 32768, 131072)  # the same in one dimension
-ENOUGH = 1e-4  # nats: an example whose log p(x) moved less by the last refinement is done
+GRIDS = {  # points along each axis of the grid, by the size of the latent; finer each time
+    1: (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072),
+    2: (96, 144, 216, 324, 486, 729, 1094, 1640),
+}
+COARSE = {1: 1024, 2: 128}  # the same, for a picture
+ENOUGH = 1e-4  # nats: an example whose log p(x) moved less than that twice, as the grid became finer, is done
 
 
 class Estimate(NamedTuple):
@@ -65,19 +68,18 @@ def quadrature(model: VAE, x: Tensor) -> Estimate:
     """log of the integral of N(z; 0, I) p(x | z) over z, by the trapezoidal rule, for a latent of one or two numbers.
 
     The grid is the same for all examples, so that no mode of p(z | x) can be missed for want of a good q(z | x). It is
-    refined for those examples whose answer still moves by ENOUGH, until none does or it is as fine as it gets; the
-    error is the last move. For smooth integrands that vanish at the ends the rule converges exponentially (Trefethen &
-    Weideman 2014), as soon as the spacing is about the width of what is integrated.
+    refined for those examples whose answer still moves, until none does or it is as fine as it gets; the error is the
+    larger of the last two moves. For smooth integrands that vanish at the ends the rule converges exponentially
+    (Trefethen & Weideman 2014), as soon as the spacing is about the width of what is integrated.
     """
-    sides = {1: LINES, 2: SIDES}[model.latent]
     found = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
-    error = torch.full_like(found, math.inf)
+    move, error = torch.full_like(found, math.inf), torch.full_like(found, math.inf)
     standard = ((x - model.shift) / model.scale).double()
     left = torch.arange(len(x), device=x.device)
-    for side in sides:
+    for side in GRIDS[model.latent]:
         now = on_grid(model, standard[left], side)
-        error[left] = (now - found[left]).abs()
-        found[left] = now
+        before, move[left] = move[left], (now - found[left]).abs()
+        error[left], found[left] = torch.maximum(before, move[left]), now
         left = left[~(error[left] < ENOUGH)]
         if not len(left):
             break
@@ -139,10 +141,10 @@ def best(model: VAE, x: Tensor, samples: int, *stream: int) -> Estimate:
 
 @torch.inference_mode()
 def rough(model: VAE, x: Tensor) -> Tensor:
-    """log p(x) good enough to look at, float64 [N]: the coarsest grid but one, or the mean over draws of the prior."""
+    """log p(x) good enough to look at, float64 [N]: on one grid, or as the mean over draws of the prior."""
     standard = ((x - model.shift) / model.scale).double()
     if model.latent <= 2:
-        found = on_grid(model, standard, {1: LINES, 2: SIDES}[model.latent][1])
+        found = on_grid(model, standard, COARSE[model.latent])
     else:
         z = torch.randn(4_000, model.latent, generator=torch.Generator().manual_seed(0)).to(x.device)
         log_prior = torch.full((len(z),), -math.log(len(z)), dtype=torch.float64, device=x.device)

@@ -15,7 +15,7 @@ from gauss_vae.model import VAE
 
 POINTS = 1_500  # examples, and samples, in a picture
 ELLIPSES = 40
-GRID = 110  # points along each side of a density
+GRID = 90  # points along each side of a density
 SAMPLES = -7  # the stream that a picture's samples are drawn from
 BLUE, ORANGE = "#0b5fa5", "#d9580d"  # told apart by colour-blind readers too
 
