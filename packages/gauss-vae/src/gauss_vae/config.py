@@ -58,7 +58,7 @@ class Model:
 
     latent: int | None = None
     """numbers in the latent; none: as many as an example has"""
-    depth: int = 2
+    depth: int = 3
     """hidden layers of the encoder and of the decoder; 0: both are linear"""
     hidden: int = 64
     """units of each hidden layer"""
@@ -80,7 +80,7 @@ class Model:
 class Objective:
     """What is maximised."""
 
-    samples: int = 1
+    samples: int = 8
     """latents drawn for each example: 1 is the ELBO; more is the importance-weighted bound (IWAE)"""
     kl: float = 1.0
     """weight of the KL term, and of the latent's part of an importance weight (beta-VAE)"""
@@ -105,7 +105,14 @@ class Config:
     """samples of the importance-weighted likelihood in `evaluate` and `predict`"""
     fit: Fit = field(
         default_factory=lambda: Fit(
-            epochs=20, batch_size=500, lr=3e-3, weight_decay=0.0, schedule="cosine", warmup=0.05, precision="fp32"
+            epochs=20,
+            batch_size=500,
+            lr=1e-2,
+            weight_decay=0.0,
+            schedule="cosine",
+            warmup=0.05,
+            clip=1.0,
+            precision="fp32",
         )
     )
 

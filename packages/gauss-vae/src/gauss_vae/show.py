@@ -35,7 +35,7 @@ def board(model: VAE, mixture: Mixture, points: np.ndarray, clusters: np.ndarray
     samples = drawn(model, len(points), seed)
     plane, said = Plane(points), "" if points.shape[1] <= 2 else ", in the data's plane of largest variance"
     wide = mixture.dimension == 2
-    figure = Figure(figsize=(13.5, 8.8) if wide else (13.5, 4.7), layout="constrained")
+    figure = Figure(figsize=(13.5, 8.4) if wide else (13.5, 4.5), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(2 if wide else 1, 3, squeeze=False)
     colours = np.array([f"C{k % 10}" for k in clusters])
@@ -48,8 +48,8 @@ def board(model: VAE, mixture: Mixture, points: np.ndarray, clusters: np.ndarray
     a.set_title("Samples" + said, fontsize=10)
     a.legend(loc="best", fontsize=8, markerscale=4)
     low, high = flat.min(0), flat.max(0)
-    margin = 0.12 * (high - low).max() + 1e-6
-    window = [(low[i] - margin, high[i] + margin) for i in (0, 1)]
+    half = 0.6 * float((high - low).max()) + 1e-6  # a square, so that ellipses have their shape
+    window = [(float(middle - half), float(middle + half)) for middle in (low + high) / 2]
 
     reconstructions(axes[0, 1], model, x[:ELLIPSES].to(device), flat[:ELLIPSES], plane, colours)
     for a in axes[0, :2]:
@@ -97,7 +97,8 @@ def reconstructions(axes: Any, model: VAE, x: Tensor, flat: np.ndarray, plane: P
         values, vectors = np.linalg.eigh(factor @ factor.T)
         width, height = 4 * np.sqrt(np.maximum(values, 0))
         angle = math.degrees(math.atan2(vectors[1, 0], vectors[0, 0]))
-        axes.add_patch(Ellipse(mean, width, height, angle=angle, fc=colour, ec=colour, alpha=0.18))
+        axes.add_patch(Ellipse(mean, width, height, angle=angle, fc=colour, lw=0, alpha=0.06))
+        axes.add_patch(Ellipse(mean, width, height, angle=angle, fc="none", ec=colour, lw=0.6, alpha=0.6))
         axes.plot(*zip(point, mean, strict=True), "-", color=colour, lw=0.8)
         axes.plot(*mean, "+", color=colour, ms=5)
         axes.plot(*point, ".", color=colour, ms=5)
