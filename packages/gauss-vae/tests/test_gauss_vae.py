@@ -299,12 +299,15 @@ def test_warmup_raises_the_weight_of_the_kl_term():
     assert losses == pytest.approx([losses[0] + weight * kl for weight in (0, 1, 2)], rel=1e-4)
 
 
-def test_noise_is_normal_and_follows_from_the_example():
+def test_noise_is_normal_and_follows_from_the_example(monkeypatch):
     drawn = task.normal(np.arange(20_000), 4, 1, 2)
     assert drawn.isfinite().all()
     np.testing.assert_allclose(torch.cov(drawn.T), np.eye(4), atol=0.03)
     np.testing.assert_array_equal(drawn[[5, 3]], task.normal(np.array([5, 3]), 4, 1, 2))
     assert not torch.equal(drawn[:9], task.normal(np.arange(9), 4, 1, 3))
+    for cell in (0.0, 1 - 2**-24):  # the first and the last that there are
+        monkeypatch.setattr("etude.draw.uniform", lambda ids, count, *_: torch.full((len(ids), count), cell))
+        assert abs(float(task.normal(np.arange(1), 1)[0, 0])) == pytest.approx(5.42, abs=0.01)
 
 
 # -- the likelihood, against closed answers
