@@ -1,0 +1,16 @@
+"""The command gauss-vae."""
+
+import sys
+
+from etude import cli
+from gauss_vae.config import Config
+
+PACKAGE = cli.Package("gauss-vae", Config, next_step="--data.dimension 8")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.main(PACKAGE, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""Every knob of a run. No torch here: `gauss-vae train --help` answers at once."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from etude.config import Fit, at_least
+from etude.errors import UserError
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which mixture of Gaussians, and how much is drawn from it; --data X is short for --data.name X."""
+
+    name: str = "sample"
+    """sample: a mixture drawn here by fit.seed; or the path of a JSON file with weights, means and covariances"""
+    clusters: int = 5
+    """Gaussians in the mixture, all of the same weight"""
+    dimension: int = 2
+    """numbers in an example"""
+    intrinsic: int = 0
+    """directions in which a cluster really extends, its own for each cluster; 0: as many as there are dimensions"""
+    noise: float = 0.1
+    """standard deviation in all other directions; it must not be 0, or Sigma is not positive definite"""
+    separation: float = 6.0
+    """distance of two means (root mean square); a cluster's standard deviations are between 1/2 and 2"""
+    train: int = 50_000
+    """examples drawn to train on"""
+    valid: int = 5_000
+    """examples drawn to choose by"""
+    test: int = 10_000
+    """examples drawn to be scored on"""
+
+    def __post_init__(self) -> None:
+        at_least(1, "data", self, "clusters", "dimension")
+        at_least(2, "data", self, "train", "valid", "test")
+        at_least(0, "data", self, "intrinsic", "noise", "separation")
+        if not (math.isfinite(self.noise) and math.isfinite(self.separation)):
+            raise UserError("data.noise and data.separation must be finite")
+        if self.intrinsic > self.dimension:
+            raise UserError(
+                f"data.intrinsic {self.intrinsic} is more than data.dimension {self.dimension}: lower it, or 0 for all"
+            )
+        if 0 < self.intrinsic < self.dimension and self.noise == 0:
+            raise UserError(
+                f"Sigma is not positive definite: with data.noise 0 its rank is {self.intrinsic} of {self.dimension}; "
+                "give data.noise above 0, or data.intrinsic 0"
+            )
+        if self.clusters > self.train:
+            raise UserError(
+                f"data.clusters {self.clusters} is more than data.train {self.train} has examples: draw more"
+            )
+
+
+@dataclass(frozen=True)
+class Model:
+    """Encoder and decoder, each a multilayer perceptron that gives the mean and the variance of a normal vector."""
+
+    latent: int | None = None
+    """numbers in the latent; none: as many as an example has"""
+    depth: int = 3
+    """hidden layers of the encoder and of the decoder; 0: both are linear"""
+    hidden: int = 64
+    """units of each hidden layer"""
+    activation: Literal["silu", "gelu", "relu", "tanh"] = "silu"
+    """after each hidden layer"""
+    variance: Literal["dimension", "shared", "full"] = "dimension"
+    """what the decoder says around its mean: a variance for each dimension; one for all; or a full covariance matrix"""
+    varying: bool = True
+    """the variance is a function of the latent; off: learnt, but the same everywhere"""
+
+    def __post_init__(self) -> None:
+        if self.latent is not None:
+            at_least(1, "model", self, "latent")
+        at_least(0, "model", self, "depth")
+        at_least(1, "model", self, "hidden")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is maximised."""
+
+    samples: int = 8
+    """latents drawn for each example: 1 is the ELBO; more is the importance-weighted bound (IWAE)"""
+    kl: float = 1.0
+    """weight of the KL term, and of the latent's part of an importance weight (beta-VAE)"""
+    warmup: int = 0
+    """epochs over which that weight rises from 0, in a straight line"""
+
+    def __post_init__(self) -> None:
+        at_least(1, "objective", self, "samples")
+        at_least(0, "objective", self, "kl", "warmup")
+        if not math.isfinite(self.kl):
+            raise UserError(f"objective.kl must be finite, not {self.kl}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run of gauss-vae."""
+
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    objective: Objective = field(default_factory=Objective)
+    importance: int = 5_000
+    """samples of the importance-weighted likelihood in `evaluate` and `predict`"""
+    fit: Fit = field(
+        default_factory=lambda: Fit(
+            epochs=20,
+            batch_size=500,
+            lr=1e-2,
+            weight_decay=0.0,
+            schedule="cosine",
+            warmup=0.05,
+            clip=1.0,
+            precision="fp32",
+        )
+    )
+
+    def __post_init__(self) -> None:
+        if self.importance < 2:
+            raise UserError(f"importance must be at least 2, not {self.importance}")

@@ -1,0 +1,152 @@
+"""log p(x) of a VAE, where its bound is not enough: by importance sampling, and by quadrature for small latents."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from etude import draw
+from gauss_vae.model import VAE, Normal, Weighed
+
+ROWS = 100_000  # decoded at once: bounds the memory, whatever the number of samples
+PAIRS = 4_000_000  # of example and grid point, at once
+REACH = 6.5  # the grid of the quadrature ends there: N(0, I) has less than 1e-9 outside
+GRIDS = {  # points along each axis of the grid, by the size of the latent; finer each time
+    1: (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072),
+    2: (96, 144, 216, 324, 486, 729, 1094, 1640),
+}
+COARSE = {1: 1024, 2: 128}  # the same, for a picture
+ENOUGH = 1e-4  # nats: an example whose log p(x) moved less than that twice, as the grid became finer, is done
+
+
+class Estimate(NamedTuple):
+    """log p(x) of N examples, float64 [N], and what is known of its error, float64 [N] in nats."""
+
+    log_density: Tensor
+    error: Tensor
+
+
+def noise(ids: Tensor, samples: int, latent: int, *stream: int) -> Tensor:
+    """Standard normal noise, float32 [B, S, L]: row i is a function of ids[i] and `stream`, whatever the other rows."""
+    generator = torch.Generator()
+    rows = [
+        torch.randn(samples, latent, generator=generator.manual_seed(draw.key(*stream, id) >> 1)) for id in ids.tolist()
+    ]
+    return torch.stack(rows)
+
+
+@torch.inference_mode()
+def importance(model: VAE, x: Tensor, samples: int, *stream: int) -> Estimate:
+    """log of the mean importance weight p(x, z) / q(z | x) over `samples` latents z of q, for examples [N, d].
+
+    Burda, Grosse & Salakhutdinov 2016, "Importance weighted autoencoders", equation 8: in expectation a lower bound of
+    log p(x) that rises to it. The error is the standard deviation of that logarithm by the delta method; its bias is
+    about minus half its square. At most ROWS latents are decoded at once.
+    """
+    found, errors = [], []
+    rows = max(1, ROWS // samples)
+    for start in range(0, len(x), rows):
+        some = x[start : start + rows]
+        ids = torch.arange(start, start + len(some))
+        drawn = noise(ids, samples, model.latent, *stream)
+        first = torch.full((len(some),), -math.inf, dtype=torch.float64, device=x.device)
+        second = first.clone()
+        for piece in drawn.split(ROWS, 1):
+            weighed: Weighed = model(some, piece.to(x.device))
+            log_weights = (weighed.log_likelihood + weighed.log_ratio).double()
+            first = torch.logaddexp(first, log_weights.logsumexp(1))
+            second = torch.logaddexp(second, (2 * log_weights).logsumexp(1))
+        found.append(first - math.log(samples))
+        # the variance of a mean weight over its square: sum w^2 / (sum w)^2 - 1 / S
+        errors.append(((second - 2 * first).exp() - 1 / samples).clamp(min=0).sqrt())
+    return Estimate(torch.cat(found).cpu(), torch.cat(errors).cpu())
+
+
+@torch.inference_mode()
+def quadrature(model: VAE, x: Tensor) -> Estimate:
+    """log of the integral of N(z; 0, I) p(x | z) over z, by the trapezoidal rule, for a latent of one or two numbers.
+
+    The grid is the same for all examples, so that no mode of p(z | x) can be missed for want of a good q(z | x). It is
+    refined for those examples whose answer still moves, until none does or it is as fine as it gets; the error is the
+    larger of the last two moves. For smooth integrands that vanish at the ends the rule converges exponentially
+    (Trefethen & Weideman 2014), as soon as the spacing is about the width of what is integrated.
+    """
+    found = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+    move, error = torch.full_like(found, math.inf), torch.full_like(found, math.inf)
+    standard = ((x - model.shift) / model.scale).double()
+    left = torch.arange(len(x), device=x.device)
+    for side in GRIDS[model.latent]:
+        now = on_grid(model, standard[left], side)
+        before, move[left] = move[left], (now - found[left]).abs()
+        error[left], found[left] = torch.maximum(before, move[left]), now
+        left = left[~(error[left] < ENOUGH)]
+        if not len(left):
+            break
+    return Estimate((found - model.scale.double().log().sum()).cpu(), error.cpu())
+
+
+def on_grid(model: VAE, x: Tensor, side: int) -> Tensor:
+    """The trapezoidal rule for standardised examples, float64 [N, d], with `side` points along each axis: float64 [N].
+
+    log N(x; z) = <T(x), eta(z)> - A(z), so that all pairs of example and grid point are one matrix product.
+    """
+    line = torch.linspace(-REACH, REACH, side, device=x.device)
+    spacing = 2 * REACH / (side - 1)
+    points = torch.cartesian_prod(*[line] * model.latent).view(-1, model.latent)
+    points = points[points.square().sum(1) <= REACH**2]
+    log_prior = -0.5 * points.double().square().sum(1) + model.latent * math.log(spacing / math.sqrt(2 * math.pi))
+    return summed(model, x, points, log_prior)
+
+
+def summed(model: VAE, x: Tensor, points: Tensor, log_weights: Tensor) -> Tensor:
+    """log of sum_j weights[j] p(x | points[j]), float64 [N], for standardised examples [N, d] and latents [G, L]."""
+    diagonal = model.sizes[2] == 0
+    statistics = torch.cat([x, x**2 if diagonal else (x[:, :, None] * x[:, None]).flatten(1)], 1)
+    found = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+    for start in range(0, len(points), ROWS):
+        part = slice(start, start + ROWS)
+        eta, base = natural(model.spoken(points[part]))
+        base = base + log_weights[part]
+        rows = max(1, PAIRS // len(base))
+        for first in range(0, len(x), rows):
+            some = slice(first, first + rows)
+            exponents = torch.addmm(base, statistics[some], eta.T)
+            found[some] = torch.logaddexp(found[some], exponents.logsumexp(1))
+    return found
+
+
+def natural(normal: Normal) -> tuple[Tensor, Tensor]:
+    """Natural parameters of normal distributions [G, d]: float64 [G, d + d] (diagonal) or [G, d + d^2]; and -A, [G]."""
+    mean = normal.mean.double()
+    log_sd = normal.log_sd.double().expand_as(mean)
+    inverse = (-log_sd).exp()
+    white = inverse * mean
+    if normal.mixing is None:
+        eta = torch.cat([white * inverse, -0.5 * inverse**2], 1)
+    else:
+        whitener = normal.mixing.double() * inverse[:, None]  # precision = whitener^T whitener
+        white = (whitener @ mean[..., None])[..., 0]
+        precision = whitener.mT @ whitener
+        eta = torch.cat([(whitener.mT @ white[..., None])[..., 0], -0.5 * precision.flatten(1)], 1)
+    d = mean.shape[1]
+    return eta, -0.5 * white.square().sum(1) - log_sd.sum(1) - 0.5 * d * math.log(2 * math.pi)
+
+
+@torch.inference_mode()
+def best(model: VAE, x: Tensor, samples: int, *stream: int) -> Estimate:
+    """The best estimate there is: quadrature for a latent of at most two numbers, else importance sampling."""
+    return quadrature(model, x) if model.latent <= 2 else importance(model, x, samples, *stream)
+
+
+@torch.inference_mode()
+def rough(model: VAE, x: Tensor) -> Tensor:
+    """log p(x) good enough to look at, float64 [N]: on one grid, or as the mean over draws of the prior."""
+    standard = ((x - model.shift) / model.scale).double()
+    if model.latent <= 2:
+        found = on_grid(model, standard, COARSE[model.latent])
+    else:
+        z = torch.randn(4_000, model.latent, generator=torch.Generator().manual_seed(0)).to(x.device)
+        log_prior = torch.full((len(z),), -math.log(len(z)), dtype=torch.float64, device=x.device)
+        found = summed(model, standard, z, log_prior)
+    return (found - model.scale.double().log().sum()).cpu()

@@ -1,0 +1,221 @@
+"""gauss-vae as a Task: how far is a variational autoencoder from the density that its data have?"""
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etude import draw
+from etude.errors import UserError
+from etude.loop import Split, Sums, Task, Totals, even_batches
+from etude.run import Run
+from gauss_vae import data, likelihood, show, yardsticks
+from gauss_vae.config import Config
+from gauss_vae.data import PARTS, Mixture
+from gauss_vae.model import VAE, Weighed, bound
+
+SAMPLES = 32  # latents drawn for each example in validation
+ACTIVE = (
+    0.01  # the variance of a latent unit's posterior mean from which on it is active: Burda et al. 2016, section 5.2
+)
+NOISE, SCORING = -5, -6  # streams of random numbers beside those of `gauss_vae.data`
+
+
+class Batch(NamedTuple):
+    x: Tensor
+    """float32 [B, d]"""
+    noise: Tensor
+    """standard normal, to draw latents with, float32 [B, S, L]"""
+    truth: Tensor
+    """log p(x) of the mixture, float32 [B]"""
+    kl: Tensor
+    """weight of the KL term, float32 [B], all the same"""
+
+
+class Part(NamedTuple):
+    """One part of the data."""
+
+    x: np.ndarray  # float32 [N, d]
+    clusters: np.ndarray  # int64 [N]
+    truth: np.ndarray  # log p(x), float64 [N]
+
+
+class Compared:
+    """The Task; without data when it was restored to predict."""
+
+    metric = "gap"
+    better: Literal["lower"] = "lower"
+
+    def __init__(self, config: Config, dimension: int, mixture: Mixture | None = None) -> None:
+        self.config, self.mixture = config, mixture
+        self.model = VAE(dimension, config.model)
+        parameters = sum(p.numel() for p in self.model.parameters())
+        widths = [config.model.hidden] * config.model.depth
+        layers = [dimension, *widths, self.model.latent, *widths, dimension]
+        self.summary = f"{parameters:,} parameters, {' > '.join(map(str, layers))}"
+        if mixture is None:
+            return
+        if mixture.dimension != dimension:
+            raise UserError(
+                f"this run has {dimension} dimensions, but {config.data.name} {mixture.dimension}: give another --data"
+            )
+        self.parts: dict[Split, Part] = {}
+        for split, n in (("train", config.data.train), ("valid", config.data.valid), ("test", config.data.test)):
+            x, clusters = mixture.draw(n, config.fit.seed, PARTS[split])
+            self.parts[split] = Part(x, clusters, mixture.log_density(x))  # type: ignore[index]
+        sizes = " / ".join(f"{len(part.x):,}" for part in self.parts.values())
+        of = f" extending in {config.data.intrinsic}" if config.data.intrinsic and config.data.name == "sample" else ""
+        self.data = (
+            f"{config.data.name}, {len(mixture.weights)} clusters in {dimension} dimensions{of}, "
+            f"{sizes} examples to train, validate and test"
+        )
+        self.model.standardise(torch.from_numpy(self.parts["train"].x))
+
+    def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
+        n = len(self.parts[split].x)
+        order = draw.shuffled(n, self.config.fit.seed, epoch) if split == "train" else np.arange(n)
+        return even_batches(order, batch_size)
+
+    def load(self, split: Split, ids: np.ndarray, epoch: int) -> Batch:
+        part, objective = self.parts[split], self.config.objective
+        samples = objective.samples if split == "train" else SAMPLES
+        noise = normal(ids, samples * self.model.latent, self.config.fit.seed, NOISE, PARTS[split], epoch)
+        noise = noise.view(-1, samples, self.model.latent)
+        kl = objective.kl * min(1.0, epoch / objective.warmup if objective.warmup else 1.0) if split == "train" else 1.0
+        truth = torch.from_numpy(part.truth[ids]).float()
+        return Batch(torch.from_numpy(part.x[ids]), noise, truth, torch.full((len(ids),), kl))
+
+    def step(self, batch: Batch) -> Sums:
+        """Training: minus the bound. Else also the gap by SAMPLES importance samples, and what the latent says."""
+        n, training = len(batch.x), self.model.training
+        weighed: Weighed = self.model(batch.x, batch.noise)
+        loss = -bound(weighed.first(self.config.objective.samples), batch.kl).sum()
+        sums: Sums = {"loss": (loss, n), "kl": (weighed.kl.sum(), n)}
+        if training or weighed.reconstruction is None:
+            return sums
+        elbo = weighed.log_likelihood.mean(1) - weighed.kl
+        iwae = bound(weighed, torch.ones_like(batch.kl)) if batch.noise.shape[1] > 1 else elbo
+        sums["elbo"] = (elbo.sum(), n)
+        sums["nll"] = (-iwae.sum(), n)
+        sums["gap"] = ((batch.truth - iwae).double().sum(), n)
+        sums["reconstruction"] = ((batch.x - weighed.reconstruction).square().mean(1).sum(), n)
+        sums["latent"] = (torch.stack([weighed.latent, weighed.latent**2]).double().sum(1), n)
+        return sums
+
+    def scores(self, totals: Totals) -> dict[str, float]:
+        found = totals.means()
+        if "latent" in totals.sums:
+            mean, square = totals.mean("latent")
+            found["active"] = float((square - mean**2 > ACTIVE).sum())
+        return found
+
+    def assets(self) -> dict[str, Any]:
+        return {"dimension": self.model.dimension}
+
+    def show(self, run: Run, epoch: int, step: int) -> None:
+        """The same validation examples each time: before training, after epochs 1, 2, 4, 8, ..., and at the end."""
+        if epoch > 0 and epoch & (epoch - 1):
+            return
+        name = "end" if epoch < 0 else f"epoch-{epoch:03d}"
+        part = self.parts["valid"]
+        seed = self.config.fit.seed
+        assert self.mixture is not None
+        picture = show.board(self.model, self.mixture, part.x[: show.POINTS], part.clusters[: show.POINTS], seed)
+        run.picture("board", picture, step, f"board-{name}")
+        if epoch < 0:
+            x = torch.from_numpy(part.x[: show.POINTS]).to(self.model.shift.device)
+            columns = {"cluster": [str(k) for k in part.clusters[: len(x)]]}
+            run.embedding("latents", self.model.encode(x).mean.cpu(), columns, step)
+            run.text("model", f"{self.summary}\n\n```\n{self.model}\n```", step)
+
+
+def normal(ids: np.ndarray, count: int, *stream: int) -> Tensor:
+    """Standard normal numbers, float32 [B, count]: a row is a function of its id and `stream` alone."""
+    # The middle of its cell, so neither 0 nor 1: in float32 the last one would be rounded to 1, and its number infinite.
+    uniform = draw.uniform(ids, count, *stream).double() + 2**-25
+    return torch.special.ndtri(uniform).float()
+
+
+def make(config: Config, where: torch.device) -> Task:
+    mixture = data.load(config.data, config.fit.seed)
+    return Compared(config, mixture.dimension, mixture)
+
+
+def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Compared:
+    mixture = None if where is None else data.load(config.data, config.fit.seed)
+    return Compared(config, assets["dimension"], mixture)
+
+
+def describe(task: Compared, totals: Totals) -> tuple[str, dict[str, Any]]:
+    """All in nats per example, on the same draws of the test part; what is fitted is fitted to the training part."""
+    assert task.mixture is not None
+    train, test = task.parts["train"].x, task.parts["test"]
+    seed, q, k = task.config.fit.seed, task.model.latent, len(task.mixture.weights)
+    n, samples = len(test.x), task.config.importance
+    found = task.scores(totals)
+    x = torch.from_numpy(test.x).to(task.model.shift.device)
+    iwae = likelihood.importance(task.model, x, samples, seed, SCORING)
+    densities = {
+        "gaussian": yardsticks.gaussian(train).log_density(test.x),
+        "ppca": yardsticks.ppca(train, q).log_density(test.x),
+        "gmm": yardsticks.gmm(train, k, seed).log_density(test.x),
+        "iwae": iwae.log_density.numpy(),
+    }
+    result: dict[str, Any] = {"entropy": -test.truth.mean(), "entropy_se": se(test.truth)}
+    result["iwae_error"] = float(iwae.error.square().sum().sqrt() / n + 0.5 * iwae.error.square().mean())
+    names = {
+        "gaussian": "single Gaussian",
+        "ppca": f"probabilistic PCA, {q} latent numbers",
+        "gmm": f"mixture of {k} Gaussians by EM",
+        "iwae": f"VAE, {samples:,} importance samples",
+    }
+    if q <= 2:
+        exact = likelihood.quadrature(task.model, x)
+        densities["quadrature"], names["quadrature"] = exact.log_density.numpy(), "VAE, quadrature"
+        result["quadrature_error"] = float(exact.error.mean())
+    lines = [f"{'nats per example, ' + f'{n:,} examples':<40}{'NLL':>9}{'gap':>10}      se"]
+
+    def line(name: str, nll: float, gap: float, error: float | None, note: str = "") -> None:
+        shown = "" if error is None else f"{error:>8.4f}"
+        lines.append(f"{name:<40}{nll:>9.4f}{gap:>10.4f}{shown}{note}")
+
+    entropy = float(result["entropy"])
+    line("the data's own density (entropy)", entropy, 0.0, None, f"   entropy ± {result['entropy_se']:.4f}")
+    for name, density in densities.items():
+        if name == "iwae":
+            line("VAE, ELBO", -found["elbo"], -found["elbo"] - entropy, None, "   a bound of the NLL")
+        result[name] = -density.mean()
+        errors = {"iwae": "iwae_error", "quadrature": "quadrature_error"}
+        note = f"   NLL ± {result[errors[name]]:.4f}" if name in errors else ""
+        line(names[name], result[name], result[name] - entropy, se(test.truth - density), note)
+    chosen = "quadrature" if "quadrature" in densities else "iwae"
+    difference = test.truth - densities[chosen]
+    result |= {"nll": result[chosen], "gap": difference.mean(), "gap_se": se(difference)}
+    result = found | {name: float(value) for name, value in result.items()} | {"examples": n, "latent": q}
+    lines.append(
+        f"gap {result['gap']:.4f} ± {result['gap_se']:.4f}  reconstruction error (mean square) "
+        f"{found['reconstruction']:.4f}  active units {found['active']:.0f} of {q}"
+    )
+    return "\n".join(lines), result
+
+
+def se(values: np.ndarray) -> float:
+    """Standard error of the mean of values [N]."""
+    return float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def predict(task: Compared, inputs: list[str]) -> list[str]:
+    """For each row of the CSV files ("-": standard input) its log-likelihood, then each number restored: mean ± sd."""
+    rows = [data.read_rows(name, task.model.dimension) for name in inputs]
+    x = torch.from_numpy(np.concatenate(rows)).to(task.model.shift.device)
+    if not len(x):
+        return []
+    density = likelihood.best(task.model, x, task.config.importance, task.config.fit.seed, SCORING).log_density
+    said = task.model.decode(task.model.encode(x).mean)
+    means, sds = said.mean.tolist(), said.factor().square().sum(-1).sqrt().tolist()
+    return [
+        "\t".join([f"{value:.4f}", *(f"{m:.4g} ± {s:.2g}" for m, s in zip(mean, sd, strict=True))])
+        for value, mean, sd in zip(density.tolist(), means, sds, strict=True)
+    ]
