@@ -140,7 +140,7 @@ def build(backbone: str, state: dict[str, Tensor] | None, weights: str) -> nn.Mo
         strange = sorted(state.keys() - own.keys() - removed)
         if lacks or other or strange:
             wrong = f"it lacks {lacks[0]}" if lacks else f"it has {strange[0]}" if strange else ""
-            if other and not wrong:
+            if other:
                 name = other[0]
                 wrong = f"its {name} is {[*state[name].shape]}, not {[*own[name].shape]}"
             raise UserError(

@@ -26,6 +26,8 @@ CAPTIONS = 5
 SIDE = 96  # pixels
 FINER = 3  # so many times as large it is drawn, then made smaller: soft edges
 
+JITTER = 0.03  # how far from its place everything may be, as a part of the picture's width
+
 COLOURS = {
     "red": (214, 40, 40),
     "green": (45, 160, 60),
@@ -159,6 +161,8 @@ def scenes(part: int) -> Iterator[dict[str, Any]]:
             steps = [0.5 + (n - (count - 1) / 2) * apart for n in range(count)]
             things = [(shape, colour, size, (at, 0.5) if row == "row" else (0.5, at)) for at in steps]
             rules |= {"s1": (size,), "Count": (COUNTED[count],), "row": (row,), "fs": (SHAPES[shape],)}
+        dx, dy = (JITTER * (2 * next(draws) - 1) for _ in range(2))  # no two pictures are the same
+        things = [(shape, colour, size, (x + dx, y + dy)) for shape, colour, size, (x, y) in things]
         captions: list[str] = []
         while len(captions) < CAPTIONS:
             text = written(kind, 0, RULES | rules, {}, draws)
