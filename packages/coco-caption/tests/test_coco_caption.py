@@ -66,7 +66,7 @@ WORDS, LONGEST = 5, 4
 
 
 def random_model(images, seed):
-    """log P(next word | image, words before), any: float32 [images, prefixes, WORDS]; a prefix is a number in base 5."""
+    """log P(next word | image, words before), any: float32 [images, prefixes, WORDS]; prefixes are in base 5."""
     draws = np.random.default_rng(seed)
     return torch.from_numpy(draws.normal(0, 2, (images, WORDS**LONGEST * 2, WORDS))).float().log_softmax(2)
 
@@ -283,7 +283,7 @@ def test_evaluate_and_its_results(trained, capsys, tmp_path):
 
 
 def test_evaluate_other_data(trained, coco, capsys):
-    """A folder of any of the parts, whole; what was trained on is left out of it, wherever it lies; what is broken too."""
+    """A folder of any of the parts, whole; left out of it is what was trained on, wherever it lies, or is broken."""
     folder = coco(part="val", count=9)
     found, _ = scored(capsys, str(trained), "--data", str(folder))
     assert found["images"] == 9 and found["left_out"] == 0
@@ -310,7 +310,7 @@ def test_all_of_it_was_trained_on(trained, coco, capsys):
 
 
 def test_predict(trained, tmp_path, capsys):
-    """Any file that is an image; the same with --beam 1 as alone; the run says what it says without its encoder's file."""
+    """Any file that is an image; one alone gets the caption it gets among others."""
     names = []
     for mode, ending in (("RGB", "jpg"), ("L", "png"), ("CMYK", "jpg"), ("RGBA", "png"), ("1", "png")):
         names.append(str(tmp_path / f"{mode}.{ending}"))

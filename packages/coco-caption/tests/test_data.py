@@ -284,7 +284,7 @@ def test_broken_images(tmp_path, what, monkeypatch):
 # --- words
 
 
-PTB = {  # what Stanford's PTBTokenizer (CoreNLP 3.4.1) makes of it, less pycocoevalcap's punctuation; run once, with Java
+PTB = {  # what Stanford's PTBTokenizer (CoreNLP 3.4.1) makes of it, less pycocoevalcap's punctuation; noted with Java
     "A man's dog doesn't bark .": "a man 's dog does n't bark",
     "two dogs' tails": "two dogs tails",
     "don't can't won't I'm they're we've it'll": "do n't ca n't wo n't i 'm they 're we 've it 'll",
@@ -441,8 +441,8 @@ def test_no_network(server):
         data.load(Data("coco"), 0)
     one_line(e)
     server.faults = dict.fromkeys(server.files, "missing")
+    data.MD5["2014"] = ""
     with pytest.raises(UserError, match="COCO's annotations of 2014 could not be downloaded"):
-        data.MD5["2014"] = ""
         data.load(Data("coco", year="2014"), 0)
 
 

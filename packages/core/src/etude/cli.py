@@ -242,7 +242,9 @@ def predict(package: Package, words: list[str]) -> int:
     out = configs.take(words, "--out")
     known = configs.knobs(package.options) if package.options else {}
     usage = f"{package.name} predict RUN INPUT ... [--out FILE]"
-    usage += "".join(f" [--{name} {'|'.join(typing.get_args(kind)) or 'X'}]" for name, kind in known.items())
+    for name, kind in known.items():
+        choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ("X",)
+        usage += f" [--{name} {'|'.join(map(str, choices))}]"
     if any(word in ("-h", "--help") for word in words):
         print(f"usage: {usage}")
         return 0
