@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,12 @@ def meteor(truth: dict[int, list[str]], answers: dict[int, list[str]]) -> float:
     try:
         return float(scorer.compute_score(truth, answers)[0])
     finally:
+        if scorer.lock.locked():  # after an error it is not given back, and its destructor would wait for ever
+            scorer.lock.release()
         process = scorer.meteor_p
         for pipe in (process.stdin, process.stdout, process.stderr):
-            pipe.close()
+            with suppress(OSError):  # what was not written yet can no longer be
+                pipe.close()
         process.kill()
         process.wait()
         if scorer.lock.locked():  # compute_score fails without letting go, and __del__ would wait for ever
