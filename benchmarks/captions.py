@@ -1,7 +1,7 @@
 """coco-caption against its two peers; both sides here, in turns.
 
-    uv run --package coco-caption python benchmarks/captions.py retrieval FLAGS  # quality
-    uv run --package coco-caption python benchmarks/captions.py speed            # time of an epoch
+    python benchmarks/captions.py retrieval --data FOLDER ...   # quality, without an LSTM
+    python benchmarks/captions.py speed --data FOLDER           # time of an epoch
 
 retrieval: of each image of the test part the first caption of the training image whose features are nearest (cosine).
 It needs no training, so what an LSTM is worth is what it is better than this.

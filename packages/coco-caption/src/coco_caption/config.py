@@ -61,11 +61,11 @@ class Model:
     """how it sees the image: as its first word; as its initial state; that, and by attention to parts at every word"""
     embedding: int = 256
     """numbers per word"""
-    hidden: int = 512
+    hidden: int = 256
     """units of each LSTM layer"""
     layers: int = 1
     """LSTM layers on one another"""
-    dropout: float = 0.5
+    dropout: float = 0.3
     """the part of the image's features, of embeddings and of each layer's outputs that is zeroed in training"""
     members: int = 1
     """so many such networks, each trained for itself, tell together: the mean of their probabilities"""
@@ -79,7 +79,7 @@ class Model:
 class Search:
     """How a caption is found."""
 
-    beam: int = 3
+    beam: int = 5
     """captions that are looked at side by side; 1: greedy"""
     length: float = 0.7
     """captions compete by log probability / words ** this: 0 prefers short ones, 1 compares the mean word"""
@@ -98,7 +98,7 @@ class Config:
     text: Text = field(default_factory=Text)
     model: Model = field(default_factory=Model)
     search: Search = field(default_factory=Search)
-    fit: Fit = field(default_factory=lambda: Fit(epochs=15, batch_size=64, clip=5.0, lr=2e-3, precision="fp32"))
+    fit: Fit = field(default_factory=lambda: Fit(epochs=10, batch_size=64, clip=5.0, lr=2e-3, precision="fp32"))
 
     def network(self) -> tuple[str, str]:
         """Backbone and weights, "auto" replaced by what it stands for."""
