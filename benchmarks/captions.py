@@ -6,9 +6,9 @@
 retrieval: of each image of the test part the first caption of the training image whose features are nearest (cosine).
 It needs no training, so what an LSTM is worth is what it is better than this.
 
-speed: the usual tutorial's training step reads, preprocesses and encodes the image of every caption with ResNet-152 and
-then trains the decoder on it; ours reads features that were computed once. Both train the same decoder, in turns, on the
-same captions. ResNet-152 has random weights: they do not matter for the time it takes.
+speed: the usual tutorial's training step reads, preprocesses and encodes the image of every caption with ResNet-152, then
+trains the decoder on it; ours reads features that were computed once. Both train the same decoder, in turns, on the same
+captions. ResNet-152 has random weights: they do not matter for the time it takes.
 """
 
 import argparse
@@ -55,9 +55,8 @@ def speed(flags: list[str], rounds: int, count: int) -> None:
         task = make(cfg, CPU)
         assert isinstance(task, Telling)
         first = (time.perf_counter() - began) / count
-        print(
-            f"{task.data}\n{task.summary}\nfirst pass, once: {first:.2f} s an image, {first * 1e5 / 3600:.0f} h for 100,000"
-        )
+        print(f"{task.data}\n{task.summary}")
+        print(f"first pass, once: {first:.2f} s an image, {first * 1e5 / 3600:.0f} h for 100,000")
         optimizer = optim.optimizer(cfg.fit, task.model)
         task.model.train()
         plan = [ids for epoch in range(1, 99) for ids in task.plan("train", epoch, cfg.fit.batch_size)][:rounds]
