@@ -6,9 +6,9 @@
 retrieval: of each image of the test part the first caption of the training image whose features are nearest (cosine).
 It needs no training, so what an LSTM is worth is what it is better than this.
 
-speed: the usual tutorial's training step reads, preprocesses and encodes the image of every caption with ResNet-152, then
-trains the decoder on it; ours reads features that were computed once. Both train the same decoder, in turns, on the same
-captions. ResNet-152 has random weights: they do not matter for the time it takes.
+speed: the usual tutorial's training step reads, preprocesses and encodes the image of every caption with ResNet-152 and
+trains the decoder on what it sees; ours reads features that were computed once. Both train the same decoder, in turns,
+on the same captions. ResNet-152 has random weights: they do not matter for the time it takes.
 """
 
 import argparse
