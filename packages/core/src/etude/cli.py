@@ -1,7 +1,7 @@
 """The verbs that every task has: train, evaluate, predict, study. No torch is imported before a verb needs it.
 
 PACKAGE train [CONFIG.yaml] [--flags] [--run DIR]
-PACKAGE evaluate RUN [--data X]
+PACKAGE evaluate RUN [--data X] [--out FILE]     --out where a task writes results
 PACKAGE predict RUN INPUT ... [--out FILE] [-- INPUT ...]
 PACKAGE embed RUN INPUT ... --out FILE.npy       where a task makes vectors
 PACKAGE study NAME|FILE.yaml
@@ -53,6 +53,10 @@ class TaskModule(Protocol):
         """
         ...
 
+    def results(self, task: "Task", totals: "Totals") -> Any:
+        """What was answered for each example, as JSON, for `evaluate` to write; where the package has `results`."""
+        ...
+
     def predict(self, task: "Task", inputs: list[str], **options: Any) -> list[str]:
         """The lines of the output; the model is on its device, in evaluation mode, without gradients.
 
@@ -79,6 +83,8 @@ class Package:
     """what `predict` can be told: a dataclass, each field a flag"""
     embeds: bool = False
     """whether it has the verb `embed`"""
+    results: bool = False
+    """whether `evaluate` writes what was answered for each example"""
 
     @property
     def module(self) -> str:
@@ -223,13 +229,16 @@ def together(package: Package) -> int:
 def evaluate(package: Package, words: list[str]) -> int:
     """Scores a checkpoint of a run on the test part; the last line of the output is one JSON object.
 
-    The scores of the best checkpoint on the run's own data are also kept, in the run's test.json.
+    The scores of the best checkpoint on the run's own data are also kept, in the run's test.json; what was answered for
+    each example, where a package has that, in its results.json or the file `--out`.
     """
     usage = f"usage: {package.name} evaluate RUN [--data X] [--checkpoint best|last]"
+    usage += " [--out FILE.json]" if package.results else ""
     if any(word in ("-h", "--help") for word in words):
         print(usage)
         return 0
     chosen = configs.take(words, "--checkpoint")
+    out = configs.take(words, "--out") if package.results else None
     if not words or words[0].startswith("-") or chosen not in (None, "best", "last"):
         raise UserError(usage)
 
@@ -248,10 +257,13 @@ def evaluate(package: Package, words: list[str]) -> int:
         print(f"run      {folder}, {chosen or 'best'} checkpoint")
         print(f"data     {task.data}, test part\ndevice   {where}\n{text}")
         if not flags and not chosen:
-            try:
-                run.write(folder / "test.json", (json.dumps(scores) + "\n").encode())
-            except OSError as error:
-                print(f"{folder}/test.json is not written: {error.strerror}", file=sys.stderr)
+            keep(folder / "test.json", scores)
+        if package.results:
+            results = package.task.results(task, totals)
+            if out:
+                put(out, json.dumps(results).encode())
+            if out or keep(folder / "results.json", results):
+                print(f"results  {out or folder / 'results.json'}")
         print(json.dumps(scores), flush=True)
     where.leave()
     return 0
@@ -267,7 +279,9 @@ def predict(package: Package, words: list[str]) -> int:
     out = configs.take(words, "--out")
     known = configs.knobs(package.options) if package.options else {}
     usage = f"{package.name} predict RUN INPUT ... [--out FILE]"
-    usage += "".join(f" [--{name} {'|'.join(typing.get_args(kind)) or 'X'}]" for name, kind in known.items())
+    for name, kind in known.items():
+        choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ("X",)
+        usage += f" [--{name} {'|'.join(map(str, choices))}]"
     if any(word in ("-h", "--help") for word in words):
         print(f"usage: {usage}")
         return 0
@@ -328,6 +342,18 @@ def restored(package: Package, folder: Path) -> "Task":
     device.choose(replace(config.fit, device="auto", precision="auto")).place(task.model)
     task.model.eval()
     return task
+
+
+def keep(file: Path, content: Any) -> bool:
+    """Writes JSON to a run folder; if that cannot be, says so, and that it was not."""
+    from etude import run
+
+    try:
+        run.write(file, (json.dumps(content) + "\n").encode())
+    except OSError as error:
+        print(f"{file} is not written: {error.strerror}", file=sys.stderr)
+        return False
+    return True
 
 
 def put(out: str, content: bytes) -> None:

@@ -7,11 +7,14 @@ No state is kept but the bytes themselves, in `FILE.part`. That they still belon
 hash of the whole to say; an ETag would be a second file to keep, and differs between mirrors of the same bytes.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
 import re
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
@@ -24,22 +27,71 @@ from etude.errors import UserError
 
 PATIENCE = 30.0  # seconds without a byte before a download is given up
 BLOCK = 1 << 18  # bytes
+PARALLEL = 16  # small files that are fetched at a time
 
 
 def root() -> Path:
     """Where data sets are kept: $ETUDE_DATA, else `etude` in the user's cache folder."""
     if given := os.environ.get("ETUDE_DATA"):
         return Path(given).expanduser()
+    return cache()
+
+
+def cache() -> Path:
+    """Where is kept what can be made again: `etude` in the user's cache folder, which may be emptied at any time."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "etude"
 
 
-def fetch(url: str, file: Path, digest: str | None, what: str) -> Path:
+def fetch_all(files: Sequence[tuple[str, Path]], what: str) -> dict[Path, str]:
+    """Every file from its (url, file), several at a time, with one bar; those that are there are not fetched again.
+
+    A file has to have the length that its server says; an interrupted one is gone on with by the next call. What could
+    not be had is returned, with the reason; `what` names all of them for a person. Raises UserError if the disk is full
+    or cannot be written, and if nothing at all can be had: then it gives up after the first few.
+    """
+    failed: dict[Path, str] = {}
+    had = 0
+
+    def one(url: str, file: Path) -> None:
+        fetch(url, file, None, file.name, quiet=True)
+
+    where = os.path.commonpath([file.parent for _, file in files])
+    print(f"fetching {len(files):,} {what} to {where}", file=sys.stderr)
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        jobs = {pool.submit(one, url, file): (url, file) for url, file in files}
+        try:
+            for job in tqdm(as_completed(jobs), what, len(jobs), unit="file", disable=not sys.stderr.isatty()):
+                url, file = jobs[job]
+                error = job.exception()
+                if error is None:
+                    had += 1
+                elif not isinstance(error, UserError) or local(error.__cause__):
+                    raise error
+                else:
+                    failed[file] = reason(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+                if not had and len(failed) >= min(len(files), 2 * PARALLEL):
+                    raise UserError(
+                        f"{what} could not be downloaded, such as {url} ({failed[file]}); "
+                        "run it again, or use --data sample"
+                    )
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return failed
+
+
+def local(error: BaseException | None) -> bool:
+    """Whether the fault is on this side, so that no other file would fare better."""
+    faults = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+    return isinstance(error, OSError) and error.errno in faults
+
+
+def fetch(url: str, file: Path, digest: str | None, what: str, quiet: bool = False) -> Path:
     """`file`, fetched from `url` first if it is not there; what is there is used as it is, so it may be put by hand.
 
     `digest` is the file's SHA-256 in hexadecimal, or "md5:" and its MD5; None if nobody published one: then it has to
     have the length that the server says, and whoever reads it checks what is in it. `what` names it for a person. An
     interrupted transfer leaves `file.part`, which the next call goes on with. Processes that want the same file wait
-    for the first.
+    for the first. It says on stderr what it does, unless it is to be `quiet`.
 
     Raises UserError if it cannot be had, or is not what `digest` says.
     """
@@ -54,8 +106,9 @@ def fetch(url: str, file: Path, digest: str | None, what: str) -> Path:
                 if file.exists():  # since the loop looked
                     part.unlink()
                 else:
-                    print(f"fetching {what} from {url} to {file}", file=sys.stderr)
-                    complete(part, out, url, file, digest, what)
+                    if not quiet:
+                        print(f"fetching {what} from {url} to {file}", file=sys.stderr)
+                    complete(part, out, url, file, digest, what, quiet)
                     part.replace(file)
     except OSError as error:
         raise UserError(
@@ -73,12 +126,14 @@ def lock(out: BinaryIO, what: str) -> None:
         fcntl.flock(out, fcntl.LOCK_EX)
 
 
-def complete(part: Path, out: BinaryIO, url: str, file: Path, digest: str | None, what: str) -> None:
+def complete(
+    part: Path, out: BinaryIO, url: str, file: Path, digest: str | None, what: str, quiet: bool = False
+) -> None:
     """Bring `part`, open as `out`, to the whole file; after a UserError nothing is left, or what can be resumed."""
     try:
         while True:
             had = out.seek(0, os.SEEK_END)
-            total = transfer(url, out, what)
+            total = transfer(url, out, what, quiet)
             wrong = fault(part, digest, total)
             if not wrong:
                 os.fsync(out.fileno())
@@ -109,7 +164,7 @@ def fault(part: Path, digest: str | None, total: int | None) -> str:
     return "" if got == wanted.lower() else f"its {kind or 'sha256'} is {got}, not {wanted}"
 
 
-def transfer(url: str, out: BinaryIO, what: str) -> int | None:
+def transfer(url: str, out: BinaryIO, what: str, quiet: bool = False) -> int | None:
     """Append to `out` what the server has after the bytes that are there, or all of it if it only sends all.
 
     Returns the length of the whole in bytes, if the server says it. The range request is that of RFC 9110, section 14.
@@ -137,7 +192,8 @@ def transfer(url: str, out: BinaryIO, what: str) -> int | None:
             out.truncate(0)
             total = None if total is None else total - have
             have = 0
-        bar = tqdm(total=total, initial=have, desc=what, unit="B", unit_scale=True, disable=not sys.stderr.isatty())
+        off = quiet or not sys.stderr.isatty()
+        bar = tqdm(total=total, initial=have, desc=what, unit="B", unit_scale=True, disable=off)
         with bar:
             while block := answer.read1(BLOCK):
                 out.write(block)

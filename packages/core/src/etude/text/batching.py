@@ -19,11 +19,33 @@ def by_length(lengths: np.ndarray, batch_size: int, *parts: int) -> list[np.ndar
     that others meet in every epoch; the batches, of at most `batch_size` and sizes that differ by one at most, are
     shuffled. Sorting alone would show short texts first and the same batches always.
     """
+    batches = np.array_split(roughly_sorted(lengths, *parts), math.ceil(len(lengths) / batch_size))
+    return [batches[n] for n in draw.shuffled(len(batches), *parts, len(batches))]
+
+
+def of_equal_work(lengths: np.ndarray, batch_size: int, *parts: int) -> list[np.ndarray]:
+    """The same with batches of about as many tokens: of long texts there are fewer in one.
+
+    None has more than `batch_size` texts, or more tokens, padding included, than so many texts of mean length (unless
+    it is one text).
+    """
+    order = roughly_sorted(lengths, *parts)
+    most = batch_size * lengths.mean()
+    batches, start, longest = [], 0, 0
+    for end, length in enumerate(lengths[order].tolist()):
+        longest = max(longest, length)
+        if end - start == batch_size or (end > start and longest * (end - start + 1) > most):
+            batches.append(order[start:end])
+            start, longest = end, length
+    batches.append(order[start:])
+    return [batches[n] for n in draw.shuffled(len(batches), *parts, len(batches))]
+
+
+def roughly_sorted(lengths: np.ndarray, *parts: int) -> np.ndarray:
+    """Texts by their length times a random factor of 1 +- JITTER, int64 [N]."""
     order = draw.shuffled(len(lengths), *parts)  # so that texts of one length, too, meet others
     factor = 1 + JITTER * (2 * draw.uniform(order, 1, *parts)[:, 0].numpy() - 1)
-    order = order[np.argsort(lengths[order] * factor, kind="stable")]
-    batches = np.array_split(order, math.ceil(len(order) / batch_size))
-    return [batches[n] for n in draw.shuffled(len(batches), *parts, len(batches))]
+    return order[np.argsort(lengths[order] * factor, kind="stable")]
 
 
 def pad(rows: Sequence[Sequence[int] | np.ndarray], pad_id: int) -> tuple[Tensor, Tensor]:

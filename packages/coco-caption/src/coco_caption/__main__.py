@@ -1,0 +1,16 @@
+"""The command coco-caption."""
+
+import sys
+
+from coco_caption.config import Config, Telling
+from etude import cli
+
+PACKAGE = cli.Package("coco-caption", Config, next_step="--data coco", options=Telling, results=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.main(PACKAGE, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

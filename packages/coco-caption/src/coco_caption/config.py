@@ -1,0 +1,121 @@
+"""Every knob of a run. No torch here: `coco-caption train --help` answers at once."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from etude.config import Fit, at_least, probabilities
+from etude.errors import UserError
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images with captions; --data X is short for --data.name X."""
+
+    name: str = "sample"
+    """sample: scenes of coloured shapes, drawn here; coco: fetched when first used; or a folder in COCO's form"""
+    year: Literal["2014", "2017"] = "2017"
+    """of coco"""
+    images: int = 0
+    """use only so many training images, drawn by fit.seed, and of coco so many in ten for the test; 0: all"""
+    held_out: float = 0.1
+    """the part of the training images that is held out for validation, 5,000 at most; the sample has its own"""
+
+    def __post_init__(self) -> None:
+        if self.images < 0:
+            raise UserError(f"data.images is a number of images, or 0 for all, not {self.images}")
+        if not 0 < self.held_out < 0.5:
+            raise UserError(f"data.held-out is a part, above 0 and below 0.5, not {self.held_out}")
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The network that sees: trained elsewhere, frozen, its last layer removed."""
+
+    backbone: str = "auto"
+    """a convolutional network of torchvision, such as resnet152; auto: that, and for the sample squeezenet1_1"""
+    weights: str = "auto"
+    """a file with its state dict; random (never trained); or the name of published ones, downloaded by torchvision when
+    first used; auto: IMAGENET1K_V1, and for the sample random"""
+    cache: str = ""
+    """the folder in which features are kept; empty: features, in etude's folder in the user's cache"""
+
+
+@dataclass(frozen=True)
+class Text:
+    """How a caption becomes a row of words."""
+
+    threshold: int = 3
+    """words that are seen less often in the training captions are not in the vocabulary"""
+    max_length: int = 20
+    """words of a caption: longer ones are cut in training, and none longer is told"""
+
+    def __post_init__(self) -> None:
+        at_least(1, "text", self, "threshold", "max_length")
+
+
+@dataclass(frozen=True)
+class Model:
+    """The network that tells: an LSTM over words, trained here."""
+
+    image: Literal["first", "state", "attention"] = "state"
+    """how it sees the image: as its first word; as its initial state; that, and by attention to parts at every word"""
+    embedding: int = 256
+    """numbers per word"""
+    hidden: int = 256
+    """units of each LSTM layer"""
+    layers: int = 1
+    """LSTM layers on one another"""
+    dropout: float = 0.3
+    """the part of the image's features, of embeddings and of each layer's outputs that is zeroed in training"""
+    members: int = 1
+    """so many such networks, each trained for itself, tell together: the mean of their probabilities"""
+
+    def __post_init__(self) -> None:
+        at_least(1, "model", self, "embedding", "hidden", "layers", "members")
+        probabilities("model", self, "dropout")
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a caption is found."""
+
+    beam: int = 5
+    """captions that are looked at side by side; 1: greedy"""
+    length: float = 0.7
+    """captions compete by log probability / words ** this: 0 prefers short ones, 1 compares the mean word"""
+
+    def __post_init__(self) -> None:
+        at_least(1, "search", self, "beam")
+        at_least(0, "search", self, "length")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run of coco-caption."""
+
+    data: Data = field(default_factory=Data)
+    encoder: Encoder = field(default_factory=Encoder)
+    text: Text = field(default_factory=Text)
+    model: Model = field(default_factory=Model)
+    search: Search = field(default_factory=Search)
+    fit: Fit = field(default_factory=lambda: Fit(epochs=10, batch_size=64, clip=5.0, lr=2e-3, precision="fp32"))
+
+    def network(self) -> tuple[str, str]:
+        """Backbone and weights, "auto" replaced by what it stands for."""
+        sample = self.data.name == "sample"
+        names = ("squeezenet1_1", "random") if sample else ("resnet152", "IMAGENET1K_V1")
+        given = (self.encoder.backbone, self.encoder.weights)
+        backbone = names[0] if given[0] == "auto" else given[0]
+        return backbone, names[1] if given[1] == "auto" else given[1]
+
+
+@dataclass(frozen=True)
+class Telling:
+    """What `predict` can be told."""
+
+    beam: int | None = None
+    """captions that are looked at side by side; as in training if not given"""
+
+    def __post_init__(self) -> None:
+        if self.beam is not None and self.beam < 1:
+            raise UserError(f"--beam is at least 1 (greedy), not {self.beam}")
