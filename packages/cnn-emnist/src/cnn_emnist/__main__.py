@@ -5,7 +5,7 @@ import sys
 from cnn_emnist.config import Config
 from etude import cli
 
-PACKAGE = cli.Package("cnn-emnist", Config, next_step="--data emnist-letters")
+PACKAGE = cli.Package("cnn-emnist", Config, next_step="--data emnist-letters", number=1)
 
 
 def main(argv: list[str] | None = None) -> int:
