@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from etude.cli import Package
 
 ROWS = 12  # of a table among the samples are shown
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5568f", "#d38f00", "#3d9bd1", "#1c1e21")  # as c0 to c6 in page.html
 KINDS = ("as expected", "not expected", "unclear")
 
 

@@ -332,7 +332,7 @@ def main(package: "Package", argv: Sequence[str], call: str) -> int:
             file = put(folder / f"tensorboard{package.number}.zip", made.content)
             print(f"logs      {file}, {len(made.content) / 1e6:.1f} MB: {made.thinned}")
         if only in (None, "notebook") and not without:
-            file = put(folder / f"task{package.number}.ipynb", notebook.build(package, sections, folder, again).encode())
+            file = put(folder / f"task{package.number}.ipynb", notebook.build(package, sections, folder).encode())
             print(f"notebook  {file}")
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}): give --out another folder") from None
