@@ -8,6 +8,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from etude.report import Section
@@ -159,6 +160,7 @@ def build(package: "Package", sections: Sequence[Section], folder: Path) -> str:
     Raises CellExecutionError, with the cell and its traceback, if one of its cells fails.
     """
     import nbformat
+    from jupyter_client import AsyncKernelManager
     from nbclient import NotebookClient
 
     v4: Any = nbformat.v4
@@ -166,9 +168,13 @@ def build(package: "Package", sections: Sequence[Section], folder: Path) -> str:
     made = [kinds[kind](text, id=f"cell-{n}") for n, (kind, text) in enumerate(cells(package, sections, folder))]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     book = v4.new_notebook(cells=made, metadata={"kernelspec": kernel})
-    # No timestamps of the cells: a notebook made again should be the same file.
-    client = NotebookClient(book, timeout=None, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(folder)}})
-    client.execute()
+    # By sockets in a folder of ours, not by TCP ports that anybody on this machine can reach. And no times of the cells:
+    # a notebook that is made again should be the same file.
+    where = {"metadata": {"path": str(folder)}}
+    with TemporaryDirectory() as sockets:
+        file = str(Path(sockets) / "kernel.json")
+        manager = AsyncKernelManager(kernel_name="python3", transport="ipc", connection_file=file)
+        NotebookClient(book, manager, timeout=None, record_timing=False, resources=where).execute()
     nbformat.validate(book)
     text: str = nbformat.writes(book)
     return text
