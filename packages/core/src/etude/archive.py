@@ -120,11 +120,8 @@ def thin(events: Sequence[Any], first: bool, left_out: dict[str, int]) -> list[A
         values = []
         for value in event.summary.value:
             kind = kind_of(value)
-            if kind == "scalars" and event.step not in keep[value.tag]:
-                left_out[kind] += 1
-            elif kind in ("pictures", "texts") and event.step not in ends[value.tag]:
-                left_out[kind] += 1
-            elif kind == "pictures" and not first:
+            wanted = {"scalars": keep, "pictures": ends if first else {}, "texts": ends}
+            if kind in wanted and event.step not in wanted[kind].get(value.tag, ()):
                 left_out[kind] += 1
             else:
                 values.append(value)

@@ -1,4 +1,4 @@
-"""Charts for the report, as SVG: they take their colours from the page, so they can be read in the light and in the dark.
+"""Charts for the report, as SVG: their colours are those of the page, so they can be read in the light and in the dark.
 
 A colour never stands alone: each curve has a marker of its own too, and those past the seventh are dashed. The colours
 are those of Okabe & Ito 2008, "Color universal design", less yellow, which nobody can see on white; the page defines
@@ -119,9 +119,7 @@ def lines(curves: Sequence[Curve], across: str, up: str) -> Markup:
 
     `across` and `up` say what the axes are. Values that are no numbers are left out.
     """
-    drawn = [
-        (curve, [p for p in curve.points if all(map(math.isfinite, (p.y, p.low, p.high)))]) for curve in curves
-    ]
+    drawn = [(curve, [p for p in curve.points if all(map(math.isfinite, (p.y, p.low, p.high)))]) for curve in curves]
     every = [p for _, points in drawn for p in points]
     if not every:
         return Markup('<p class="note">There is no point to draw yet.</p>')
@@ -132,13 +130,9 @@ def lines(curves: Sequence[Curve], across: str, up: str) -> Markup:
     pad = max(last - first, 1) * 0.03
     ax, bx = scale(first - pad, last + pad, LEFT, WIDTH - RIGHT)
     ay, by = scale(marks[0], marks[-1], HEIGHT - BOTTOM, TOP)
-    parts = [
-        Markup('<path class="grid" d="M{} {:.1f}H{}"/>').format(LEFT, ay * y + by, WIDTH - RIGHT) for y in marks
-    ]
+    parts = [Markup('<path class="grid" d="M{} {:.1f}H{}"/>').format(LEFT, ay * y + by, WIDTH - RIGHT) for y in marks]
     parts += [text(LEFT - 7, ay * y + by + 4, written(y, marks), "end") for y in marks]
-    parts += [
-        Markup('<path class="axis" d="M{0:.1f} {1}v5"/>').format(ax * x + bx, HEIGHT - BOTTOM) for x in columns
-    ]
+    parts += [Markup('<path class="axis" d="M{0:.1f} {1}v5"/>').format(ax * x + bx, HEIGHT - BOTTOM) for x in columns]
     parts += [text(ax * x + bx, HEIGHT - BOTTOM + 19, f"{x:,}") for x in columns]
     parts.append(Markup('<path class="axis" d="M{} {}H{}"/>').format(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT))
     parts.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, across))

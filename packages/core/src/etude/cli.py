@@ -133,7 +133,7 @@ def usage(package: Package) -> str:
             f"       {name} predict RUN INPUT ... [--out FILE]           apply it",
             *([vectors] if package.embeds else []),
             f"       {name} study NAME|FILE.yaml [--jobs N]              a question to many runs; --help lists them",
-            f"       {name} report RUN|STUDY ... [--out DIR]             a page, a notebook and TensorBoard's logs of them",
+            f"       {name} report RUN|STUDY ... [--out DIR]             a page, a notebook and the logs, to show",
         ]
     )
 

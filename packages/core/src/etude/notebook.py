@@ -128,9 +128,13 @@ def cells(package: "Package", sections: Sequence[Section], folder: Path) -> list
         what = "study" if section.outcome else "run"
         found.append(("markdown", f"## The stored {what} `{section.place.name}`\n\n{expectations(section)}"))
         found.append(("code", (STUDY if section.outcome else RUN).replace("{place!r}", repr(place))))
-        found.append(("markdown", "### Curves\n\nLine: mean over the seeds; band: from the lowest seed to the highest."))
+        found.append(
+            ("markdown", "### Curves\n\nLine: mean over the seeds; band: from the lowest seed to the highest.")
+        )
         found.append(("code", CURVES))
-        found.append(("markdown", "## Conclusions" if section is sections[-1] else f"### What `{section.place.name}` says"))
+        found.append(
+            ("markdown", "## Conclusions" if section is sections[-1] else f"### What `{section.place.name}` says")
+        )
         found.append(("code", CONCLUSIONS))
     return found
 

@@ -182,7 +182,11 @@ def models(found: Section) -> list[tuple[str, str, str]]:
 
 def architecture(found: Section) -> str:
     setting = found.best
-    return next((one.about["architecture"] for one in setting.records if "architecture" in one.about), "") if setting else ""
+    return (
+        next((one.about["architecture"] for one in setting.records if "architecture" in one.about), "")
+        if setting
+        else ""
+    )
 
 
 def data(found: Section) -> list[str]:
@@ -218,7 +222,11 @@ def cost(found: Section) -> tuple[list[list[str]], list[str]]:
     commits = dict.fromkeys(str(s.get("git")) for s in starts if s.get("git"))
     said = [f"Ran on: {'; '.join(places)}"] if places else []
     said += [f"Versions: {'; '.join(versions)}"] if versions else []
-    said += [f"Commit: {', '.join(commits)}" + (" (+: changed since)" if any("+" in c for c in commits) else "")] if commits else []
+    said += (
+        [f"Commit: {', '.join(commits)}" + (" (+: changed since)" if any("+" in c for c in commits) else "")]
+        if commits
+        else []
+    )
     return table, said
 
 
@@ -300,5 +308,7 @@ def render(package: "Package", sections: Sequence[Section], again: str) -> str:
             }
         )
     source = (resources.files("etude") / "page.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     return environment.from_string(source).render(package=package, sections=shown, again=again)

@@ -224,9 +224,7 @@ def of_study(package: "Package", place: Path, call: str) -> Section:
     begun_ones = [setting for setting in settings if setting.records]
     best_one = max(ranked, key=lambda pair: pair[0])[1] if ranked else next(iter(begun_ones), None)
     command = study_command(package, asked, place, call)
-    return Section(
-        place, asked.question, command, asked.metric, asked.better, settings, outcome, problems, best_one
-    )
+    return Section(place, asked.question, command, asked.metric, asked.better, settings, outcome, problems, best_one)
 
 
 def in_words(group: str) -> str:
