@@ -47,8 +47,8 @@ with contextlib.redirect_stdout(io.StringIO()):
 one.close()
 small = report.record(folder)
 for row in small.rows:
-    scores = [f"{part} {name} {row[part][name]:.4f}" for part in ("train", "valid") for name in row[part] if name in ("loss", task.metric)]
-    print(f"epoch {row['epoch']}:", ", ".join(scores))"""
+    shown = [(part, name) for part in ("train", "valid") for name in ("loss", task.metric) if name in row[part]]
+    print(f"epoch {row['epoch']}:", ", ".join(f"{part} {name} {row[part][name]:.4f}" for part, name in shown))"""
 
 SHOW = """\
 def show(when):
@@ -84,10 +84,10 @@ def draw(axes, part, metric):
     for setting in found.settings:
         points = report.curve(setting, part, metric).points
         if points:
-            look = dict(color=page.COLOURS[setting.number % len(page.COLOURS)], marker="os^DvPX"[setting.number % 7])
-            epochs = [p.x for p in points]
-            axes.plot(epochs, [p.y for p in points], label=setting.name, markevery=0.2 if len(epochs) > 9 else None, **look)
-            axes.fill_between(epochs, [p.low for p in points], [p.high for p in points], color=look["color"], alpha=0.15, lw=0)
+            colour, marker = page.COLOURS[setting.number % 7], "os^DvPX"[setting.number % 7]
+            epochs, few = [p.x for p in points], 0.2 if len(points) > 9 else None
+            axes.plot(epochs, [p.y for p in points], color=colour, marker=marker, markevery=few, label=setting.name)
+            axes.fill_between(epochs, [p.low for p in points], [p.high for p in points], color=colour, alpha=0.15, lw=0)
     axes.set(xlabel="epoch", ylabel=f"{metric} ({'validation' if part == 'valid' else 'training'} part)")
     axes.grid(alpha=0.3)
 
@@ -112,8 +112,8 @@ def cells(package: "Package", sections: Sequence[Section], folder: Path) -> list
         ("code", MAKE.replace("{small!r}", repr(small))),
         (
             "markdown",
-            "## A small run\n\nOne loop for all tasks (`etude.loop.fit`) trains the model; the task shows itself before "
-            "training, after each epoch, and at the end with the best weights.",
+            "## A small run\n\nOne loop for all tasks (`etude.loop.fit`) trains the model; the task shows itself "
+            "before training, after each epoch, and at the end with the best weights.",
         ),
         ("code", TRAIN),
         ("markdown", "### Before training"),
@@ -128,22 +128,20 @@ def cells(package: "Package", sections: Sequence[Section], folder: Path) -> list
         what = "study" if section.outcome else "run"
         found.append(("markdown", f"## The stored {what} `{section.place.name}`\n\n{expectations(section)}"))
         found.append(("code", (STUDY if section.outcome else RUN).replace("{place!r}", repr(place))))
-        found.append(
-            ("markdown", "### Curves\n\nLine: mean over the seeds; band: from the lowest seed to the highest.")
-        )
-        found.append(("code", CURVES))
-        found.append(
-            ("markdown", "## Conclusions" if section is sections[-1] else f"### What `{section.place.name}` says")
-        )
-        found.append(("code", CONCLUSIONS))
+        found += [
+            ("markdown", "### Curves\n\nLine: mean over the seeds. Band: from the lowest seed to the highest."),
+            ("code", CURVES),
+            ("markdown", f"## Conclusions of `{section.place.name}`"),
+            ("code", CONCLUSIONS),
+        ]
     return found
 
 
 def opening(package: "Package", first: Section) -> str:
     return (
         f"# {first.title}\n\nThe package `{package.name}` of etude: its data and model, a small run from start to end, "
-        "and what the stored runs say.\n\nThis notebook runs from top to bottom in the workspace (`uv sync --all-packages`); "
-        f"the stored runs are made by\n\n```\n{first.command}\n```"
+        "and what the stored runs say.\n\nThis notebook runs from top to bottom in the workspace "
+        f"(`uv sync --all-packages`); the stored runs are made by\n\n```\n{first.command}\n```"
     )
 
 
@@ -164,7 +162,7 @@ def build(package: "Package", sections: Sequence[Section], folder: Path) -> str:
     Raises CellExecutionError, with the cell and its traceback, if one of its cells fails.
     """
     import nbformat
-    from jupyter_client import AsyncKernelManager
+    from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
 
     v4: Any = nbformat.v4
@@ -172,8 +170,8 @@ def build(package: "Package", sections: Sequence[Section], folder: Path) -> str:
     made = [kinds[kind](text, id=f"cell-{n}") for n, (kind, text) in enumerate(cells(package, sections, folder))]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     book = v4.new_notebook(cells=made, metadata={"kernelspec": kernel})
-    # By sockets in a folder of ours, not by TCP ports that anybody on this machine can reach. And no times of the cells:
-    # a notebook that is made again should be the same file.
+    # By sockets in a folder of ours, not by TCP ports that anybody on this machine can reach. And no times of the
+    # cells: a notebook that is made again should be the same file.
     where = {"metadata": {"path": str(folder)}}
     with TemporaryDirectory() as sockets:
         file = str(Path(sockets) / "kernel.json")

@@ -181,12 +181,8 @@ def models(found: Section) -> list[tuple[str, str, str]]:
 
 
 def architecture(found: Section) -> str:
-    setting = found.best
-    return (
-        next((one.about["architecture"] for one in setting.records if "architecture" in one.about), "")
-        if setting
-        else ""
-    )
+    records = found.best.records if found.best else []
+    return next((one.about["architecture"] for one in records if "architecture" in one.about), "")
 
 
 def data(found: Section) -> list[str]:
@@ -222,11 +218,9 @@ def cost(found: Section) -> tuple[list[list[str]], list[str]]:
     commits = dict.fromkeys(str(s.get("git")) for s in starts if s.get("git"))
     said = [f"Ran on: {'; '.join(places)}"] if places else []
     said += [f"Versions: {'; '.join(versions)}"] if versions else []
-    said += (
-        [f"Commit: {', '.join(commits)}" + (" (+: changed since)" if any("+" in c for c in commits) else "")]
-        if commits
-        else []
-    )
+    if commits:
+        changed = " (+: with changes that were not committed)" if any("+" in commit for commit in commits) else ""
+        said.append(f"Commit: {', '.join(commits)}{changed}")
     return table, said
 
 

@@ -2,8 +2,8 @@
 
 OUT/report.html  OUT/taskN.ipynb  OUT/tensorboardN.zip
 
-Everything is read from the folders, so a report can be made of a study that is still at work, and names what is missing.
-This file reads; `etude.page`, `etude.notebook` and `etude.archive` write.
+Everything is read from the folders, so a report can be made of a study that is still at work, and names what is
+missing. This file reads; `etude.page`, `etude.notebook` and `etude.archive` write.
 """
 
 import json
@@ -85,7 +85,7 @@ class Section:
     """the setting with the best score, on validation, of those that were begun"""
 
 
-# ------------------------------------------------------------------------------------------------- what the folders tell
+# ------------------------------------------------------------------------------------------------ what the folders tell
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
