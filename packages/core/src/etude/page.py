@@ -169,14 +169,13 @@ def number(x: Any) -> str:
     return f"{x:,}" if isinstance(x, int) else f"{x:.4f}" if abs(x) < 1000 else f"{x:,.0f}"
 
 
-def models(found: Section) -> list[tuple[str, str, str]]:
-    """Name, number of parameters and model in words, of every setting of which it is known."""
+def models(found: Section) -> list[tuple[str, str]]:
+    """The model in words, its number of parameters among them, of every setting of which it is known."""
     rows = []
     for setting in found.settings:
         about = next((one.about for one in setting.records if one.about), {})
-        counts = [one.result["parameters"] for one in setting.records if one.result and "parameters" in one.result]
-        if about or counts:
-            rows.append((setting.name, f"{counts[0]:,}" if counts else "-", about.get("model", "-")))
+        if about:
+            rows.append((setting.name, about["model"]))
     return rows
 
 
@@ -227,8 +226,7 @@ def cost(found: Section) -> tuple[list[list[str]], list[str]]:
 def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def every_run(found: Section) -> list[list[str]]:

@@ -265,24 +265,30 @@ def conclusions(found: Section) -> list[str]:
     if not rows:
         return ["No run has a test score yet; there is nothing to conclude."]
     sign = outcome.study.sign()
-    rows.sort(key=lambda row: -sign * (study.mean(row.test) or 0))
-    first, metric = rows[0], found.metric
+    rows.sort(key=lambda row: (-len(row.test), -sign * (study.mean(row.test) or 0)))  # few seeds cannot win
+    first, seeds = rows[0], outcome.study.seeds
+    interval = study.bootstrap(list(first.test.values()))
     said = [
-        f"Best on the test part: {in_words(first.of)}, {metric} "
-        f"{study.cell(study.mean(first.test), '.4f')} "
-        f"{study.bounds(study.bootstrap(list(first.test.values())), '.4f')}, {len(first.test)} of "
-        f"{outcome.study.seeds} seeds."
+        f"Best on the test part: {in_words(first.of)}, {found.metric} {study.cell(study.mean(first.test), '.4f')}"
+        + (f", interval {study.bounds(interval, '.4f')}" if interval else "")
+        + (f", {len(first.test)} of {seeds} seeds." if len(first.test) < seeds else ".")
     ]
     if len(rows) > 1:
         second = rows[1]
         claim = study.Claim("", "", first.of, second.of, left_wins=True)
         lead = study.judge(claim, {row.of: row for row in rows}, sign)
-        sure = "the seeds agree on that" if lead.verdict == "as expected" else "which the seeds do not settle"
-        said.append(
-            f"It is ahead of {in_words(second.of)} by {study.cell(abs(lead.difference or 0), '.4f')}, {sure}."
+        sure = {
+            "as expected": "it is better",
+            "not expected": "it is worse",
+            "unclear": "which is better is not settled",
+        }
+        over = f"{lead.pairs} common seed{'s' * (lead.pairs != 1)}"
+        told = (
+            f"difference {lead.difference:+.4f} over {over}: {sure[lead.verdict]}"
             if lead.difference is not None
-            else f"Next comes {in_words(second.of)}; no seed has both."
+            else "no seed has both"
         )
+        said.append(f"Next is {in_words(second.of)} ({told}).")
     if verdicts := outcome.verdicts:
         counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in ("as expected", "not expected", "unclear")}
         told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
