@@ -162,7 +162,6 @@ def build(package: "Package", sections: Sequence[Section], folder: Path) -> str:
     Raises CellExecutionError, with the cell and its traceback, if one of its cells fails.
     """
     import nbformat
-    from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
 
     v4: Any = nbformat.v4
@@ -174,9 +173,10 @@ def build(package: "Package", sections: Sequence[Section], folder: Path) -> str:
     # cells: a notebook that is made again should be the same file.
     where = {"metadata": {"path": str(folder)}}
     with TemporaryDirectory() as sockets:
-        file = str(Path(sockets) / "kernel.json")
-        manager = AsyncKernelManager(kernel_name="python3", transport="ipc", connection_file=file)
-        NotebookClient(book, manager, timeout=None, record_timing=False, resources=where).execute()
+        client = NotebookClient(book, timeout=None, record_timing=False, resources=where)
+        manager = client.create_kernel_manager()
+        manager.transport, manager.connection_file = "ipc", str(Path(sockets) / "kernel.json")
+        client.execute()
     nbformat.validate(book)
     text: str = nbformat.writes(book)
     return text

@@ -280,7 +280,7 @@ def conclusions(found: Section) -> list[str]:
         sure = {
             "as expected": "it is better",
             "not expected": "it is worse",
-            "unclear": "which is better is not settled",
+            "unclear": "none is better for sure",
         }
         over = f"{lead.pairs} common seed{'s' * (lead.pairs != 1)}"
         told = (
