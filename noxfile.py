@@ -1,4 +1,4 @@
-"""All checks: `uv run nox`; one of them: `uv run nox -s "test(cnn-emnist)"`.
+"""All checks: `uv run nox`; one of them: `uv run nox -s "test(cnn-emnist)"`. To hand in: `uv run nox -s handin`.
 
 Every session has an environment of its own with just what it needs, so that a package which forgot to declare a
 dependency cannot borrow it from a neighbour. uv fills it with hard links to its cache: seconds, and hardly any disk.
@@ -15,6 +15,7 @@ import nox
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_venv = "yes"  # `uv sync --exact` sees to what is in it
+nox.options.sessions = ["lint", "workspace", "test", "smoke"]
 
 ROOT = Path(__file__).parent
 FOLDERS = {
@@ -22,6 +23,15 @@ FOLDERS = {
     for path in sorted(ROOT.glob("packages/*/pyproject.toml"))
 }
 TASKS = [name for name in FOLDERS if name != "etude-core"]
+
+# What `handin` asks of a task: a study, and its flags with the sample and with the real data. The first are for minutes.
+# A task that is not named here gets the first of its studies, with two epochs and two seeds.
+STUDIES = {
+    "cnn-emnist": ("kernel-size", "--fit.epochs 3", "--data emnist-letters"),
+    "imdb-rnn": ("models", "--fit.epochs 3", "--data aclimdb"),
+    "lstm-pos": ("direction", "--fit.epochs 3", "--data nerus"),
+    "text-ae": ("latent-size", "--fit.epochs 2", "--data twitter"),
+}
 
 
 def sync(session: nox.Session, *what: str) -> None:

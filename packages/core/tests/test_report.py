@@ -1,9 +1,8 @@
-"""Reports: what a page says of whole, half and broken studies, and what a browser, TensorBoard and Jupyter make of it."""
+"""Reports: what a page says of whole, half and broken studies; what a browser, TensorBoard and Jupyter make of them."""
 
 import io
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -11,15 +10,13 @@ import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
 
-import nbclient
 import nbformat
 import pytest
 from playwright.sync_api import sync_playwright
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toy.__main__ import PACKAGE
 
 from etude import archive, chart, cli, config, page, report, study
-from etude.errors import UserError
-from toy.__main__ import PACKAGE
 
 STUDY = """
 question: Does batch norm <script>document.title = "owned"</script> help a net that adds digits?
@@ -182,7 +179,7 @@ def test_samples_are_in_the_order_of_training(tmp_path):
     when = ["before training", "after epoch 2", "after epoch 10", "at the end"]
     assert [sample.when for sample in found["b"]] == when
     assert [sample.when for sample in found["c"]] == ["after epoch 7"]
-    assert list(found)[0] == "b", "what shows the way comes first"
+    assert next(iter(found)) == "b", "what shows the way comes first"
     assert [s.when for s in report.before_during_after(found["b"])] == [when[0], when[2], when[3]]
     assert len(report.before_during_after(found["a"])) == 1
 
@@ -488,7 +485,7 @@ def test_the_notebook_runs_and_running_it_again_gives_the_same(trained):
     code = [cell for cell in book.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     written = nbformat.writes(book)
-    for words in ("BatchNorm1d", "epoch 2: train loss", "before training", "at the end", "norm=true", "Conclusions"):
+    for words in ("BatchNorm1d", "epoch 2: train loss", "before training", "at the end", "true > false: ", "Conclusions"):
         assert words in written, words
     assert "image/png" in code[-2].outputs[0].data, "the curves of the stored study"
     assert "expectations: " in code[-1].outputs[0].data["text/markdown"]
