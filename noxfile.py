@@ -24,8 +24,8 @@ FOLDERS = {
 }
 TASKS = [name for name in FOLDERS if name != "etude-core"]
 
-# What `handin` asks of a task: a study, and its flags with the sample and with the real data. The first are for minutes.
-# A task that is not named here gets the first of its studies, with two epochs and two seeds.
+# What `handin` asks of a task: a study, and its flags for the sample, to be done in minutes, and for the real data.
+# A task that is not named here gets the first of its studies, with two epochs.
 STUDIES = {
     "cnn-emnist": ("kernel-size", "--fit.epochs 3", "--data emnist-letters"),
     "imdb-rnn": ("models", "--fit.epochs 3", "--data aclimdb"),
@@ -101,3 +101,21 @@ def smoke(session: nox.Session, package: str) -> None:
                 session.run(*command, "--run", f"run-{installer}", env={"UV_RUN_RECURSION_DEPTH": None})
                 if not Path(f"run-{installer}/metrics.jsonl").is_file():
                     session.error(f"{package} train wrote no run-{installer}/metrics.jsonl")
+
+
+@nox.session
+def handin(session: nox.Session) -> None:
+    """Into handin/: taskN.ipynb, tensorboardN.zip and a page for every task, or for those named after `--`.
+
+    From the samples, in minutes; with ETUDE_DATA from the real data, in hours. Runs that are there are not run again.
+    """
+    sync(session, "--all-packages", "--group", "dev")
+    data, out = "real" if os.environ.get("ETUDE_DATA") else "sample", ROOT / "handin"
+    for task in session.posargs or TASKS:
+        first = sorted((FOLDERS[task] / "src").glob("*/studies/*.yaml"))[0].stem
+        name, small, large = STUDIES.get(task, (first, "--fit.epochs 2", ""))
+        place = ROOT / "runs" / "handin" / data / task / name
+        flags = small if data == "sample" else large
+        session.run(task, "study", name, "--jobs", "2", "--out", str(place), *flags.split())
+        session.run(task, "report", str(place), "--out", str(out))
+        (out / "report.html").replace(out / f"report-{task}.html")

@@ -485,7 +485,7 @@ def test_the_notebook_runs_and_running_it_again_gives_the_same(trained):
     code = [cell for cell in book.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     written = nbformat.writes(book)
-    for words in ("BatchNorm1d", "epoch 2: train loss", "before training", "at the end", "true > false: ", "Conclusions"):
+    for words in ("BatchNorm1d", "epoch 2: train loss", report.BEFORE, report.AFTER, "true > false: ", "Conclusions"):
         assert words in written, words
     assert "image/png" in code[-2].outputs[0].data, "the curves of the stored study"
     assert "expectations: " in code[-1].outputs[0].data["text/markdown"]
