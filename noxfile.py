@@ -1,4 +1,4 @@
-"""All checks: `uv run nox`; one of them: `uv run nox -s "test(cnn-emnist)"`.
+"""All checks: `uv run nox`; one of them: `uv run nox -s "test(cnn-emnist)"`. To hand in: `uv run nox -s handin`.
 
 Every session has an environment of its own with just what it needs, so that a package which forgot to declare a
 dependency cannot borrow it from a neighbour. uv fills it with hard links to its cache: seconds, and hardly any disk.
@@ -15,6 +15,7 @@ import nox
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_venv = "yes"  # `uv sync --exact` sees to what is in it
+nox.options.sessions = ["lint", "workspace", "test", "smoke"]
 
 ROOT = Path(__file__).parent
 FOLDERS = {
@@ -22,6 +23,15 @@ FOLDERS = {
     for path in sorted(ROOT.glob("packages/*/pyproject.toml"))
 }
 TASKS = [name for name in FOLDERS if name != "etude-core"]
+
+# What `handin` asks of a task: a study, and its flags for the sample, to be done in minutes, and for the real data.
+# A task that is not named here gets the first of its studies, with two epochs.
+STUDIES = {
+    "cnn-emnist": ("kernel-size", "--fit.epochs 3", "--data emnist-letters"),
+    "imdb-rnn": ("models", "--fit.epochs 3", "--data aclimdb"),
+    "lstm-pos": ("direction", "--fit.epochs 3", "--data nerus"),
+    "text-ae": ("latent-size", "--fit.epochs 2", "--data twitter"),
+}
 
 
 def sync(session: nox.Session, *what: str) -> None:
@@ -91,3 +101,21 @@ def smoke(session: nox.Session, package: str) -> None:
                 session.run(*command, "--run", f"run-{installer}", env={"UV_RUN_RECURSION_DEPTH": None})
                 if not Path(f"run-{installer}/metrics.jsonl").is_file():
                     session.error(f"{package} train wrote no run-{installer}/metrics.jsonl")
+
+
+@nox.session
+def handin(session: nox.Session) -> None:
+    """Into handin/: taskN.ipynb, tensorboardN.zip and a page for every task, or for those named after `--`.
+
+    From the samples, in minutes; with ETUDE_DATA from the real data, in hours. Runs that are there are not run again.
+    """
+    sync(session, "--all-packages", "--group", "dev")
+    data, out = "real" if os.environ.get("ETUDE_DATA") else "sample", ROOT / "handin"
+    for task in session.posargs or TASKS:
+        first = sorted((FOLDERS[task] / "src").glob("*/studies/*.yaml"))[0].stem
+        name, small, large = STUDIES.get(task, (first, "--fit.epochs 2", ""))
+        place = ROOT / "runs" / "handin" / data / task / name
+        flags = small if data == "sample" else large
+        session.run(task, "study", name, "--jobs", "2", "--out", str(place), *flags.split())
+        session.run(task, "report", str(place), "--out", str(out))
+        (out / "report.html").replace(out / f"report-{task}.html")

@@ -5,7 +5,13 @@ import sys
 from cnn_emnist.config import Config
 from etude import cli
 
-PACKAGE = cli.Package("cnn-emnist", Config, next_step="--data emnist-letters")
+PACKAGE = cli.Package(
+    "cnn-emnist",
+    Config,
+    next_step="--data emnist-letters",
+    number=1,
+    small="--fit.epochs 2 --model.layers 3 --model.channels 16",
+)
 
 
 def main(argv: list[str] | None = None) -> int:

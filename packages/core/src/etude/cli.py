@@ -1,10 +1,11 @@
-"""The verbs that every task has: train, evaluate, predict, study. No torch is imported before a verb needs it.
+"""The verbs that every task has: train, evaluate, predict, study, report. No torch is imported before a verb needs it.
 
 PACKAGE train [CONFIG.yaml] [--flags] [--run DIR]
 PACKAGE evaluate RUN [--data X] [--out FILE]     --out where a task writes results
 PACKAGE predict RUN INPUT ... [--out FILE] [-- INPUT ...]
 PACKAGE embed RUN INPUT ... --out FILE.npy       where a task makes vectors
 PACKAGE study NAME|FILE.yaml
+PACKAGE report RUN|STUDY ... [--out DIR]
 """
 
 import importlib
@@ -79,6 +80,10 @@ class Package:
     """its configuration: a dataclass with a field `fit: Fit`"""
     next_step: str
     """the flags that `train` suggests to try after it, such as --data emnist-letters"""
+    number: int = 0
+    """its place among the tasks that are handed in: `report` writes taskN.ipynb"""
+    small: str = "--fit.epochs 2"
+    """the flags of the small run that the notebook of `report` trains before its reader's eyes"""
     options: type | None = None
     """what `predict` can be told: a dataclass, each field a flag"""
     embeds: bool = False
@@ -98,7 +103,7 @@ class Package:
 def main(package: Package, argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for a mistake of the user, 130 or 143 after a signal."""
     words = sys.argv[1:] if argv is None else argv
-    verbs = {"train": train, "evaluate": evaluate, "predict": predict, "study": study}
+    verbs = {"train": train, "evaluate": evaluate, "predict": predict, "study": study, "report": report}
     if package.embeds:
         verbs["embed"] = embed
     if words == ["together"]:  # what a study starts: no verb for people, as it reads what to do from stdin
@@ -137,6 +142,7 @@ def usage(package: Package) -> str:
             f"       {name} predict RUN INPUT ... [--out FILE]           apply it",
             *([vectors] if package.embeds else []),
             f"       {name} study NAME|FILE.yaml [--jobs N]              a question to many runs; --help lists them",
+            f"       {name} report RUN|STUDY ... [--out DIR]             a page, a notebook and the logs, to show",
         ]
     )
 
@@ -369,3 +375,9 @@ def study(package: Package, words: list[str]) -> int:
     from etude import study
 
     return study.main(package.module, package.name, words, package.config, invocation(package).split())
+
+
+def report(package: Package, words: list[str]) -> int:
+    from etude import report
+
+    return report.main(package, words, invocation(package))

@@ -1,6 +1,8 @@
 """Where a run computes and how exactly: device, precision, and the processes of a data-parallel run."""
 
 import os
+import resource
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -126,6 +128,13 @@ class Device:
         if self.where.type == "cuda":
             return torch.cuda.get_device_name(self.where)
         return f"{torch.cpu.get_capabilities().get('cpu_name') or 'CPU'} ({torch.get_num_threads()} threads)"
+
+    def peak_memory(self) -> int:
+        """The most bytes that this process has held so far: of the GPU's memory, or of the machine's."""
+        if self.where.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.where)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts in kB
 
     def __str__(self) -> str:
         processes = f", {self.world} processes" if self.world > 1 else ""

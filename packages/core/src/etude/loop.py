@@ -265,6 +265,7 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
             raise UserError(f"{reason}: put a copy of it there, or give --run another folder") from None
     resumed = progress.step > 0
     run.write_rows(progress.rows)
+    run.about(task.data, task.summary, str(model), task.metric, task.better)
     run.open_tensorboard(progress.step + 1 if resumed else 0, f"best/{task.metric}")
 
     scores = [row["valid"][task.metric] for row in progress.rows]
@@ -338,6 +339,7 @@ def finish(task: Task, run: Run, device: Device, progress: Progress) -> dict[str
         "parameters": sum(p.numel() for p in model.parameters()),
         "seconds": round(progress.seconds, 1),
         "device": str(device),
+        "memory_mb": round(device.peak_memory() / 2**20),
     }
     run.write_result("result.json", result)
     return result

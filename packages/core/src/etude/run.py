@@ -1,6 +1,7 @@
 """The run folder: what one training run leaves behind, readable by people and enough to go on or to predict.
 
-config.yaml  environment.json  metrics.jsonl  result.json  log.txt  checkpoints/{last,last.prev,best}.pt  samples/  tb/
+config.yaml  environment.json  about.json  metrics.jsonl  result.json  log.txt  samples/  tb/
+checkpoints/{last,last.prev,best}.pt
 """
 
 import copy
@@ -164,6 +165,12 @@ class Run:
         """metrics.jsonl, one row per epoch; written as a whole, so that no epoch ever stands in it twice."""
         if self.device.leads:
             write(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    def about(self, data: str, model: str, architecture: str, metric: str, better: str) -> None:
+        """about.json: what is trained on what, in words, for whoever reads the folder later (`etude.report`)."""
+        task = type(self.config).__module__.partition(".")[0]
+        words = {"task": task, "data": data, "model": model, "architecture": architecture}
+        self.write_result("about.json", words | {"metric": metric, "better": better})
 
     def write_result(self, name: str, result: dict[str, Any]) -> None:
         if self.device.leads:

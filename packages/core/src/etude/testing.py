@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from etude import cli, config, draw, loop, optim, run, study
+from etude import cli, config, draw, loop, optim, report, run, study
 from etude.device import Device
 from etude.loop import Task, Totals
 
@@ -38,6 +38,7 @@ def check_task(package: cli.Package, flags: list[str], inputs: list[str], folder
     check_bf16(make(package, parsed))
     check_resume(package, parsed, folder)
     check_predict(package, folder / "whole", inputs, folder / "copied")
+    check_report(package, folder / "whole")
 
 
 def check_presets(package: cli.Package, presets: list[str], studies: list[str]) -> None:
@@ -219,6 +220,19 @@ def check_predict(package: cli.Package, folder: Path, inputs: list[str], copied:
     moved = folder.rename(folder.with_name("moved"))
     assert predicted(package, copied, inputs) == before, "a copied run folder predicts something else"
     moved.rename(folder)
+
+
+def check_report(package: cli.Package, folder: Path) -> None:
+    """The page of a run shows what the task showed before and after training, and its logs can be packed."""
+    with redirect_stdout(StringIO()):
+        for kind in ("page", "tensorboard"):
+            assert cli.main(package, ["report", str(folder), "--only", kind]) == 0
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    for when in (report.BEFORE, report.AFTER):
+        assert f"<figcaption>{when}</figcaption>" in text, (
+            f"nothing is shown {when}: give Run.text or Run.picture the names NAME-epoch-000, ... and NAME-end"
+        )
+    assert (folder / f"tensorboard{package.number}.zip").is_file()
 
 
 def predicted(package: cli.Package, folder: Path, inputs: list[str]) -> str:

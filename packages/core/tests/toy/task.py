@@ -84,7 +84,9 @@ class Toy:
         return totals.means()
 
     def show(self, run, epoch, step):
-        run.text("shown", f"epoch {epoch}, {torch.rand(())}", step)  # looks, and disturbs the generator
+        name = "end" if epoch < 0 else f"epoch-{epoch:03d}"
+        table = f"| epoch | drawn |\n|---|---|\n| {epoch} | {torch.rand(())} |"  # looks, and disturbs the generator
+        run.text("shown", table, step, f"shown-{name}")
         if self.config.flaw == "steer":
             for parameter in self.model.parameters():
                 parameter.mul_(0.99)

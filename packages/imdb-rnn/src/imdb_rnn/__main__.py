@@ -5,7 +5,7 @@ import sys
 from etude import cli
 from imdb_rnn.config import Config
 
-PACKAGE = cli.Package("imdb-rnn", Config, next_step="--data aclimdb")
+PACKAGE = cli.Package("imdb-rnn", Config, next_step="--data aclimdb", number=6)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,7 +5,7 @@ import sys
 from etude import cli
 from text_ae.config import Config
 
-PACKAGE = cli.Package("text-ae", Config, next_step="--data twitter", embeds=True)
+PACKAGE = cli.Package("text-ae", Config, next_step="--data twitter", number=3, embeds=True)
 
 
 def main(argv: list[str] | None = None) -> int:

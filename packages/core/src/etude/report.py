@@ -1,0 +1,361 @@
+"""What runs and studies say to a reader: a page, a notebook to hand in, and their TensorBoard logs as one archive.
+
+OUT/report.html  OUT/taskN.ipynb  OUT/tensorboardN.zip
+
+Everything is read from the folders, so a report can be made of a study that is still at work, and names what is
+missing. This file reads; `etude.page`, `etude.notebook` and `etude.archive` write.
+"""
+
+import json
+import math
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etude import study
+from etude.chart import Curve, Point
+from etude.config import take, to_flags
+from etude.errors import UserError
+
+if TYPE_CHECKING:
+    from etude.cli import Package
+
+KINDS = ("page", "notebook", "tensorboard")
+NEEDED = ("nbformat", "nbclient", "ipykernel")  # by the notebook alone
+BEFORE, AFTER = "before training", "at the end"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run folder tells, whether its run is finished, at work or broken off."""
+
+    folder: Path
+    config: str
+    """config.yaml as it stands"""
+    starts: list[dict[str, Any]]
+    """environment.json: one entry per start"""
+    about: dict[str, Any]
+    """about.json: the data and the model in words"""
+    rows: list[dict[str, Any]]
+    """metrics.jsonl: one row per finished epoch"""
+    result: dict[str, Any] | None
+    test: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Something that the task showed: a text (Markdown) or a picture."""
+
+    name: str
+    when: str
+    """before training, after epoch 3, at the end"""
+    file: Path
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The runs that differ in their seed only; `number` is that of its curve."""
+
+    name: str
+    number: int
+    records: list[Record]
+    """the finished ones; where none is, those that have begun"""
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Section:
+    """One RUN or STUDY that was asked for."""
+
+    place: Path
+    title: str
+    command: str
+    """what makes it, or goes on with it"""
+    metric: str
+    better: str
+    settings: list[Setting]
+    outcome: study.Outcome | None
+    """None for a single run"""
+    problems: list[str]
+    best: Setting | None
+    """the setting with the best score, on validation, of those that were begun"""
+
+
+# ------------------------------------------------------------------------------------------------ what the folders tell
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl; none before the first epoch is over."""
+    try:
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}): delete {file.parent} and start the run again") from None
+    return [row for row in rows if isinstance(row, dict) and {"epoch", "train", "valid"} <= row.keys()]
+
+
+def record(folder: Path) -> Record:
+    """Reads a run folder, in whatever state it is."""
+    config = folder / "config.yaml"
+    starts = folder / "environment.json"
+    return Record(
+        folder,
+        config.read_text(encoding="utf-8") if config.is_file() else "",
+        json.loads(starts.read_text(encoding="utf-8")) if starts.is_file() else [],
+        study.read(folder / "about.json") or {},
+        read_lines(folder / "metrics.jsonl"),
+        study.read(folder / "result.json"),
+        study.read(folder / "test.json"),
+    )
+
+
+def samples(folder: Path) -> dict[str, list[Sample]]:
+    """What a run showed, by name, in the order of training: files NAME-epoch-003.md, NAME-end.png, NAME.png."""
+    found: dict[str, list[tuple[float, Sample]]] = {}
+    for file in sorted((folder / "samples").glob("*")):
+        match = re.fullmatch(r"(.+?)(?:-(?:epoch-)?(\d+|end))?\.(?:png|md)", file.name)
+        if match is None:
+            continue
+        epoch = math.inf if match[2] in (None, "end") else int(match[2])
+        when = AFTER if epoch == math.inf else f"after epoch {epoch}" if epoch else BEFORE
+        name = match[1].replace("-", " ")
+        found.setdefault(name, []).append((epoch, Sample(name, when, file)))
+    series = {name: [sample for _, sample in sorted(some, key=lambda x: x[0])] for name, some in found.items()}
+    return dict(sorted(series.items(), key=lambda item: len(item[1]) == 1))  # what shows the way comes first
+
+
+def before_during_after(series: Sequence[Sample]) -> list[Sample]:
+    """The first, the middle and the last of a series; of two, both."""
+    return [series[n] for n in sorted({0, len(series) // 2, len(series) - 1})]
+
+
+def curve(setting: Setting, part: str, metric: str) -> Curve:
+    """A metric of "train" or "valid" by epoch: mean and range over the runs, as far as all of them have come.
+
+    Where some have stopped, a mean over the rest would jump.
+    """
+    runs = []
+    for one in setting.records:
+        scores = {row["epoch"]: row[part].get(metric) for row in one.rows}
+        runs.append({epoch: x for epoch, x in scores.items() if isinstance(x, int | float) and math.isfinite(x)})
+    epochs = sorted(set.intersection(*map(set, runs))) if runs else []
+    points = []
+    for epoch in epochs:
+        values = [run[epoch] for run in runs]
+        points.append(Point(epoch, math.fsum(values) / len(values), min(values), max(values)))
+    return Curve(setting.name, setting.number, points)
+
+
+def metrics(settings: Iterable[Setting], part: str) -> list[str]:
+    """The names of the metrics that the runs have in "train" or "valid", in the order of the task."""
+    rows = [row for setting in settings for one in setting.records for row in one.rows[:1]]
+    return list(dict.fromkeys(name for row in rows for name in row[part]))
+
+
+# ----------------------------------------------------------------------------------------------------- runs and studies
+
+
+def section(package: "Package", place: Path, call: str) -> Section:
+    """A RUN or STUDY folder. Raises UserError if it is neither, or another task's."""
+    if (place / "study.yaml").is_file():
+        found = of_study(package, place, call)
+    elif (place / "config.yaml").is_file():
+        found = of_run(package, place, call)
+    else:
+        has = "there is no such folder" if not place.is_dir() else "it has neither config.yaml nor study.yaml"
+        raise UserError(f"{place} is no folder of a run or study: {has}")
+    for setting in found.settings:
+        for one in setting.records:
+            task = str(one.about.get("task", package.module)).replace("_", "-")
+            if task != package.name:
+                raise UserError(f"{place} is of {task}, not of {package.name}: say {task} report {place}")
+    return found
+
+
+def of_run(package: "Package", place: Path, call: str) -> Section:
+    one = record(place)
+    title = metadata.metadata(package.name)["Summary"] if is_installed(package.name) else package.name
+    setting = Setting(place.name, 0, [one], one.result is not None)
+    problems = []
+    if one.result is None:
+        problems.append(f"The run is not finished: {unfinished(one)}.")
+    if one.test is None:
+        problems.append(f"No test score yet: {call} evaluate {shlex.quote(str(place))}")
+    command = f"{call} train {shlex.quote(str(place / 'config.yaml'))}"
+    metric, better = one.about.get("metric", "loss"), one.about.get("better", "lower")
+    return Section(place, title, command, metric, better, [setting], None, problems, setting)
+
+
+def is_installed(name: str) -> bool:
+    try:
+        return bool(metadata.metadata(name)["Summary"])
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def unfinished(one: Record) -> str:
+    epochs = f"{len(one.rows)} epoch{'s' * (len(one.rows) != 1)} of it are there" if one.rows else "no epoch is over"
+    log = one.folder / "log.txt"
+    return epochs + (f"; its last words: {study.last_line(log)}" if log.is_file() else "")
+
+
+def of_study(package: "Package", place: Path, call: str) -> Section:
+    asked = replace(study.load(str(place / "study.yaml"), package.module), name=place.name)
+    outcome = study.summarise(asked, place)
+    settings = []
+    for number, row in enumerate(outcome.rows):
+        best = study.folder_name({**row.setting, **row.tuned}, study.short_names([*asked.compare, *asked.tune]))
+        of = [run for run in outcome.runs if run.trial.group == best]
+        ended = [record(run.trial.folder(place)) for run in of if not run.problem]
+        begun = [record(run.trial.folder(place)) for run in of if run.problem and run.valid is None]
+        begun = [one for one in begun if one.rows]
+        settings.append(Setting(in_words(best), number, ended or begun, bool(ended)))
+    problems = list(outcome.problems)
+    for run in outcome.runs:
+        if run.valid is None and (rows := read_lines(run.trial.folder(place) / "metrics.jsonl")):
+            problems.append(f"{run.trial}: {len(rows)} of its epochs are there")
+    scored = [(study.mean(row.valid), setting) for row, setting in zip(outcome.rows, settings, strict=True)]
+    ranked = [(asked.sign() * score, setting) for score, setting in scored if score is not None]
+    begun_ones = [setting for setting in settings if setting.records]
+    best_one = max(ranked, key=lambda pair: pair[0])[1] if ranked else next(iter(begun_ones), None)
+    command = study_command(package, asked, place, call)
+    return Section(place, asked.question, command, asked.metric, asked.better, settings, outcome, problems, best_one)
+
+
+def in_words(group: str) -> str:
+    """The name of a setting's folder for people: "kernel=3,lr=0.003" -> "kernel 3, lr 0.003"."""
+    from urllib.parse import unquote_plus
+
+    return ", ".join(unquote_plus(part).replace("=", " ", 1) for part in group.split(","))
+
+
+def study_command(package: "Package", asked: study.Study, place: Path, call: str) -> str:
+    """The command line that gives this study anew: by the name it has in the package, if it is that one."""
+    for name in study.available(package.module):
+        ours = study.load(name, package.module)
+        extra = {knob: value for knob, value in asked.fixed.items() if ours.fixed.get(knob) != value}
+        if replace(ours, fixed={**ours.fixed, **extra}, name="", given="") == replace(asked, name="", given=""):
+            flags = to_flags(extra)
+            out = [] if place == study.default_out(package.name, ours, flags) else ["--out", str(place)]
+            return f"{call} {shlex.join(['study', name, *flags, *out])}"
+    return f"{call} {shlex.join(['study', str(place / 'study.yaml'), '--out', str(place)])}"
+
+
+def conclusions(found: Section) -> list[str]:
+    """What the numbers say, in sentences."""
+    outcome = found.outcome
+    if outcome is None:
+        one = found.settings[0].records[0]
+        said = []
+        if one.result is not None:
+            valid = one.result["valid"].get(found.metric)
+            said.append(
+                f"Epoch {one.result['best_epoch']} of {one.result['epochs']} was kept: "
+                f"{found.metric} {study.cell(valid, '.4f')} on the validation part."
+            )
+        if one.test is not None:
+            said.append(f"On the test part: {found.metric} {study.cell(one.test.get(found.metric), '.4f')}.")
+        return said or ["The run is not finished; there is nothing to conclude yet."]
+    rows = [row for row in outcome.rows if row.test]
+    if not rows:
+        return ["No run has a test score yet; there is nothing to conclude."]
+    sign = outcome.study.sign()
+    rows.sort(key=lambda row: (-len(row.test), -sign * (study.mean(row.test) or 0)))  # few seeds cannot win
+    first, seeds = rows[0], outcome.study.seeds
+    interval = study.bootstrap(list(first.test.values()))
+    said = [
+        f"Best on the test part: {in_words(first.of)}, {found.metric} {study.cell(study.mean(first.test), '.4f')}"
+        + (f", interval {study.bounds(interval, '.4f')}" if interval else "")
+        + (f", {len(first.test)} of {seeds} seeds." if len(first.test) < seeds else ".")
+    ]
+    if len(rows) > 1:
+        second = rows[1]
+        claim = study.Claim("", "", first.of, second.of, left_wins=True)
+        lead = study.judge(claim, {row.of: row for row in rows}, sign)
+        sure = {
+            "as expected": "it is better",
+            "not expected": "it is worse",
+            "unclear": "none is better for sure",
+        }
+        over = f"{lead.pairs} common seed{'s' * (lead.pairs != 1)}"
+        told = (
+            f"difference {lead.difference:+.4f} over {over}: {sure[lead.verdict]}"
+            if lead.difference is not None
+            else "no seed has both"
+        )
+        said.append(f"Next is {in_words(second.of)} ({told}).")
+    if verdicts := outcome.verdicts:
+        counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in ("as expected", "not expected", "unclear")}
+        told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        said.append(f"Of {len(verdicts)} expectation{'s' * (len(verdicts) > 1)}: {told}.")
+    if found.problems:
+        said.append("The study is not complete; this may change.")
+    return said
+
+
+# ---------------------------------------------------------------------------------------------------------- the command
+
+
+def main(package: "Package", argv: Sequence[str], call: str) -> int:
+    """`PACKAGE report ...`; `call` is how the command was called, to be called again."""
+    usage = f"usage: {package.name} report RUN|STUDY ... [--out DIR] [--only {'|'.join(KINDS)}]"
+    words = list(argv)
+    if "-h" in words or "--help" in words:
+        print(usage)
+        return 0
+    out, only = take(words, "--out"), take(words, "--only")
+    if only not in (None, *KINDS):
+        raise UserError(f"--only has to be one of {', '.join(KINDS)}, not {only!r}")
+    if odd := next((word for word in words if word.startswith("-")), None):
+        raise UserError(f"unknown flag {odd}: {usage}")
+    if not words:
+        raise UserError(f"give the folders of runs or studies: {usage}")
+    places = [Path(word) for word in words]
+    folder = Path(out) if out else places[0] if len(places) == 1 else Path("runs") / package.name / "report"
+    sections = [section(package, place, call) for place in places]
+    again = f"{call} report {shlex.join([*words, *(['--out', out] if out else [])])}"
+    missing = [name for name in NEEDED if not importable(name)]
+    without = f"the notebook needs {', '.join(missing)}: pip install 'etude-core[notebook]'" if missing else ""
+    if without and only == "notebook":
+        raise UserError(without)
+
+    from etude import archive, notebook, page
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if only in (None, "page"):
+            file = put(folder / "report.html", page.render(package, sections, again).encode())
+            print(f"page      {file}")
+        if only in (None, "tensorboard"):
+            made = archive.build(sections, again)
+            file = put(folder / f"tensorboard{package.number}.zip", made.content)
+            print(f"logs      {file}, {len(made.content) / 1e6:.1f} MB: {made.thinned}")
+        if only in (None, "notebook") and not without:
+            file = put(folder / f"task{package.number}.ipynb", notebook.build(package, sections, folder).encode())
+            print(f"notebook  {file}")
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}): give --out another folder") from None
+    if without:
+        print(f"notebook  left out: {without}")
+    for found in sections:
+        if found.problems:
+            print(f"note      {found.place} is not complete: {len(found.problems)} notes are in the report")
+    return 0
+
+
+def importable(name: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(name) is not None
+
+
+def put(file: Path, content: bytes) -> Path:
+    from etude import run
+
+    run.write(file, content)
+    return file

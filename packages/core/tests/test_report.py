@@ -1,0 +1,507 @@
+"""Reports: what a page says of whole, half and broken studies; what a browser, TensorBoard and Jupyter make of them."""
+
+import io
+import json
+import math
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+import nbformat
+import pytest
+from playwright.sync_api import sync_playwright
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toy.__main__ import PACKAGE
+
+from etude import archive, chart, cli, config, page, report, study
+
+STUDY = """
+question: Does batch norm <script>document.title = "owned"</script> help a net that adds digits?
+compare: {norm: [true, false]}
+fixed: {fit.epochs: 3}
+seeds: 2
+metric: accuracy
+expect:
+  - {claim: "true > false", because: "normalised layers bear a higher <b>learning rate</b> 🙂"}
+  - {claim: "false > true", because: "שלום is written from right to left"}
+"""
+HOSTILE = """\
+| text | restored |
+|---|---|
+| <script>document.title = "owned"</script> | **wrong** \\| <img src=x onerror="document.title = 'owned'"> |
+| مرحبا بالعالم | ![picture](http://127.0.0.1:9/x.png) [link](javascript:alert(1)) <http://127.0.0.1:9> |
+| 🙂 & < | fine |
+"""
+
+
+def write_run(folder, epochs=3, score=0.5, finished=True, tested=True, samples=None):
+    """A run folder as the loop leaves it, without training: loss 1/epoch, accuracy score * epoch / epochs."""
+    (folder / "samples").mkdir(parents=True)
+    (folder / "config.yaml").write_text("norm: true\n")
+    start = {"device": "a machine", "precision": "fp32", "git": "0123456789ab", "versions": {"torch": "2"}, "seed": 0}
+    (folder / "environment.json").write_text(json.dumps([start]))
+    words = {"task": "toy", "data": "digits, 110 / 40 / 40 rows", "model": "307 parameters", "architecture": "Net()"}
+    (folder / "about.json").write_text(json.dumps(words | {"metric": "accuracy", "better": "higher"}))
+    rows = [
+        {
+            "epoch": e,
+            "step": 6 * e,
+            "train": {"loss": 1 / e, "accuracy": 0.9},
+            "valid": {"loss": 1.1 / e, "accuracy": score * e / 3},
+        }
+        for e in range(1, epochs + 1)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = {"epochs": 3, "best_epoch": 3, "valid": {"accuracy": score, "loss": 0.4}, "train": {}, "parameters": 307}
+    if finished:
+        (folder / "result.json").write_text(json.dumps(result | {"seconds": 75.0, "memory_mb": 1234}))
+    if finished and tested:
+        (folder / "test.json").write_text(json.dumps({"accuracy": score - 0.01, "loss": 0.5, "per_class": {}}))
+    for name, text in (samples or {}).items():
+        (folder / "samples" / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A complete study of two settings with two seeds."""
+    folder = tmp_path / "norms"
+    folder.mkdir()
+    (folder / "study.yaml").write_text(STUDY, encoding="utf-8")
+    shown = {"shown-epoch-000.md": HOSTILE, "shown-epoch-001.md": "one", "shown-end.md": "the end"}
+    for name, scores in {"true": (0.6, 0.62), "false": (0.5, 0.51)}.items():
+        for seed, score in enumerate(scores):
+            write_run(folder / f"norm={name}" / f"seed={seed}", score=score, samples=shown)
+    return folder
+
+
+def html(folder, *words):
+    assert cli.main(PACKAGE, ["report", str(folder), "--only", "page", *words]) == 0
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def refused(words, capsys):
+    """The one line with which a report is refused."""
+    assert cli.main(PACKAGE, ["report", *map(str, words)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    return said.err
+
+
+# --------------------------------------------------------------------------------------------------------------- charts
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "written"),
+    [
+        (0, 1, ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]),
+        (0.87, 0.91, ["0.87", "0.88", "0.89", "0.90", "0.91"]),
+        (0, 1200, ["0", "250", "500", "750", "1,000", "1,250"]),
+        (-1, 1, ["-1.0", "-0.5", "0.0", "0.5", "1.0"]),
+        (0, 1e-6, ["0", "2e-07", "4e-07", "6e-07", "8e-07", "1e-06"]),
+    ],
+)
+def test_ticks(low, high, written):
+    marks = chart.ticks(low, high, 5)
+    assert [chart.written(tick, marks) for tick in marks] == written
+
+
+def test_a_flat_curve_has_a_scale():
+    curve = chart.Curve("flat", 0, [chart.Point(1, 0.5, 0.5, 0.5)])
+    assert ElementTree.fromstring(chart.lines([curve], "epoch", "accuracy")).tag == "svg"
+
+
+def drawn_points(svg, kind):
+    """The numbers of the paths of a class, in order."""
+    root = ElementTree.fromstring(svg)
+    paths = [path.get("d") for path in root.iter("path") if path.get("class").startswith(kind)]
+    return [[tuple(map(float, pair.split())) for pair in path.strip("Mz").split("L")] for path in paths]
+
+
+def test_a_line_is_drawn_to_scale_with_its_band():
+    points = [chart.Point(1, 0.2, 0.1, 0.3), chart.Point(2, 0.4, 0.3, 0.5), chart.Point(3, 0.6, 0.6, 0.6)]
+    svg = chart.lines([chart.Curve("a", 0, points)], "epoch", "accuracy (part)")
+    (line,), (band,) = drawn_points(svg, "line"), drawn_points(svg, "band")
+    (x1, y1), (x2, y2), (x3, y3) = line
+    assert x2 - x1 == pytest.approx(x3 - x2, abs=0.2)
+    assert y2 - y1 == pytest.approx(y3 - y2, abs=0.2)
+    assert y3 < y1, "larger is higher up"
+    assert band[0][1] == pytest.approx((y1 + y2) / 2, abs=0.2), "0.3 lies half-way between 0.2 and 0.4"
+    assert band[-1][1] == pytest.approx(y1 + (y1 - y2) / 2, abs=0.2)
+    texts = [text.text for text in ElementTree.fromstring(svg).iter("text")]
+    assert {"epoch", "accuracy (part)", "1", "2", "3", "0.1", "0.6"} <= set(texts)
+
+
+def test_what_is_no_number_is_not_drawn():
+    nan = chart.Point(2, math.nan, math.nan, math.nan)
+    curve = chart.Curve("a", 0, [chart.Point(1, 0.2, 0.2, 0.2), nan, chart.Point(3, 0.6, 0.6, 0.6)])
+    svg = chart.lines([curve, chart.Curve("b", 1, [nan])], "epoch", "loss")
+    assert "nan" not in svg
+    ((first, last),) = drawn_points(svg, "line")
+    assert first != last
+    assert "no point" in chart.lines([chart.Curve("b", 1, [nan])], "epoch", "loss")
+
+
+def test_fourteen_curves_look_different():
+    looks = {(chart.colour(n), chart.dash(n)) for n in range(14)}
+    assert len(looks) == 14
+    assert len({chart.marker(n, 0, 0) for n in range(7)}) == 7, "a colour never stands alone"
+
+
+def test_names_in_charts_are_escaped():
+    name = '<script>"&'
+    curve = chart.Curve(name, 0, [chart.Point(1, 0.2, 0.2, 0.2)])
+    for svg in (chart.lines([curve], name, name), chart.spans([chart.Span(name, 0, 0.5, (0.4, 0.6), [0.4])], name)):
+        root = ElementTree.fromstring(svg)
+        assert name in [text.text for text in root.iter("text")]
+        assert not list(root.iter("script"))
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+
+
+def test_a_curve_ends_where_the_first_run_ends(tmp_path):
+    runs = [write_run(tmp_path / name, epochs=e, score=s) for name, e, s in (("a", 3, 0.6), ("b", 2, 0.3))]
+    setting = report.Setting("x", 0, [report.record(folder) for folder in runs], True)
+    points = report.curve(setting, "valid", "accuracy").points
+    assert [p.x for p in points] == [1, 2]
+    assert (points[1].low, points[1].y, points[1].high) == pytest.approx((0.2, 0.3, 0.4))
+
+
+def test_samples_are_in_the_order_of_training(tmp_path):
+    names = ("b-end.md", "b-epoch-010.md", "b-epoch-002.md", "b-epoch-000.md", "a.png", "c-007.md", ".x.md.1.tmp")
+    write_run(tmp_path / "run", samples=dict.fromkeys(names, ""))
+    found = report.samples(tmp_path / "run")
+    when = ["before training", "after epoch 2", "after epoch 10", "at the end"]
+    assert [sample.when for sample in found["b"]] == when
+    assert [sample.when for sample in found["c"]] == ["after epoch 7"]
+    assert next(iter(found)) == "b", "what shows the way comes first"
+    assert [s.when for s in report.before_during_after(found["b"])] == [when[0], when[2], when[3]]
+    assert len(report.before_during_after(found["a"])) == 1
+
+
+def test_the_command_of_a_study_is_that_which_made_it(place):
+    found = report.section(PACKAGE, place, "toy")
+    assert found.command == f"toy study {place}/study.yaml --out {place}"
+
+
+# ------------------------------------------------------------------------------------------------------------- the page
+
+
+def test_a_whole_study(place):
+    text = html(place)
+    for words in (
+        "Best on the test part: norm true, accuracy 0.6000, interval [0.5900, 0.6100].",
+        "Next is norm false (difference +0.1050 over 2 common seeds: it is better).",
+        "Of 2 expectations: 1 as expected, 1 not expected, 0 unclear.",
+        "digits, 110 / 40 / 40 rows",
+        "307 parameters",
+        "Net()",
+        "1,234 MB",
+        "1.2 min",
+        "a machine, fp32",
+        "difference +0.1050, interval [+0.1000, +0.1100], 2 seeds",
+    ):
+        assert words in text, words
+    assert "not complete" not in text
+
+
+def test_texts_of_the_data_are_escaped(place):
+    text = html(place)
+    for words in ("<script", "<img src=x", "<b>learning", "<a ", 'http://127.0.0.1:9/x.png"'):
+        assert words not in text, words
+    for words in (
+        "&lt;script&gt;",
+        "&lt;b&gt;learning rate&lt;/b&gt; 🙂",
+        "שלום",
+        "🙂 &amp; &lt;",
+        "<strong>wrong</strong> |",
+    ):
+        assert words in text, words
+    assert '<td dir="auto">مرحبا بالعالم</td>' in text
+
+
+def test_a_long_table_is_cut_and_says_so():
+    lines = "\n".join(f"| row {n} | x |" for n in range(40))
+    text = page.markdown(f"| a | b |\n|---|---|\n{lines}\n\nafter")
+    assert text.count("<tr>") == 1 + page.ROWS
+    assert f"and {40 - page.ROWS} more rows" in text
+    assert "more rows" not in page.markdown("| a | b |\n|---|---|\n" + "\n".join(["| 1 | 2 |"] * page.ROWS))
+    assert "<p" in text and "after" in text
+
+
+def test_failed_missing_and_nan_runs_are_named(place):
+    nan = {"accuracy": math.nan, "loss": math.nan}
+    result = json.loads((place / "norm=true/seed=0/result.json").read_text())
+    (place / "norm=true/seed=0/result.json").write_text(json.dumps(result | {"valid": nan}))
+    shutil.rmtree(place / "norm=true/seed=1")
+    failed = place / "norm=false/seed=0"
+    for name in ("result.json", "test.json"):
+        (failed / name).unlink()
+    (failed / "log.txt").write_text("$ train\nRuntimeError: the loss is a <fish>\n")
+    (place / "norm=false/seed=1/test.json").unlink()
+    text = html(place)
+    for words in (
+        "This study is not complete.",
+        "norm=true seed=0: left out: valid accuracy is nan",
+        "1 of 4 runs are missing: norm=true seed=1",
+        "norm=false seed=0: not finished; its last words: RuntimeError: the loss is a &lt;fish&gt;",
+        "norm=false seed=0: 3 of its epochs are there",
+        "no test score yet: norm=false seed=1",
+        "No run has a test score yet",
+        "there is no seed of both yet",
+        "(no run yet)",
+    ):
+        assert words in text, words
+    assert ">nan<" not in text.replace("<td>nan</td>", "")
+
+
+def test_a_study_that_has_only_begun(place):
+    for name in ("true", "false"):
+        for seed in (0, 1):
+            if (name, seed) != ("true", 0):
+                shutil.rmtree(place / f"norm={name}/seed={seed}")
+    for name in ("result.json", "test.json"):
+        (place / "norm=true/seed=0" / name).unlink()
+    (place / "norm=true/seed=0/log.txt").write_text("$ train\nepoch 3/3\n")
+    text = html(place)
+    assert "3 of 4 runs are missing" in text
+    assert "(1 unfinished)" in text
+    assert "the end" in text, "the samples of the run at work are shown"
+    assert len(ElementTree.fromstring(svg_of(text)).findall("path")) > 3, "its curve is drawn"
+    shutil.rmtree(place / "norm=true")
+    assert "4 of 4 runs are missing" in html(place)
+
+
+def svg_of(text):
+    start = text.index('<svg class="chart"')
+    return text[start : text.index("</svg>", start) + 6]
+
+
+def test_a_single_run(tmp_path):
+    folder = write_run(tmp_path / "one", samples={"shown-end.md": "the end"})
+    text = html(folder)
+    for words in ("Epoch 3 of 3 was kept: accuracy 0.5000", "On the test part: accuracy 0.4900.", "the end", "Net()"):
+        assert words in text, words
+    half = write_run(tmp_path / "half", epochs=1, finished=False)
+    text = html(half)
+    assert "The run is not finished: 1 epoch of it are there" in text
+    assert "No test score yet: " in text
+
+
+def test_several_on_one_page(place, tmp_path, monkeypatch):
+    one = write_run(tmp_path / "one")
+    assert cli.main(PACKAGE, ["report", str(place), str(one), "--only", "page", "--out", "both"]) == 0
+    text = Path("both/report.html").read_text(encoding="utf-8")
+    assert text.count("<section") == 2
+    assert 'href="#s1"' in text
+
+
+# ---------------------------------------------------------------------------------------------------------- mistakes
+
+
+def test_mistakes_are_refused_in_one_line(place, tmp_path, capsys):
+    assert "nowhere is no folder of a run or study: there is no such folder" in refused(["nowhere"], capsys)
+    (tmp_path / "empty").mkdir()
+    assert "it has neither config.yaml nor study.yaml" in refused([tmp_path / "empty"], capsys)
+    assert "unknown flag --x" in refused([place, "--x"], capsys)
+    assert "--only has to be one of page, notebook, tensorboard" in refused([place, "--only", "pdf"], capsys)
+    assert "give the folders" in refused([], capsys)
+    (tmp_path / "file").touch()
+    assert "give --out another folder" in refused([place, "--only", "page", "--out", tmp_path / "file"], capsys)
+    about = place / "norm=true/seed=0/about.json"
+    about.write_text(about.read_text().replace('"toy"', '"other_task"'))
+    assert f"{place} is of other-task, not of toy: say other-task report" in refused([place], capsys)
+    assert not list(place.glob("*.html"))
+
+
+def test_without_jupyter_the_rest_is_made_and_one_line_says_what_to_install(place, monkeypatch, capsys):
+    monkeypatch.setattr(report, "importable", lambda name: name != "nbclient")
+    assert cli.main(PACKAGE, ["report", str(place)]) == 0
+    assert "the notebook needs nbclient: pip install 'etude-core[notebook]'" in capsys.readouterr().out
+    assert {p.name for p in place.iterdir() if p.is_file()} == {"study.yaml", "report.html", "tensorboard0.zip"}
+    assert "the notebook needs nbclient" in refused([place, "--only", "notebook"], capsys)
+
+
+# ------------------------------------------------------------------------------------------------------------ a browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    assert program, f"the page is tested in a browser, none of {', '.join(names)} is there: apt-get install chromium"
+    with sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme", "media"), [(1280, "light", "screen"), (390, "dark", "screen"), (794, "light", "print")]
+)
+def test_a_browser_shows_curves_table_and_verdicts_and_asks_the_network_for_nothing(
+    place, browser, width, scheme, media
+):
+    html(place)
+    said, asked = [], []
+    window = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    window.emulate_media(media=media, color_scheme=scheme)
+    window.on("console", lambda message: said.append(message.text))
+    window.on("pageerror", lambda error: said.append(str(error)))
+    window.on("request", lambda request: asked.append(request.url))
+    url = (place / "report.html").as_uri()
+    window.goto(url)
+    assert [a for a in asked if not a.startswith("data:")] == [url]
+    assert said == []
+    assert window.title() == "toy: report", "no script of the data has run"
+    assert window.evaluate("document.documentElement.scrollWidth") <= width, "the page itself never scrolls sideways"
+    assert window.locator("figure .chart .line").count() >= 4 * 2
+    for curve in window.locator("figure .chart").all()[:4]:
+        box = curve.bounding_box()
+        assert box["width"] > 200 and box["height"] > 100
+        size = curve.locator("text").first.evaluate("t => t.getBoundingClientRect().height")
+        assert size > 9, "letters of a chart can be read"
+    headings = window.locator(".verdicts h3").all_inner_texts()
+    assert [" ".join(h.split()) for h in headings] == ["✓ As expected 1", "✗ Not expected 1", "? Unclear 0"]
+    assert window.locator(".as-expected .claim b").inner_text() == "true > false"
+    cells = window.locator("table.numbers").first.locator("td").all_inner_texts()
+    assert cells[:3] == ["true", "0.6000", "[0.5900, 0.6100]"]
+    colour, paper = (
+        window.evaluate(f"getComputedStyle(document.body).{which}") for which in ("color", "backgroundColor")
+    )
+    dark = scheme == "dark"
+    assert (sum(numbers(colour)) > sum(numbers(paper))) == dark
+    if media == "print":
+        assert window.locator("details pre").first.is_visible(), "what is folded away is printed"
+    window.close()
+
+
+def numbers(colour):
+    """rgb(1, 2, 3) -> [1, 2, 3]."""
+    return list(map(int, colour.partition("(")[2].rstrip(")").split(",")[:3]))
+
+
+# ---------------------------------------------------------------------------------- real runs: TensorBoard and Jupyter
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A study of real runs, in this process: importing torch anew for each would take most of the time."""
+    place = tmp_path_factory.mktemp("trained") / "norms"
+    place.mkdir()
+    asked = study.parse(study.yaml.load(STUDY, study.Loader), "here", "norms", "norms")
+    (place / "study.yaml").write_text(study.dump(asked), encoding="utf-8")
+    for trial in asked.trials():
+        flags = config.to_flags({**asked.fixed, **trial.setting, "fit.seed": trial.seed, "fit.device": "cpu"})
+        assert cli.main(PACKAGE, ["train", *flags, "--run", str(trial.folder(place))]) == 0
+        assert cli.main(PACKAGE, ["evaluate", str(trial.folder(place))]) == 0
+    outcome = study.summarise(asked, place)
+    assert outcome.problems == []
+    study.save(outcome, place, "toy study norms")
+    return place
+
+
+def unpacked(content, folder):
+    with zipfile.ZipFile(io.BytesIO(content)) as packed:
+        packed.extractall(folder)
+    return folder
+
+
+def reader(folder):
+    found = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    found.Reload()
+    return found
+
+
+def test_tensorboard_reads_the_archive(trained, tmp_path):
+    made = archive.build([report.section(PACKAGE, trained, "toy")], "toy report norms")
+    logs = unpacked(made.content, tmp_path)
+    runs = sorted(str(file.parent.relative_to(logs)) for file in logs.rglob("events*"))
+    groups = [f"norms/norm={name}" for name in ("false", "true")]
+    assert runs == sorted([*groups, *(f"{group}/seed={seed}" for group in groups for seed in (0, 1))])
+    for folder in sorted(logs.glob("norms/norm=*/seed=*")):
+        original = trained / folder.relative_to(logs / "norms") / "tb"
+        before, after = reader(original), reader(folder)
+        assert after.Tags()["scalars"] == before.Tags()["scalars"]
+        for tag in ("accuracy/valid", "loss/train", "step/loss"):
+            points = [[(e.step, e.value) for e in each.Scalars(tag)] for each in (before, after)]
+            assert points[0] == points[1] != []
+        assert "_hparams_/experiment" in after.summary_metadata
+        assert {e.step for e in after.Tensors("shown/text_summary")} == {0, 18}, "the first text and the last"
+    said = (logs / "README.txt").read_text()
+    assert "toy report norms" in said
+    assert f"{made.thinned.capitalize()}." in said
+    assert archive.build([report.section(PACKAGE, trained, "toy")], "toy report norms").content == made.content
+
+
+def test_long_curves_are_thinned_pictures_are_of_the_first_seed_and_what_was_taken_back_stays_so(tmp_path):
+    from PIL import Image
+    from torch.utils.tensorboard import SummaryWriter
+
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "study.yaml").write_text(STUDY, encoding="utf-8")
+    for seed in (0, 1):
+        folder = write_run(tmp_path / "s" / "norm=true" / f"seed={seed}") / "tb"
+        with SummaryWriter(str(folder), filename_suffix=".first") as out:
+            for step in range(1500):
+                out.add_scalar("step/loss", float(step), step)
+                if step % 500 == 0:
+                    out.add_image("board", page_picture(Image), step, dataformats="HWC")
+        with SummaryWriter(str(folder), purge_step=1000, filename_suffix=".second") as out:
+            for step in range(1000, 1200):
+                out.add_scalar("step/loss", -1.0, step)
+        last = next(folder.glob("*.second"))
+        last.write_bytes(last.read_bytes()[:-7])  # the writer is in the middle of a record
+    made = archive.build([report.section(PACKAGE, tmp_path / "s", "toy")], "again")
+    logs = unpacked(made.content, tmp_path / "out")
+    points = [(e.step, e.value) for e in reader(logs / "s/norm=true/seed=0").Scalars("step/loss")]
+    assert len(points) == archive.POINTS
+    assert points[0] == (0, 0.0)
+    assert points[-1] == (1198, -1.0), "step 1199 was cut off, those from 1200 on were taken back"
+    assert all((value == -1) == (step >= 1000) for step, value in points)
+    images = [[e.step for e in reader(logs / f"s/norm=true/seed={s}").images.Items("board")] for s in (0,)]
+    assert images == [[0, 500]]
+    assert not reader(logs / "s/norm=true/seed=1").Tags()["images"]
+    assert "scalars" in made.thinned and "pictures" in made.thinned
+
+
+def page_picture(image):
+    import numpy as np
+
+    return np.asarray(image.new("RGB", (8, 8), "red"))
+
+
+def test_the_notebook_runs_and_running_it_again_gives_the_same(trained):
+    command = [sys.executable, "-m", "toy", "report", str(trained), "--only", "notebook"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    book = nbformat.read(trained / "task0.ipynb", as_version=4)
+    nbformat.validate(book)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    written = nbformat.writes(book)
+    for words in ("BatchNorm1d", "epoch 2: train loss", report.BEFORE, report.AFTER, "true > false: ", "Conclusions"):
+        assert words in written, words
+    assert "image/png" in code[-2].outputs[0].data, "the curves of the stored study"
+    assert "expectations: " in code[-1].outputs[0].data["text/markdown"]
+    again = nbformat.from_dict(json.loads(written))
+    for cell in again.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    script = (
+        "import nbclient, nbformat, sys\n"
+        "book = nbformat.read('again.ipynb', as_version=4)\n"
+        "nbclient.NotebookClient(book, timeout=None, record_timing=False).execute()\n"
+        "nbformat.write(book, 'again.ipynb')\n"
+    )
+    nbformat.write(again, trained / "again.ipynb")
+    done = subprocess.run([sys.executable, "-c", script], cwd=trained, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    repeated = nbformat.read(trained / "again.ipynb", as_version=4)
+    for one, other in zip(book.cells, repeated.cells, strict=True):
+        assert one.get("outputs") == other.get("outputs"), one.source
