@@ -5,7 +5,8 @@
 Both sides do all that a run does: checkpoints, rows, TensorBoard, validation. What each run would need alone to start a
 process is not counted. The replicas differ in seed, learning rate and dropout or weight of the KL term.
 
-- vae: a VAE as the default of gauss-vae, 2 -> 64 -> 64 -> 2 latents -> 64 -> 64 -> 2 means and variances, batches of 500
+- vae: a VAE as the default of gauss-vae, 2 -> 64 -> 64 -> 2 latents -> 64 -> 64 -> 2 means and variances, batches
+  of 500
 - lstm: a classifier of texts of 5 to 30 words: embedding 32, LSTM of 32 units, batches of 32
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -43,15 +45,22 @@ class Config:
     fit: Fit = field(default_factory=Fit)
 
 
-class Base:
+class Base(loop.Task):
     metric = "loss"
-    better: Literal["lower"] = "lower"
     data = summary = ""
     train: int
-    model: nn.Module
+    net: nn.Module
 
     def __init__(self, config: Config) -> None:
         self.config = config
+
+    @property
+    def model(self) -> nn.Module:
+        return self.net
+
+    @property
+    def better(self) -> Literal["lower"]:
+        return "lower"
 
     def plan(self, split: loop.Split, epoch: int, batch_size: int) -> list[np.ndarray]:
         if split != "train":
@@ -69,7 +78,7 @@ class Base:
 
 
 def perceptron(*widths: int) -> nn.Sequential:
-    layers = [layer for a, b in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(a, b), nn.SiLU())]
+    layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.SiLU())]
     return nn.Sequential(*layers[:-1])
 
 
@@ -78,16 +87,18 @@ class VAE(Base):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.model = nn.ModuleDict({"encode": perceptron(2, 64, 64, 4), "decode": perceptron(2, 64, 64, 4)})
+        self.encode, self.decode = perceptron(2, 64, 64, 4), perceptron(2, 64, 64, 4)
+        self.net = nn.ModuleList([self.encode, self.decode])
         self.x = torch.randn(self.train + 1000, 2, generator=torch.Generator().manual_seed(config.fit.seed))
 
-    def load(self, split: loop.Split, ids: np.ndarray, epoch: int) -> Tensor:
+    def load(self, split: loop.Split, ids: np.ndarray, epoch: int) -> Tensor:  # noqa: ARG002 - a Task's
         return self.x[torch.from_numpy(ids)]
 
-    def step(self, x: Tensor) -> loop.Sums:
-        mean, log_sd = self.model["encode"](x).chunk(2, 1)
-        z = mean + log_sd.exp() * torch.randn_like(mean) if self.model.training else mean
-        said, spread = self.model["decode"](z).chunk(2, 1)
+    def step(self, batch: Tensor) -> loop.Sums:
+        x = batch
+        mean, log_sd = self.encode(x).chunk(2, 1)
+        z = mean + log_sd.exp() * torch.randn_like(mean) if self.net.training else mean
+        said, spread = self.decode(z).chunk(2, 1)
         error = (0.5 * ((x - said) * (-spread).exp()) ** 2 + spread).sum()
         kl = 0.5 * (mean**2 + (2 * log_sd).exp() - 1).sum() - log_sd.sum()
         return {"loss": (error + self.config.weight * kl, len(x)), "kl": (kl, len(x)), "error": (error, len(x))}
@@ -110,7 +121,7 @@ class Texts(Base):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.model = Reader(config.dropout)
+        self.net = Reader(config.dropout)
         rng = np.random.default_rng(config.fit.seed)
         self.texts = [rng.integers(1, 1000, rng.integers(5, 31)) for _ in range(self.train + 1000)]
         self.lengths = np.array([len(text) for text in self.texts])
@@ -121,12 +132,12 @@ class Texts(Base):
             return super().plan(split, epoch, batch_size)
         return by_length(self.lengths[: self.train], batch_size, self.config.fit.seed, epoch)
 
-    def load(self, split: loop.Split, ids: np.ndarray, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+    def load(self, split: loop.Split, ids: np.ndarray, epoch: int) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
         return *pad([self.texts[n] for n in ids], 0), self.labels[torch.from_numpy(ids)]
 
     def step(self, batch: tuple[Tensor, Tensor, Tensor]) -> loop.Sums:
         ids, lengths, labels = batch
-        logits = self.model(ids, lengths)
+        logits = self.net(ids, lengths)
         hits = (logits.argmax(1) == labels).sum()
         loss = F.cross_entropy(logits, labels, reduction="sum")
         return {"loss": (loss, len(labels)), "accuracy": (hits, len(labels))}

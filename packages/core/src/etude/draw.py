@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, made odd: the step of SplitMix64's counter
+MASK = 2**64 - 1
 
 
 def mix(z: np.ndarray) -> np.ndarray:
@@ -23,10 +24,13 @@ def mix(z: np.ndarray) -> np.ndarray:
 
 def key(*parts: int) -> int:
     """One 64-bit key out of several integers, order included; the seed of whatever those integers name."""
-    z = np.zeros(1, np.uint64)
-    for part in parts:
-        z = mix(z + GOLDEN + np.array([part & 0xFFFFFFFFFFFFFFFF], np.uint64))
-    return int(z[0])
+    z = 0
+    for part in parts:  # as `mix`, but with Python's integers: for a single number they are ten times faster
+        z = (z + int(GOLDEN) + part) & MASK
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+        z ^= z >> 31
+    return z
 
 
 def uniform(ids: np.ndarray, k: int, *parts: int) -> Tensor:

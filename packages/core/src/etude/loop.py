@@ -270,7 +270,7 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
 
     scores = [row["valid"][task.metric] for row in progress.rows]
     best = (max if task.better == "higher" else min)(scores, default=None)
-    with Reporter(run, cfg, device, progress) as reporter:
+    with Reporter(run, cfg, device, progress, min(10.0, 1 / learner.share)) as reporter:
         if not resumed:
             save()
             look(task, run, device, 0, 0)

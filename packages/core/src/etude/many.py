@@ -17,12 +17,13 @@ What differs in shape is padded: batches whose first sizes agree, but others do 
 the right to the widest. Batches whose first sizes differ are stacked apart.
 """
 
+import ctypes
 import os
 import re
 import resource
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from io import StringIO
 from pathlib import Path
@@ -117,6 +118,9 @@ class Streams(TorchFunctionMode):
             return self.draw(x.shape, lambda row, *_: func(row, *rest, **kwargs), x)
         if func in SHAPED:
             return self.shaped(func, args, kwargs)
+        plain = func is F.linear and len(args) == 3 and all(map(mapped, args)) and args[0].dim() > 1
+        if plain and not torch.is_autocast_enabled(self.device.where.type):
+            return Linear.apply(*args)
         if func in ASKED and mapped(args[0]):
             return ASKED[func](self.agreed(args[0]))
         if func is torch.bincount and mapped(args[0]):
@@ -201,6 +205,27 @@ class Streams(TorchFunctionMode):
         if any(value != values[0] for value in values):
             raise Unstackable(f"its step decides by a number in which the runs differ ({values[0]:.6g}, ...)")
         return values[0]
+
+
+class Linear(torch.autograd.Function):
+    """F.linear of x [..., I] with weight [O, I] and bias [O]; of replicas, one product with the bias in it.
+
+    `vmap` itself adds the bias to the product in a step of its own, for which the results go through memory again.
+    """
+
+    @staticmethod
+    def forward(_x: Tensor, _weight: Tensor, _bias: Tensor) -> Tensor:
+        raise Unstackable("it uses torch.func itself, within a step")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def vmap(_info: Any, in_dims: tuple[int, ...], *tensors: Tensor) -> tuple[Tensor, int]:
+        x, weight, bias = (tensor.movedim(dim, 0) for tensor, dim in zip(tensors, in_dims, strict=True))
+        product = torch.baddbmm(bias[:, None], x.flatten(1, -2), weight.mT)  # [R, B, O]
+        return product.unflatten(1, x.shape[1:-1]), 0
 
 
 def mapped(x: Any) -> bool:
@@ -414,7 +439,7 @@ class Stack:
                     tensors[name].data = row
         self.kind = learners[0].cfg.optimizer
         self.slots = {name: torch.zeros_like(self.weights) for name in SLOTS[self.kind]}
-        self.steps = torch.zeros(2, len(learners), device=self.device.where)  # of what decays, and of the rest
+        self.steps = torch.zeros(len(learners), device=self.device.where)
         for r, learner in enumerate(learners):
             self.share_state(r, learner.optimizer)
         self.module = Module(learners[0].task)
@@ -443,10 +468,9 @@ class Stack:
                     rows[n].copy_(state[slot])
                 state[slot] = rows[n]
             if self.kind != "sgd":
-                steps = self.steps[0 if parameter.dim() > 1 else 1, r]
                 if "step" in state:
-                    steps.copy_(state["step"])
-                state["step"] = steps
+                    self.steps[r] = state["step"]
+                state["step"] = self.steps[r]
 
     def forward(self, batch: Batch, training: bool, states: list[Tensor] | None) -> dict[str, tuple[Tensor, Any]]:
         """What the step of every replica of the batch returns, with a row in front for each."""
@@ -498,16 +522,18 @@ class Stack:
         for r, lr in enumerate(lrs):
             groups.setdefault((lr, self.learners[r].cfg.weight_decay), []).append(r)
             optim.set_learning_rate(self.learners[r].optimizer, lr)  # which is kept in its checkpoints
-        weights = self.weights.detach()
+        vectors, ends = (self.weights.detach(), gradient, *self.slots.values()), self.steps.clone()
+        cuts = {True: (slice(self.decaying), slice(self.decaying, None)), False: (slice(None),)}
+        pieces = {
+            decays: [[x[:, part].unbind() for x in vectors] for part in parts if vectors[0][:, part].numel()]
+            for decays, parts in cuts.items()
+        }
+        knobs = self.learners[0].optimizer.param_groups[0]
+        steps = self.steps.unbind(), ends.unbind()
         for (lr, decay), rows in groups.items():
-            for half, part in enumerate((slice(self.decaying), slice(self.decaying, None))):
-                if weights[0, part].numel() == 0:
-                    continue
-                lists = [[x[r, part] for r in rows] for x in (weights, gradient, *self.slots.values())]
-                steps = [self.steps[half, r] for r in rows]
-                optimise(
-                    self.kind, lists, steps, lr, 0.0 if half else decay, self.learners[0].optimizer.param_groups[0]
-                )
+            for number, tensors in enumerate(pieces[decay > 0]):
+                chosen = [[x[r] for r in rows] for x in (*tensors, steps[number])]
+                optimise(self.kind, chosen[:-1], chosen[-1], lr, decay if number == 0 else 0.0, knobs)
 
 
 def structure(model: nn.Module) -> dict[str, Any]:
@@ -755,38 +781,64 @@ def fit(members: Sequence[Member]) -> str:
     Returns why they are scored one after the other, if they are. Raises Unstackable if they cannot go on together: each
     then goes on alone from its last checkpoint, as after a kill. Raises Stopped after a signal, when all have saved.
     """
+    keep_memory()
     active = list(members)
     with watch_signals() as asked, ExitStack() as stack:
         for member in active:
             member.works = course(member.learner, member.run, asked)
             stack.callback(member.works.close)
-        together, stopped, turns = None, None, active
-        while active:
-            for member in turns:
-                member.learner.share = 1 / len(active)
-                try:
-                    member.go_on()
-                except Stopped as found:
-                    stopped, member.work = found, None
-            active = [member for member in active if member.work is not None]
-            if not active:
-                break
-            learners = [member.learner for member in active]
-            try:
-                if together is None:
-                    together = Together(learners)
-                together.keep(learners)
-                turns = [member for member in active if isinstance(member.work, Score)]
-                if turns:
-                    together.score([m.learner for m in turns], [cast(Score, m.work) for m in turns])
-                else:
-                    turns = active
-                    together.train([cast(Step, member.work) for member in active])
-            except Exception as error:  # alone it comes again, if it is no matter of stacking
-                raise Unstackable(reason(error)) from error
+        crew, stopped = Crew(active), None
+        while crew.active:
+            for member in crew.active:
+                member.learner.share = 1 / len(crew.active)
+            stopped = crew.turn() or stopped
         if stopped:
             raise stopped
-    return together.alone if together else ""
+    return crew.together.alone if crew.together else ""
+
+
+class Crew:
+    """The members that are still at work, and what computes for them."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.active = self.turns = list(members)
+        self.together: Together | None = None
+
+    def turn(self) -> Stopped | None:
+        """Lets the members go on whose work is done, and does what is asked for next; scoring first, so that all step.
+
+        Raises Unstackable. Returns what stopped a member, if a signal did.
+        """
+        stopped = None
+        for member in self.turns:
+            try:
+                member.go_on()
+            except Stopped as found:
+                stopped, member.work = found, None
+        self.active = [member for member in self.active if member.work is not None]
+        self.turns = [member for member in self.active if isinstance(member.work, Score)] or self.active
+        if not self.active:
+            return stopped
+        learners = [member.learner for member in self.active]
+        try:
+            if self.together is None:
+                self.together = Together(learners)
+            self.together.keep(learners)
+            if isinstance(self.turns[0].work, Score):
+                self.together.score([m.learner for m in self.turns], [cast(Score, m.work) for m in self.turns])
+            else:
+                self.together.train([cast(Step, m.work) for m in self.turns])
+        except Exception as error:  # alone it comes again, if it is no matter of stacking
+            raise Unstackable(reason(error)) from error
+        return stopped
+
+
+def keep_memory() -> None:
+    """Tells glibc to keep what is freed: stacked tensors are so large that each would be mapped, and cleared, anew."""
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 @dataclass

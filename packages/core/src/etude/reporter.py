@@ -26,8 +26,9 @@ class Reporter:
     number waits for the device, it is found at most a second later, and before anything is saved.
     """
 
-    def __init__(self, run: Run, cfg: Fit, device: Device, progress: "Progress") -> None:
-        self.run, self.cfg, self.device, self.progress = run, cfg, device, progress
+    def __init__(self, run: Run, cfg: Fit, device: Device, progress: "Progress", pause: float = 1.0) -> None:
+        """`pause`: seconds between two writings, which take a millisecond."""
+        self.run, self.cfg, self.device, self.progress, self.pause = run, cfg, device, progress, pause
         self.waiting: list[tuple[int, Tensor, float, Tensor, float]] = []
         self.recent: deque[float] = deque(maxlen=500)
         self.last_step = self.last_flush = self.epoch_began = time.perf_counter()
@@ -60,7 +61,7 @@ class Reporter:
         self.trained = now
         if self.device.where.type == "cpu" and not (math.isfinite(loss) and math.isfinite(norm)):
             self.flush()
-        if now - self.last_flush > 1:
+        if now - self.last_flush > self.pause:
             self.flush()
 
     def flush(self) -> None:
