@@ -29,7 +29,9 @@ SMALL = ["--model.hidden", "96", "--model.embedding", "48", "--model.dropout", "
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
+    """Without METEOR, which takes seconds to start; see `test_meteor_where_there_is_java`."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(metrics, "java", lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -244,8 +246,16 @@ def test_scores_by_hand():
     assert nothing["cider"] == 0 and all(math.isfinite(value) for value in nothing.values())
 
 
-def test_without_java(monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda _: None)
+def test_meteor_where_there_is_java(monkeypatch):
+    monkeypatch.setattr(metrics, "java", lambda: shutil.which("java") is not None)
+    found, missing = metrics.java_scores([["a red circle", "a circle"], ["two stars"]], ["a red circle", "two rings"])
+    if shutil.which("java"):
+        assert 0 < found["meteor"] < 1 and not any(line.startswith("METEOR") for line in missing)
+    else:
+        assert not found and len(missing) == 1
+
+
+def test_without_java():
     found, missing = metrics.java_scores([["a b"]], ["a"])
     assert not found and missing == ["METEOR and SPICE are left out: there is no Java here"]
 
@@ -255,6 +265,7 @@ def test_a_java_that_does_not_work(monkeypatch, tmp_path):
     (tmp_path / "java").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "java").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(metrics, "java", lambda: True)
     found, missing = metrics.java_scores([["a b"]], ["a"])
     assert not found and [line.split()[0] for line in missing] == ["METEOR", "SPICE"]
     assert all("\n" not in line for line in missing)
@@ -349,9 +360,9 @@ def test_weights_stay_with_the_run(tmp_path, coco, capsys):
     first, _ = scored(capsys, "r", "--data", str(test))
     again, _ = scored(capsys, "r", "--data", str(test), "--encoder.weights", str(moved))
     assert again == first and first["images"] == 5
-    torch.save(models.squeezenet1_1(weights=None).state_dict(), file)
+    torch.save(models.squeezenet1_1(weights=None).state_dict(), tmp_path / "others.pth")
     for given, says in (
-        (["--encoder.weights", str(file)], "are not the weights that this run sees with"),
+        (["--encoder.weights", "others.pth"], "are not the weights that this run sees with"),
         (["--encoder.backbone", "resnet18"], "this run sees with squeezenet1_1, not resnet18"),
         (["--encoder.weights", "gone.pth"], "there are no weights 'gone.pth'"),
     ):

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from etude.text.batching import by_length, pad
+from etude.text.batching import by_length, of_equal_work, pad
 
 
 def review_lengths():
@@ -38,6 +38,23 @@ def test_short_and_long_texts_come_mixed_and_meet_others_in_every_epoch():
     company = {int(id): set(ids.tolist()) for ids in second for id in ids}
     kept = [len(company[int(id)] & set(ids.tolist())) - 1 for ids in first for id in ids]
     assert np.mean(kept) < 63 / 2  # less than half of a batch meets again
+
+
+def test_batches_of_equal_work():
+    """None has more tokens than the batch size times the mean length, padding included, nor more texts than allowed."""
+    lengths = review_lengths()
+    batches = of_equal_work(lengths, 64, 0, 1)
+    assert np.array_equal(np.sort(np.concatenate(batches)), np.arange(5000))
+    assert max(len(ids) for ids in batches) == 64
+    work = np.array([len(ids) * lengths[ids].max() for ids in batches])
+    assert work.max() <= 64 * lengths.mean()
+    of_count = np.array([len(ids) * lengths[ids].max() for ids in by_length(lengths, 64, 0, 1)])
+    assert work.std() / work.mean() < 0.7 * of_count.std() / of_count.mean()
+    assert padded(lengths, batches) <= 0.05
+    again, later = of_equal_work(lengths, 64, 0, 1), of_equal_work(lengths, 64, 0, 2)
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
+    assert not np.array_equal(batches[0], later[0])
+    assert [len(ids) for ids in of_equal_work(np.array([1000, 1, 1]), 2, 0)].count(1) >= 1  # a long one goes alone
 
 
 def test_texts_of_one_length_are_simply_shuffled():

@@ -42,7 +42,7 @@ def numbered(references: References, told: Sequence[str]) -> tuple[dict[int, lis
 
 def java_scores(references: References, told: Sequence[str]) -> tuple[dict[str, float], list[str]]:
     """meteor and spice, as far as they can be had here; and a line for each that cannot, with the reason."""
-    if not shutil.which("java"):
+    if not java():
         return {}, ["METEOR and SPICE are left out: there is no Java here"]
     found, missing = {}, []
     for name, scorer in (("meteor", meteor), ("spice", spice)):
@@ -51,6 +51,10 @@ def java_scores(references: References, told: Sequence[str]) -> tuple[dict[str, 
         except (OSError, ValueError, AssertionError, subprocess.SubprocessError) as error:
             missing.append(f"{name.upper()} is left out: {' '.join(str(error).split()) or type(error).__name__}")
     return found, missing
+
+
+def java() -> bool:
+    return shutil.which("java") is not None
 
 
 def meteor(truth: dict[int, list[str]], answers: dict[int, list[str]]) -> float:
