@@ -115,9 +115,12 @@ def record(folder: Path) -> Record:
 
 
 def samples(folder: Path) -> dict[str, list[Sample]]:
-    """What a run showed, by name, in the order of training: files NAME-epoch-003.md, NAME-end.png, NAME.png."""
+    """What a run showed, by name, in the order of training: files NAME-epoch-003.md, NAME-end.png, NAME.png.
+
+    What shows the way comes first, and of that what the task wrote first.
+    """
     found: dict[str, list[tuple[float, Sample]]] = {}
-    for file in sorted((folder / "samples").glob("*")):
+    for file in sorted((folder / "samples").glob("*"), key=lambda file: (file.stat().st_mtime_ns, file.name)):
         match = re.fullmatch(r"(.+?)(?:-(?:epoch-)?(\d+|end))?\.(?:png|md)", file.name)
         if match is None:
             continue
@@ -126,7 +129,7 @@ def samples(folder: Path) -> dict[str, list[Sample]]:
         name = match[1].replace("-", " ")
         found.setdefault(name, []).append((epoch, Sample(name, when, file)))
     series = {name: [sample for _, sample in sorted(some, key=lambda x: x[0])] for name, some in found.items()}
-    return dict(sorted(series.items(), key=lambda item: len(item[1]) == 1))  # what shows the way comes first
+    return dict(sorted(series.items(), key=lambda item: len(item[1]) == 1))
 
 
 def before_during_after(series: Sequence[Sample]) -> list[Sample]:
