@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
 TASKS = [path for path in PACKAGES if path.name != "core"]
-VERBS = {"train", "evaluate", "predict", "embed", "study"}
+VERBS = {"train", "evaluate", "predict", "embed", "study", "report"}
 TOYS = ("toy-one", "toy-two", "toy-three")
 
 TOY = """
@@ -280,3 +280,17 @@ def test_readme(package):
         assert words[1] != words[0] or words[2] in VERBS | {"--help"}, words
         shown += 1
     assert shown, "no command is shown"
+
+
+def numbers(text):
+    return re.findall(r"\d+(?:[.,]\d+)*", text.replace("%", " "))
+
+
+def test_both_readmes_say_the_same():
+    """The same commands, and the same numbers in the table of results."""
+    english, russian = ROOT / "README.md", ROOT / "README.ru.md"
+    commands = [[line.partition("#")[0].strip() for line in fenced(readme)] for readme in (english, russian)]
+    assert commands[0] == commands[1]
+    tables = [re.findall(r"^\| \[.*$", readme.read_text("utf-8"), flags=re.M) for readme in (english, russian)]
+    assert [numbers(line) for line in tables[0]] == [numbers(line.replace(",", ".")) for line in tables[1]]
+    assert {task.name for task in TASKS} == {line[3:].partition("]")[0] for line in tables[0]}

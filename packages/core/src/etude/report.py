@@ -323,7 +323,12 @@ def main(package: "Package", argv: Sequence[str], call: str) -> int:
     sections = [section(package, place, call) for place in places]
     again = f"{call} report {shlex.join([*words, *(['--out', out] if out else [])])}"
     missing = [name for name in NEEDED if not importable(name)]
-    without = f"the notebook needs {', '.join(missing)}: pip install 'etude-core[notebook]'" if missing else ""
+    without = (
+        f"the notebook needs {', '.join(missing)}: pip install 'etude-core[notebook]', in the workspace uv sync "
+        "--all-packages"
+        if missing
+        else ""
+    )
     if without and only == "notebook":
         raise UserError(without)
 
