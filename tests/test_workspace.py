@@ -7,6 +7,7 @@ that print their name in place of training, and without torch, so that uv makes 
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import tomllib
@@ -254,6 +255,16 @@ def test_task(package):
 def test_no_script_has_two_owners():
     owned = [script for package in PACKAGES for script in read(package)["project"]["scripts"]]
     assert sorted(owned) == sorted(["train", *(task.name for task in TASKS)])
+
+
+def test_what_is_handed_in_has_a_number_of_its_own_and_a_study():
+    """taskN.ipynb of two tasks would be one file; and `nox -s handin` asks for studies that are there."""
+    mains = [task / "src" / task.name.replace("-", "_") / "__main__.py" for task in TASKS]
+    numbers = [re.findall(r"\bnumber=(\d+)", main.read_text("utf-8")) for main in mains]
+    assert all(len(found) == 1 for found in numbers), "Package.number is missing"
+    assert len({found[0] for found in numbers}) == len(TASKS)
+    for task, (study, *_) in runpy.run_path(str(ROOT / "noxfile.py"))["STUDIES"].items():
+        assert (ROOT / "packages" / task / "src" / task.replace("-", "_") / "studies" / f"{study}.yaml").is_file()
 
 
 # ---------------------------------------------------------------------------------------------- what a README promises

@@ -251,7 +251,7 @@ def test_failed_missing_and_nan_runs_are_named(place):
         "norm=true seed=0: left out: valid accuracy is nan",
         "1 of 4 runs are missing: norm=true seed=1",
         "norm=false seed=0: not finished; its last words: RuntimeError: the loss is a &lt;fish&gt;",
-        "norm=false seed=0: 3 of its epochs are there",
+        "norm=false seed=0: 3 of its epochs are over",
         "no test score yet: norm=false seed=1",
         "No run has a test score yet",
         "there is no seed of both yet",
@@ -290,7 +290,7 @@ def test_a_single_run(tmp_path):
         assert words in text, words
     half = write_run(tmp_path / "half", epochs=1, finished=False)
     text = html(half)
-    assert "The run is not finished: 1 epoch of it are there" in text
+    assert "The run is not finished: 1 epoch is over" in text
     assert "No test score yet: " in text
 
 

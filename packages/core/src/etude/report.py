@@ -120,7 +120,7 @@ def samples(folder: Path) -> dict[str, list[Sample]]:
     What shows the way comes first, and of that what the task wrote first.
     """
     found: dict[str, list[tuple[float, Sample]]] = {}
-    for file in sorted((folder / "samples").glob("*"), key=lambda file: (file.stat().st_mtime_ns, file.name)):
+    for file in sorted((folder / "samples").glob("[!.]*"), key=lambda file: (file.stat().st_mtime_ns, file.name)):
         match = re.fullmatch(r"(.+?)(?:-(?:epoch-)?(\d+|end))?\.(?:png|md)", file.name)
         if match is None:
             continue
@@ -202,7 +202,7 @@ def is_installed(name: str) -> bool:
 
 
 def unfinished(one: Record) -> str:
-    epochs = f"{len(one.rows)} epoch{'s' * (len(one.rows) != 1)} of it are there" if one.rows else "no epoch is over"
+    epochs = f"{len(one.rows) or 'no'} epoch{'s' * (len(one.rows) > 1)} {'are' if len(one.rows) > 1 else 'is'} over"
     log = one.folder / "log.txt"
     return epochs + (f"; its last words: {study.last_line(log)}" if log.is_file() else "")
 
@@ -221,7 +221,7 @@ def of_study(package: "Package", place: Path, call: str) -> Section:
     problems = list(outcome.problems)
     for run in outcome.runs:
         if run.valid is None and (rows := read_lines(run.trial.folder(place) / "metrics.jsonl")):
-            problems.append(f"{run.trial}: {len(rows)} of its epochs are there")
+            problems.append(f"{run.trial}: {len(rows)} of its epochs are over")
     scored = [(study.mean(row.valid), setting) for row, setting in zip(outcome.rows, settings, strict=True)]
     ranked = [(asked.sign() * score, setting) for score, setting in scored if score is not None]
     begun_ones = [setting for setting in settings if setting.records]
