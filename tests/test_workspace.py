@@ -7,6 +7,7 @@ that print their name in place of training, and without torch, so that uv makes 
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import tomllib
@@ -17,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
 TASKS = [path for path in PACKAGES if path.name != "core"]
-VERBS = {"train", "evaluate", "predict", "embed", "study"}
+VERBS = {"train", "evaluate", "predict", "embed", "study", "report"}
 TOYS = ("toy-one", "toy-two", "toy-three")
 
 TOY = """
@@ -256,6 +257,16 @@ def test_no_script_has_two_owners():
     assert sorted(owned) == sorted(["train", *(task.name for task in TASKS)])
 
 
+def test_what_is_handed_in_has_a_number_of_its_own_and_a_study():
+    """taskN.ipynb of two tasks would be one file; and `nox -s handin` asks for studies that are there."""
+    mains = [task / "src" / task.name.replace("-", "_") / "__main__.py" for task in TASKS]
+    numbers = [re.findall(r"\bnumber=(\d+)", main.read_text("utf-8")) for main in mains]
+    assert all(len(found) == 1 for found in numbers), "Package.number is missing"
+    assert len({found[0] for found in numbers}) == len(TASKS)
+    for task, (study, *_) in runpy.run_path(str(ROOT / "noxfile.py"))["STUDIES"].items():
+        assert (ROOT / "packages" / task / "src" / task.replace("-", "_") / "studies" / f"{study}.yaml").is_file()
+
+
 # ---------------------------------------------------------------------------------------------- what a README promises
 
 
@@ -280,3 +291,17 @@ def test_readme(package):
         assert words[1] != words[0] or words[2] in VERBS | {"--help"}, words
         shown += 1
     assert shown, "no command is shown"
+
+
+def numbers(text):
+    return re.findall(r"\d+(?:[.,]\d+)*", text.replace("%", " "))
+
+
+def test_both_readmes_say_the_same():
+    """The same commands, and the same numbers in the table of results."""
+    english, russian = ROOT / "README.md", ROOT / "README.ru.md"
+    commands = [[line.partition("#")[0].strip() for line in fenced(readme)] for readme in (english, russian)]
+    assert commands[0] == commands[1]
+    tables = [re.findall(r"^\| \[.*$", readme.read_text("utf-8"), flags=re.M) for readme in (english, russian)]
+    assert [numbers(line) for line in tables[0]] == [numbers(line.replace(",", ".")) for line in tables[1]]
+    assert {task.name for task in TASKS} == {line[3:].partition("]")[0] for line in tables[0]}

@@ -102,6 +102,7 @@ def refused(words, capsys):
         (0.87, 0.91, ["0.87", "0.88", "0.89", "0.90", "0.91"]),
         (0, 1200, ["0", "250", "500", "750", "1,000", "1,250"]),
         (-1, 1, ["-1.0", "-0.5", "0.0", "0.5", "1.0"]),
+        (0.2076, 0.2076, [f"0.207{n}" for n in range(3, 10)]),
         (0, 1e-6, ["0", "2e-07", "4e-07", "6e-07", "8e-07", "1e-06"]),
     ],
 )
@@ -250,7 +251,7 @@ def test_failed_missing_and_nan_runs_are_named(place):
         "norm=true seed=0: left out: valid accuracy is nan",
         "1 of 4 runs are missing: norm=true seed=1",
         "norm=false seed=0: not finished; its last words: RuntimeError: the loss is a &lt;fish&gt;",
-        "norm=false seed=0: 3 of its epochs are there",
+        "norm=false seed=0: 3 of its epochs are over",
         "no test score yet: norm=false seed=1",
         "No run has a test score yet",
         "there is no seed of both yet",
@@ -289,7 +290,7 @@ def test_a_single_run(tmp_path):
         assert words in text, words
     half = write_run(tmp_path / "half", epochs=1, finished=False)
     text = html(half)
-    assert "The run is not finished: 1 epoch of it are there" in text
+    assert "The run is not finished: 1 epoch is over" in text
     assert "No test score yet: " in text
 
 

@@ -59,9 +59,12 @@ class Span:
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers from at most `low` to at least `high`, evenly apart."""
+    """Round numbers from at most `low` to at least `high`, evenly apart; around values that are all but equal, too."""
     from matplotlib.ticker import MaxNLocator
 
+    least = 1e-3 * max(abs(low), abs(high))
+    if high - low < least:
+        low, high = low - least, high + least
     return [float(tick) for tick in MaxNLocator(nbins=most, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)]
 
 
@@ -69,7 +72,7 @@ def written(tick: float, marks: Sequence[float]) -> str:
     """A tick with as many digits as its neighbours need to differ."""
     apart = abs(marks[1] - marks[0]) if len(marks) > 1 else 1
     if not 1e-4 <= apart < 1e6:
-        return f"{tick:.2g}"
+        return f"{tick:.4g}"
     exact = max(0, -math.floor(math.log10(apart) + 1e-9))
     decimals = exact if math.isclose(apart, round(apart, exact)) else exact + 1
     return f"{tick:,.{decimals}f}"

@@ -62,6 +62,7 @@ def markdown(text: str) -> Markup:
         kept.append(token)
         if token.type == "table_close" and left_out:
             note = reader().parse(f"... and {left_out} more rows")
+            note[0].attrSet("class", "note")
             kept += note
             left_out = 0
     html = reader().renderer.render(kept, reader().options, {})

@@ -115,9 +115,12 @@ def record(folder: Path) -> Record:
 
 
 def samples(folder: Path) -> dict[str, list[Sample]]:
-    """What a run showed, by name, in the order of training: files NAME-epoch-003.md, NAME-end.png, NAME.png."""
+    """What a run showed, by name, in the order of training: files NAME-epoch-003.md, NAME-end.png, NAME.png.
+
+    What shows the way comes first, and of that what the task wrote first.
+    """
     found: dict[str, list[tuple[float, Sample]]] = {}
-    for file in sorted((folder / "samples").glob("*")):
+    for file in sorted((folder / "samples").glob("[!.]*"), key=lambda file: (file.stat().st_mtime_ns, file.name)):
         match = re.fullmatch(r"(.+?)(?:-(?:epoch-)?(\d+|end))?\.(?:png|md)", file.name)
         if match is None:
             continue
@@ -126,7 +129,7 @@ def samples(folder: Path) -> dict[str, list[Sample]]:
         name = match[1].replace("-", " ")
         found.setdefault(name, []).append((epoch, Sample(name, when, file)))
     series = {name: [sample for _, sample in sorted(some, key=lambda x: x[0])] for name, some in found.items()}
-    return dict(sorted(series.items(), key=lambda item: len(item[1]) == 1))  # what shows the way comes first
+    return dict(sorted(series.items(), key=lambda item: len(item[1]) == 1))
 
 
 def before_during_after(series: Sequence[Sample]) -> list[Sample]:
@@ -199,7 +202,7 @@ def is_installed(name: str) -> bool:
 
 
 def unfinished(one: Record) -> str:
-    epochs = f"{len(one.rows)} epoch{'s' * (len(one.rows) != 1)} of it are there" if one.rows else "no epoch is over"
+    epochs = f"{len(one.rows) or 'no'} epoch{'s' * (len(one.rows) > 1)} {'are' if len(one.rows) > 1 else 'is'} over"
     log = one.folder / "log.txt"
     return epochs + (f"; its last words: {study.last_line(log)}" if log.is_file() else "")
 
@@ -218,7 +221,7 @@ def of_study(package: "Package", place: Path, call: str) -> Section:
     problems = list(outcome.problems)
     for run in outcome.runs:
         if run.valid is None and (rows := read_lines(run.trial.folder(place) / "metrics.jsonl")):
-            problems.append(f"{run.trial}: {len(rows)} of its epochs are there")
+            problems.append(f"{run.trial}: {len(rows)} of its epochs are over")
     scored = [(study.mean(row.valid), setting) for row, setting in zip(outcome.rows, settings, strict=True)]
     ranked = [(asked.sign() * score, setting) for score, setting in scored if score is not None]
     begun_ones = [setting for setting in settings if setting.records]
@@ -320,7 +323,12 @@ def main(package: "Package", argv: Sequence[str], call: str) -> int:
     sections = [section(package, place, call) for place in places]
     again = f"{call} report {shlex.join([*words, *(['--out', out] if out else [])])}"
     missing = [name for name in NEEDED if not importable(name)]
-    without = f"the notebook needs {', '.join(missing)}: pip install 'etude-core[notebook]'" if missing else ""
+    without = (
+        f"the notebook needs {', '.join(missing)}: pip install 'etude-core[notebook]', in the workspace uv sync "
+        "--all-packages"
+        if missing
+        else ""
+    )
     if without and only == "notebook":
         raise UserError(without)
 
