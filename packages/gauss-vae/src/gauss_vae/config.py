@@ -58,13 +58,13 @@ class Model:
 
     latent: int | None = None
     """numbers in the latent; none: as many as an example has"""
-    depth: int = 3
+    depth: int = 2
     """hidden layers of the encoder and of the decoder; 0: both are linear"""
-    hidden: int = 64
+    hidden: int = 32
     """units of each hidden layer"""
     activation: Literal["silu", "gelu", "relu", "tanh"] = "silu"
     """after each hidden layer"""
-    variance: Literal["dimension", "shared", "full"] = "dimension"
+    variance: Literal["dimension", "shared", "full"] = "full"
     """what the decoder says around its mean: a variance for each dimension; one for all; or a full covariance matrix"""
     varying: bool = True
     """the variance is a function of the latent; off: learnt, but the same everywhere"""
@@ -105,8 +105,8 @@ class Config:
     """samples of the importance-weighted likelihood in `evaluate` and `predict`"""
     fit: Fit = field(
         default_factory=lambda: Fit(
-            epochs=20,
-            batch_size=500,
+            epochs=10,
+            batch_size=64,
             lr=1e-2,
             weight_decay=0.0,
             schedule="cosine",
