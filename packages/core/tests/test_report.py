@@ -181,7 +181,7 @@ def test_samples_are_in_the_order_of_training(tmp_path):
     assert [sample.when for sample in found["b"]] == when
     assert [sample.when for sample in found["c"]] == ["after epoch 7"]
     assert next(iter(found)) == "b", "what shows the way comes first"
-    assert [s.when for s in report.before_during_after(found["b"])] == [when[0], when[2], when[3]]
+    assert [s.when for s in report.before_during_after(found["b"])] == [when[0], when[1], when[3]]
     assert len(report.before_during_after(found["a"])) == 1
 
 

@@ -134,7 +134,7 @@ def samples(folder: Path) -> dict[str, list[Sample]]:
 
 def before_during_after(series: Sequence[Sample]) -> list[Sample]:
     """The first, the middle and the last of a series; of two, both."""
-    return [series[n] for n in sorted({0, len(series) // 2, len(series) - 1})]
+    return [series[n] for n in sorted({0, (len(series) - 1) // 2, len(series) - 1})]
 
 
 def curve(setting: Setting, part: str, metric: str) -> Curve:
@@ -337,14 +337,17 @@ def main(package: "Package", argv: Sequence[str], call: str) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if only in (None, "page"):
-            file = put(folder / "report.html", page.render(package, sections, again).encode())
+            file = put(folder / "report.html", page.render(package, sections, again).encode(errors="replace"))
             print(f"page      {file}")
         if only in (None, "tensorboard"):
             made = archive.build(sections, again)
             file = put(folder / f"tensorboard{package.number}.zip", made.content)
             print(f"logs      {file}, {len(made.content) / 1e6:.1f} MB: {made.thinned}")
         if only in (None, "notebook") and not without:
-            file = put(folder / f"task{package.number}.ipynb", notebook.build(package, sections, folder).encode())
+            file = put(
+                folder / f"task{package.number}.ipynb",
+                notebook.build(package, sections, folder).encode(errors="replace"),
+            )
             print(f"notebook  {file}")
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}): give --out another folder") from None
