@@ -20,8 +20,6 @@ the right to the widest. Batches whose first sizes differ are stacked apart.
 import ctypes
 import os
 import re
-import resource
-import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -932,19 +930,12 @@ def room(wishes: Sequence[Wish], make: Callable[[Any, torch.device], Task], devi
 
     Raises Unstackable if that step cannot be stacked.
     """
-    began = memory(device)
+    began = device.peak_memory()
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         learners = [Learner(made(wish, make, device), wish.config.fit, device) for wish in wishes]
     steps = [Step(1, 0, learner.task.plan("train", 1, learner.cfg.batch_size)[0], 0.0) for learner in learners]
     Together(learners).train(steps)
-    return min(MOST, int(free(device) / 2 / max(1, (memory(device) - began) / len(learners))))
-
-
-def memory(device: Device) -> int:
-    """Bytes that were needed at most so far."""
-    if device.where.type == "cuda":
-        return torch.cuda.max_memory_allocated(device.where)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return min(MOST, int(free(device) / 2 / max(1, (device.peak_memory() - began) / len(learners))))
 
 
 def free(device: Device) -> int:
