@@ -389,7 +389,7 @@ def test_a_study_of_runs_together_says_so_and_gives_the_same_table(tmp_path, cap
         assert study.main("toy", "toy", ["rate.yaml", "--together", how, "--out", how], ToyConfig) == 0
         printed = capsys.readouterr().out
         assert ("2 runs as one stacked program" in printed) == (how == "auto")
-        assert len(re.findall(r"^\[\d/2\] ", printed, re.M)) == 4
+        assert len(re.findall(r"^\[\d/2\] ", printed, re.M)) == 2
         with open(f"{how}/results.csv", newline="") as file:
             tables[how] = [{k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
     near(tables["off"], tables["auto"], 1e-5)
