@@ -9,7 +9,7 @@ from torch import Tensor
 from etude import draw
 from gauss_vae.model import VAE, Normal, Weighed
 
-ROWS = 100_000  # decoded at once: bounds the memory, whatever the number of samples
+ROWS = 10_000  # decoded at once: bounds the memory, whatever the number of samples, and stays in the cache
 PAIRS = 4_000_000  # of example and grid point, at once
 REACH = 6.5  # the grid of the quadrature ends there: N(0, I) has less than 1e-9 outside
 GRIDS = {  # points along each axis of the grid, by the size of the latent; finer each time

@@ -48,7 +48,7 @@ def board(model: VAE, mixture: Mixture, points: np.ndarray, clusters: np.ndarray
     a.set_title("Samples" + said, fontsize=10)
     a.legend(loc="best", fontsize=8, markerscale=4)
     low, high = flat.min(0), flat.max(0)
-    half = 0.6 * float((high - low).max()) + 1e-6  # a square, so that ellipses have their shape
+    half = 0.55 * float((high - low).max()) + 1e-6  # a square, so that ellipses have their shape
     window = [(float(middle - half), float(middle + half)) for middle in (low + high) / 2]
 
     reconstructions(axes[0, 1], model, x[:ELLIPSES].to(device), flat[:ELLIPSES], plane, colours)
