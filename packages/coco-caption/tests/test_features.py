@@ -72,7 +72,8 @@ def test_it_sees_what_torchvision_would(encoder):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "channels"), [("resnet18", 512), ("mobilenet_v3_small", 576), ("shufflenet_v2_x0_5", 1024)]
+    ("backbone", "channels"),
+    [("resnet18", 512), ("mobilenet_v3_small", 576), ("shufflenet_v2_x0_5", 1024), ("resnet152", 2048)],
 )
 def test_other_backbones(backbone, channels):
     encoder = Encoder(backbone, "random", None, CPU)

@@ -164,7 +164,7 @@ class Telling:
         seen = self.features[self.places["valid"][self.shown]].to(self.model.mean.device)
         told = [self.vocabulary.decode(row) for row in self.tell(seen, self.config.search.beam).tolist()]
         with images.large_images():
-            pictures = [images.read(image.file) for image in shown]
+            pictures = [picture(image.file) for image in shown]
         board = show.board(pictures, told, [image.captions[0] for image in shown])
         run.picture("captions", board, step, "captions-end" if epoch < 0 else f"captions-{epoch:03d}")
         file = run.path / "samples" / "captions.json"  # what was told before, as a run may go on in another process
@@ -311,6 +311,14 @@ def predict(task: Telling, inputs: list[str], beam: int | None = None) -> list[s
         ids = task.tell(seen.to(task.model.mean.device), beam or task.config.search.beam)
         lines += [f"{name}\t{task.vocabulary.decode(row)}" for name, row in zip(names, ids.tolist(), strict=True)]
     return lines
+
+
+def picture(file: Path) -> Image.Image:
+    """An image to be shown; grey, if it has gone since its features were computed: that stops no training."""
+    try:
+        return images.read(file)
+    except images.Broken:
+        return Image.new("RGB", (show.SIDE, show.SIDE), "lightgrey")
 
 
 def read(name: str) -> Image.Image:
