@@ -271,14 +271,14 @@ def examples(found: Section) -> tuple[str, list[dict[str, Any]]]:
 
 def render(package: "Package", sections: Sequence[Section], again: str) -> str:
     """The page; `again` is the command that makes it."""
-    shown = []
-    for number, found in enumerate(sections):
+    filled = []
+    for n, found in enumerate(sections):
         first, rest = figures(found)
         table, ran_on = cost(found)
         of, series = examples(found)
-        shown.append(
+        filled.append(
             {
-                "id": f"s{number}",
+                "id": f"s{n}",
                 "section": found,
                 "results": study.table(found.outcome) if found.outcome else single(found),
                 "notes": study.notes(found.outcome) + found.outcome.edges if found.outcome else [],
@@ -304,4 +304,4 @@ def render(package: "Package", sections: Sequence[Section], again: str) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(source).render(package=package, sections=shown, again=again)
+    return environment.from_string(source).render(package=package, sections=filled, again=again)

@@ -28,6 +28,13 @@ KINDS = ("page", "notebook", "tensorboard")
 NEEDED = ("nbformat", "nbclient", "ipykernel")  # by the notebook alone
 BEFORE, AFTER = "before training", "at the end"
 
+HELP = """\
+Shows what the folders of runs and studies hold, those that are still at work too, in DIR (default: the folder itself):
+
+  report.html             page: one file that needs no network
+  task{number}.ipynb             notebook: the same as running code, executed; it needs nbformat, nbclient and ipykernel
+  tensorboard{number}.zip        tensorboard: the logs, thinned so that they can be mailed"""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -309,7 +316,7 @@ def main(package: "Package", argv: Sequence[str], call: str) -> int:
     usage = f"usage: {package.name} report RUN|STUDY ... [--out DIR] [--only {'|'.join(KINDS)}]"
     words = list(argv)
     if "-h" in words or "--help" in words:
-        print(usage)
+        print(f"{usage}\n\n{HELP.format(number=package.number)}")
         return 0
     out, only = take(words, "--out"), take(words, "--only")
     if only not in (None, *KINDS):
