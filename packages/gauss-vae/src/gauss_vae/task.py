@@ -133,7 +133,7 @@ class Compared:
 
 def normal(ids: np.ndarray, count: int, *stream: int) -> Tensor:
     """Standard normal numbers, float32 [B, count]: a row is a function of its id and `stream` alone."""
-    # The middle of its cell, so neither 0 nor 1: in float32 the last one would be rounded to 1, and its number infinite.
+    # The middle of its cell, so neither 0 nor 1: in float32 the last would be rounded to 1, and its number infinite.
     uniform = draw.uniform(ids, count, *stream).double() + 2**-25
     return torch.special.ndtri(uniform).float()
 
