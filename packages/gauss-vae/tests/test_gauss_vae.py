@@ -56,7 +56,7 @@ def vae(dimension=3, std=0.6, **knobs):
     ],
 )
 def test_the_battery(flags, tmp_path):
-    """On small numbers, whose likelihood is high enough that learning a batch by heart makes it several times as high."""
+    """On small numbers, whose likelihood is high enough that learning a batch by heart multiplies it."""
     (tmp_path / "rows.csv").write_text("".join(f"{i}.5, -1,2e-1\n" for i in range(5)))
     small = mixture_file(
         tmp_path / "small.json",
