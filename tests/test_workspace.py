@@ -245,7 +245,7 @@ def test_task(package):
     assert about["project"]["entry-points"] == {"etude.tasks": main}
     assert about["tool"] == {"uv": {"sources": {"etude-core": {"workspace": True}}}}
     assert [path.name for path in (package / "src").iterdir() if path.suffix != ".egg-info"] == [module]
-    for file in ("__init__.py", "__main__.py", "config.py", "data.py", "sample.py", "model.py", "task.py"):
+    for file in ("__init__.py", "__main__.py", "config.py", "data.py", "model.py", "task.py"):
         assert (package / "src" / module / file).is_file(), file
     assert list((package / "src" / module / "studies").glob("*.yaml"))
     assert (package / "README.md").is_file()

@@ -5,7 +5,7 @@ import sys
 from etude import cli
 from gauss_vae.config import Config
 
-PACKAGE = cli.Package("gauss-vae", Config, next_step="--data.dimension 8")
+PACKAGE = cli.Package("gauss-vae", Config, next_step="--data.dimension 8", number=4)
 
 
 def main(argv: list[str] | None = None) -> int:

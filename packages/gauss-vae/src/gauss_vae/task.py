@@ -133,7 +133,7 @@ class Compared:
 
 def normal(ids: np.ndarray, count: int, *stream: int) -> Tensor:
     """Standard normal numbers, float32 [B, count]: a row is a function of its id and `stream` alone."""
-    # The middle of its cell, so neither 0 nor 1: in float32 the last would be rounded to 1, and its number infinite.
+    # The middle of its cell, neither 0 nor 1: in float32 the last would be rounded to 1, whose quantile is infinite.
     uniform = draw.uniform(ids, count, *stream).double() + 2**-25
     return torch.special.ndtri(uniform).float()
 
@@ -164,7 +164,9 @@ def describe(task: Compared, totals: Totals) -> tuple[str, dict[str, Any]]:
         "iwae": iwae.log_density.numpy(),
     }
     result: dict[str, Any] = {"entropy": -test.truth.mean(), "entropy_se": se(test.truth)}
-    result["iwae_error"] = float(iwae.error.square().sum().sqrt() / n + 0.5 * iwae.error.square().mean())
+    # Three standard errors of the mean, and twice the bias by the delta method, which heavy tails make too small.
+    spread = iwae.error.square()
+    result["iwae_error"] = float(3 * spread.sum().sqrt() / n + spread.mean())
     names = {
         "gaussian": "single Gaussian",
         "ppca": f"probabilistic PCA, {q} latent numbers",
