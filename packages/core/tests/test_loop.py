@@ -252,7 +252,7 @@ def test_tensorboard_gets_every_step_every_epoch_and_the_knobs(tmp_path):
     assert b"fit.lr" in knobs
     assert events.Tensors("shown/text_summary")
     assert sorted(p.name for p in (tmp_path / "run").iterdir() if not p.name.startswith(".")) == [
-        "checkpoints", "config.yaml", "environment.json", "metrics.jsonl", "result.json", "samples", "tb",
+        "about.json", "checkpoints", "config.yaml", "environment.json", "metrics.jsonl", "result.json", "samples", "tb",
     ]  # fmt: skip
 
 
