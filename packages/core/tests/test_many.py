@@ -371,7 +371,7 @@ def test_models_of_other_shapes_and_obstacles_are_left_with_a_reason(tmp_path):
     assert "done     validation loss" in log
 
 
-# Without batch norm: the toy has a bias in front of it, whose gradient is nothing but rounding, which Adam makes a step.
+# Without batch norm: the toy has a bias in front of it, whose gradient is but rounding, of which Adam makes full steps.
 STUDY = """
 question: Which rate?
 compare: {fit.lr: [0.001, 0.01]}
