@@ -371,10 +371,11 @@ def test_models_of_other_shapes_and_obstacles_are_left_with_a_reason(tmp_path):
     assert "done     validation loss" in log
 
 
+# Without batch norm: the toy has a bias in front of it, whose gradient is but rounding, of which Adam makes full steps.
 STUDY = """
 question: Which rate?
 compare: {fit.lr: [0.001, 0.01]}
-fixed: {dropout: 0.2, fit.epochs: 2, fit.device: cpu, fit.precision: fp32}
+fixed: {norm: false, dropout: 0.2, fit.epochs: 2, fit.device: cpu, fit.precision: fp32}
 seeds: 1
 metric: loss
 better: lower
