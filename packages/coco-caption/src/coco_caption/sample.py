@@ -36,7 +36,8 @@ COLOURS = {
     "orange": (240, 130, 30),
     "purple": (135, 60, 170),
 }
-GROUNDS = {"white": (250, 250, 250), "black": (20, 20, 20), "grey": (150, 150, 150)}
+# Pale all of them: beside black and white, nothing else varies for a network of random weights.
+GROUNDS = {"white": (250, 250, 250), "grey": (205, 205, 205), "pink": (250, 215, 220)}
 SHAPES = {  # and what several are called
     "circle": "circles",
     "square": "squares",
