@@ -246,6 +246,7 @@ def test_scores_by_hand():
     assert nothing["cider"] == 0 and all(math.isfinite(value) for value in nothing.values())
 
 
+@pytest.mark.real_data  # it reads 60 MB of paraphrases, which takes long
 def test_meteor_where_there_is_java(monkeypatch):
     monkeypatch.setattr(metrics, "java", lambda: shutil.which("java") is not None)
     found, missing = metrics.java_scores([["a red circle", "a circle"], ["two stars"]], ["a red circle", "two rings"])

@@ -73,8 +73,6 @@ def meteor(truth: dict[int, list[str]], answers: dict[int, list[str]]) -> float:
                 pipe.close()
         process.kill()
         process.wait()
-        if scorer.lock.locked():  # compute_score fails without letting go, and __del__ would wait for ever
-            scorer.lock.release()
 
 
 def spice(truth: dict[int, list[str]], answers: dict[int, list[str]]) -> float:
