@@ -16,7 +16,7 @@ GRIDS = {  # points along each axis of the grid, by the size of the latent; fine
     1: (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072),
     2: (96, 144, 216, 324, 486, 729, 1094, 1640),
 }
-COARSE = {1: 1024, 2: 128}  # the same, for a picture
+COARSE = {1: 1024, 2: 96}  # the same, for a picture
 ENOUGH = 1e-4  # nats: an example whose log p(x) moved less than that twice, as the grid became finer, is done
 
 
