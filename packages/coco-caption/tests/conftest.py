@@ -1,12 +1,21 @@
 """A small sample, and a cache that is not the user's."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from coco_caption import sample
+
+REAL = os.environ.get("ETUDE_DATA", "")
+
+@pytest.fixture(scope="session")
+def real():
+    """The folder of the real data, which the other tests do not see."""
+    return Path(REAL)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -470,10 +470,10 @@ def test_a_full_disk_stops_the_download(server, monkeypatch):
 
 
 @pytest.mark.real_data
-def test_real_data():
+def test_real_data(real):
     """Stand-ins of COCO and Flickr8k, complete and without a fault; images of both parts have the ids 0, 1, ..."""
     for name, sizes in (("flickr8k", (1800, 200, 500)), ("coco", (72, 8, 159))):
-        got = data.load(Data(str(download.root() / name)), 0)
+        got = data.load(Data(str(real / name)), 0)
         assert tuple(len(part) for part in (got.train, got.valid, got.test)) == sizes and not got.notes
         assert all(
             image.file.is_file() and len(image.captions) >= 5 for part in (got.train, got.test) for image in part
