@@ -34,8 +34,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def send(self, data):
+        self.server.sent += len(data)  # first: the client may be through before this thread goes on
         self.wfile.write(data)
-        self.server.sent += len(data)
 
     def log_message(self, format, *args):
         pass
