@@ -12,6 +12,7 @@ from coco_caption import sample
 
 REAL = os.environ.get("ETUDE_DATA", "")
 
+
 @pytest.fixture(scope="session")
 def real():
     """The folder of the real data, which the other tests do not see."""

@@ -99,11 +99,15 @@ class Totals:
                 count = count.detach().double()
             else:  # filled on the device: a copy from here would make a GPU wait
                 count = torch.full((), count, dtype=torch.float64, device=value.device)
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-            self.counts[name] = self.counts[name] + count if name in self.counts else count
+            self.include(name, value, count)
+
+    def include(self, name: str, value: Tensor, count: Tensor) -> None:
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.counts[name] = self.counts[name] + count if name in self.counts else count
 
     def merge(self, other: "Totals") -> None:
-        self.add({name: (value, other.counts[name]) for name, value in other.sums.items()})
+        for name, value in other.sums.items():
+            self.include(name, value, other.counts[name])
 
     def share(self, device: Device) -> None:
         """Adds up over all processes."""

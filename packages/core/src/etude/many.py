@@ -29,9 +29,11 @@ from typing import Any, TextIO, cast
 
 import torch
 from torch import Tensor, nn
+from torch._C import _functorch as functorch
+from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
-from torch.optim import adamw, rmsprop, sgd
+from torch.optim import rmsprop, sgd
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -54,30 +56,23 @@ class Unstackable(Exception):
 # ---------------------------------------------------------------------------------- random numbers of the run alone
 
 
-class Rows(torch.autograd.Function):
-    """(function, index, *tensors) -> what `function` makes of the tensors of all replicas, [R, ...], row for row.
+def mapped(x: Any) -> bool:
+    """Whether `x` stands, within `vmap`, for the tensors of all replicas."""
+    return isinstance(x, Tensor) and functorch.is_batchedtensor(x)
 
-    So inside `vmap` one may have a result made replica by replica, or look at values. `index` is any tensor that has
-    one row for each replica; the function gets None for what is the same for all.
-    """
 
-    @staticmethod
-    def forward(_function: Callable[..., Tensor], _index: Tensor, *_tensors: Tensor) -> Tensor:
+def whole(x: Tensor) -> Tensor:
+    """The tensors of all replicas, [R, ...]."""
+    if functorch.maybe_get_level(x) != 1:
         raise Unstackable("it uses torch.func itself, within a step")
+    return functorch.get_unwrapped(x).movedim(functorch.maybe_get_bdim(x), 0)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], function: Any, _index: Tensor, *tensors: Any) -> tuple[Tensor, int]:
-        rows = []
-        for x, dim in zip(tensors, in_dims[2:], strict=True):
-            if isinstance(x, Tensor):
-                x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
-            rows.append(x)
-        with torch.no_grad():
-            return function(*(x.detach() if isinstance(x, Tensor) else x for x in rows)), 0
+def each(x: Tensor) -> Tensor:
+    """[R, ...] as `vmap` has it: what `whole` takes apart."""
+    if functorch.maybe_current_level() != 1:
+        raise Unstackable("it uses torch.func itself, within a step")
+    return functorch._add_batch_dim(x, 0, 1)
 
 
 LIKE = {torch.rand_like, torch.randn_like, torch.randint_like}
@@ -99,11 +94,9 @@ class Streams(TorchFunctionMode):
     zeros. What else draws is refused by `vmap`.
     """
 
-    def __init__(
-        self, states: list[Tensor] | None, index: Tensor, device: Device, width: int, widths: Sequence[int]
-    ) -> None:
+    def __init__(self, states: list[Tensor] | None, device: Device, width: int, widths: Sequence[int]) -> None:
         super().__init__()
-        self.states, self.index, self.device, self.width, self.widths = states, index, device, width, widths
+        self.states, self.device, self.width, self.widths = states, device, width, widths
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -118,7 +111,7 @@ class Streams(TorchFunctionMode):
             return self.shaped(func, args, kwargs)
         plain = func is F.linear and len(args) == 3 and all(map(mapped, args)) and args[0].dim() > 1
         if plain and not torch.is_autocast_enabled(self.device.where.type):
-            return Linear.apply(*args)
+            return linear(*args)
         if func in ASKED and mapped(args[0]):
             return ASKED[func](self.agreed(args[0]))
         if func is torch.bincount and mapped(args[0]):
@@ -139,28 +132,22 @@ class Streams(TorchFunctionMode):
         padded = self.width in shape
 
         def cut(x: Any, r: int) -> Any:
-            if not isinstance(x, Tensor):
+            x = x[r] if any(x is one for one in every) else x
+            if not padded or not isinstance(x, Tensor):
                 return x
-            x = x[r]
-            return x[tuple(slice(self.widths[r] if n == self.width else n) for n in x.shape)] if padded else x
+            return x[tuple(slice(self.widths[r] if n == self.width else n) for n in x.shape)]
 
-        def all_rows(*tensors: Any) -> Tensor:
-            found = []
+        every = [whole(x).detach() for x in tensors if mapped(x)]
+        at = iter(every)
+        tensors = tuple(next(at) if mapped(x) else x for x in tensors)
+        found = []
+        with retrieve_current_functorch_interpreter().lower(), torch.no_grad():  # not in `vmap`, which has no generator
             for r in range(len(states)):
+                own = tuple(self.widths[r] if padded and n == self.width else n for n in shape)
                 with self.device.generator_at(states[r]) as after:
-                    found.append(call(*(cut(x, r) for x in tensors), tuple(cut_shape(shape, r))))
+                    found.append(call(*(cut(x, r) for x in tensors), own))
                 states[r] = after()
-            if not padded:
-                return torch.stack(found)
-            whole = found[0].new_zeros(len(found), *shape)
-            for row, x in zip(whole, found, strict=True):
-                row[tuple(slice(n) for n in x.shape)] = x
-            return whole
-
-        def cut_shape(shape: Sequence[int], r: int) -> Iterator[int]:
-            return (self.widths[r] if padded and n == self.width else n for n in shape)
-
-        return cast(Tensor, Rows.apply(all_rows, self.index, *tensors))
+        return each(fill(found, shape) if padded else torch.stack(found))
 
     def dropout(self, x: Tensor, p: Any = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         if not training or (not isinstance(p, Tensor) and p == 0):
@@ -193,41 +180,20 @@ class Streams(TorchFunctionMode):
 
     def agreed(self, x: Tensor) -> Any:
         """The number that a tensor holds for all replicas. Raises Unstackable if they differ."""
-        values: list[Any] = []
-
-        def look(x: Tensor) -> Tensor:
-            values.extend(x.tolist())
-            return x
-
-        Rows.apply(look, self.index, x)
+        values = whole(x).tolist()
         if any(value != values[0] for value in values):
             raise Unstackable(f"its step decides by a number in which the runs differ ({values[0]:.6g}, ...)")
         return values[0]
 
 
-class Linear(torch.autograd.Function):
-    """F.linear of x [..., I] with weight [O, I] and bias [O]; of replicas, one product with the bias in it.
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """F.linear of x [..., I] with weight [O, I] and bias [O]; of all replicas, one product with the bias in it.
 
     `vmap` itself adds the bias to the product in a step of its own, for which the results go through memory again.
     """
-
-    @staticmethod
-    def forward(_x: Tensor, _weight: Tensor, _bias: Tensor) -> Tensor:
-        raise Unstackable("it uses torch.func itself, within a step")
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def vmap(_info: Any, in_dims: tuple[int, ...], *tensors: Tensor) -> tuple[Tensor, int]:
-        x, weight, bias = (tensor.movedim(dim, 0) for tensor, dim in zip(tensors, in_dims, strict=True))
-        product = torch.baddbmm(bias[:, None], x.flatten(1, -2), weight.mT)  # [R, B, O]
-        return product.unflatten(1, x.shape[1:-1]), 0
-
-
-def mapped(x: Any) -> bool:
-    return isinstance(x, Tensor) and torch._C._functorch.is_batchedtensor(x)
+    x, weight, bias = whole(x), whole(weight), whole(bias)
+    product = torch.baddbmm(bias[:, None], x.flatten(1, -2), weight.mT)  # [R, B, O]
+    return each(product.unflatten(1, x.shape[1:-1]))
 
 
 def bincount(x: Tensor, weights: None = None, minlength: int = 0) -> Tensor:
@@ -264,14 +230,16 @@ class Batch:
 def stacked(batches: Sequence[Any], taken: set[int], device: Device) -> list[Batch]:
     """Stacks batches whose first sizes agree. `taken`: sizes that a padded width must not be mistaken for."""
     groups: dict[Any, list[tuple[int, list[Any]]]] = {}
-    specs = {}
+    kind: Any
     for r, batch in enumerate(batches):
-        leaves, spec = pytree.tree_flatten(batch)
-        key = (str(spec), *(describe(x) for x in leaves))
-        groups.setdefault(key, []).append((r, leaves))
-        specs[key] = spec
+        if isinstance(batch, tuple) and all(isinstance(x, Tensor) for x in batch):  # the usual, quickly
+            leaves, kind = list(batch), type(batch)
+        else:
+            leaves, spec = pytree.tree_flatten(batch)
+            kind = str(spec)
+        groups.setdefault((kind, *map(describe, leaves)), []).append((r, leaves))
     found = []
-    for key, members in groups.items():
+    for members in groups.values():
         rows, columns = [r for r, _ in members], list(zip(*(leaves for _, leaves in members), strict=True))
         widths = {
             tuple(x.shape[d] for x in column)
@@ -280,7 +248,7 @@ def stacked(batches: Sequence[Any], taken: set[int], device: Device) -> list[Bat
             for d in range(1, column[0].dim())
             if any(x.shape[d] != column[0].shape[d] for x in column)
         }
-        batch = Batch(rows, [], specs[key])
+        batch = Batch(rows, [], pytree.tree_structure(batches[rows[0]]))
         if len(widths) > 1:
             raise Unstackable("its batches differ from run to run in more than one size")
         if widths:
@@ -322,10 +290,15 @@ def stack(column: Sequence[Any], batch: Batch) -> Any:
         if all(x.shape[d] == width for x, width in zip(column, batch.widths, strict=True))
     ]
     shape = [batch.width if d in ragged else n for d, n in enumerate(first.shape)]
-    whole = first.new_zeros(len(column), *shape)
-    for row, x in zip(whole, column, strict=True):
+    return fill(column, shape)
+
+
+def fill(rows: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
+    """Stacks tensors of at most this shape, filled up with zeros: [R, *shape]."""
+    found = rows[0].new_zeros(len(rows), *shape)
+    for row, x in zip(found, rows, strict=True):
         row[tuple(slice(n) for n in x.shape)] = x
-    return whole
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------------ the stack
@@ -483,16 +456,15 @@ class Stack:
             torch.tensor([one.values[r] for r in rows], dtype=torch.float64, device=weights.device)
             for one in self.scalars
         ]
-        index = torch.arange(len(rows), device=weights.device)
         tensors = [x for x in batch.leaves if isinstance(x, Tensor)]
         names: list[str] = []
         numbers: dict[int, int] = {}
 
-        def one(index: Tensor, given: dict[str, Tensor], scalars: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:
+        def one(given: dict[str, Tensor], scalars: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:
             at = iter(tensors)
             leaves = [next(at) if isinstance(x, Tensor) else x for x in batch.leaves]
             mine = None if states is None else [states[r] for r in rows]
-            with set_for_now(self.scalars, scalars), Streams(mine, index, self.device, batch.width, batch.widths):
+            with set_for_now(self.scalars, scalars), Streams(mine, self.device, batch.width, batch.widths):
                 sums = functional_call(self.module, given, (pytree.tree_unflatten(leaves, batch.spec),))
             found: list[Tensor] = []
             names.extend(sums)
@@ -506,7 +478,7 @@ class Stack:
             return found
 
         with self.device.autocast():
-            found = vmap(one, randomness="error")(index, given, scalars, tensors)
+            found = vmap(one, randomness="error")(given, scalars, tensors)
         if not every:
             for name, x in self.others.items():
                 x[rows] = others[name]
@@ -517,21 +489,19 @@ class Stack:
     def update(self, gradient: Tensor, lrs: Sequence[float]) -> None:
         """A step of every replica's optimiser, each with its learning rate and weight decay."""
         groups: dict[tuple[float, float], list[int]] = {}
-        for r, lr in enumerate(lrs):
-            groups.setdefault((lr, self.learners[r].cfg.weight_decay), []).append(r)
-            optim.set_learning_rate(self.learners[r].optimizer, lr)  # which is kept in its checkpoints
-        vectors, ends = (self.weights.detach(), gradient, *self.slots.values()), self.steps.clone()
-        cuts = {True: (slice(self.decaying), slice(self.decaying, None)), False: (slice(None),)}
-        pieces = {
-            decays: [[x[:, part].unbind() for x in vectors] for part in parts if vectors[0][:, part].numel()]
-            for decays, parts in cuts.items()
-        }
+        for r, (learner, lr) in enumerate(zip(self.learners, lrs, strict=True)):
+            groups.setdefault((lr, learner.cfg.weight_decay), []).append(r)
+            optim.set_learning_rate(learner.optimizer, lr)  # which is kept in its checkpoints
+        decaying = self.decaying if any(decay for _, decay in groups) else 0
         knobs = self.learners[0].optimizer.param_groups[0]
-        steps = self.steps.unbind(), ends.unbind()
-        for (lr, decay), rows in groups.items():
-            for number, tensors in enumerate(pieces[decay > 0]):
-                chosen = [[x[r] for r in rows] for x in (*tensors, steps[number])]
-                optimise(self.kind, chosen[:-1], chosen[-1], lr, decay if number == 0 else 0.0, knobs)
+        self.steps += 1
+        for part in (slice(decaying), slice(decaying, None)):
+            rows = [x[:, part].unbind() for x in (self.weights.detach(), gradient, *self.slots.values())]
+            steps = self.steps.clone().unbind()  # which a function of torch's may count on
+            for (lr, decay), some in groups.items():
+                if rows[0][0].numel():
+                    chosen = [[x[r] for r in some] for x in (*rows, steps)]
+                    optimise(self.kind, chosen[:-1], chosen[-1], lr, decay if part.start is None else 0.0, knobs)
 
 
 def structure(model: nn.Module) -> dict[str, Any]:
@@ -544,14 +514,14 @@ def structure(model: nn.Module) -> dict[str, Any]:
 def optimise(
     kind: str, lists: list[list[Tensor]], steps: list[Tensor], lr: float, weight_decay: float, knobs: dict[str, Any]
 ) -> None:
-    """The functions that torch.optim calls, with the knobs of a param group of theirs."""
+    """The functions that torch.optim calls, with the knobs of a param group of theirs; the steps include this one."""
     weights, gradients = lists[:2]
     slots: list[Any] = lists[2:]
     if kind == "adamw":
         (beta1, beta2), (means, squares) = knobs["betas"], slots
         common: Any = {"amsgrad": False, "beta1": beta1, "beta2": beta2, "eps": knobs["eps"], "maximize": False}
-        common |= {"lr": lr, "weight_decay": weight_decay, "fused": True}
-        adamw.adamw(weights, gradients, means, squares, [], steps, **common)
+        common |= {"lr": lr, "weight_decay": weight_decay}
+        torch._fused_adamw_(weights, gradients, means, squares, [], steps, **common)  # what torch.optim.AdamW calls
     elif kind == "sgd":
         common = {name: knobs[name] for name in ("momentum", "dampening", "nesterov", "maximize")}
         sgd.sgd(weights, gradients, slots[0], fused=True, lr=lr, weight_decay=weight_decay, **common)
