@@ -16,7 +16,7 @@ from etude.testing import check_presets, check_task
 from gauss_vae import data, likelihood, show, task, yardsticks
 from gauss_vae.__main__ import PACKAGE, main
 from gauss_vae.config import Config, Data, Model
-from gauss_vae.model import LARGEST, SMALLEST, VAE, Normal, bound, bounded
+from gauss_vae.model import LARGEST, SMALLEST, VAE, Normal, bound, bounded, softplus
 
 SMALL = [
     *("--data.train", "400", "--data.valid", "90", "--data.test", "120", "--fit.batch-size", "100"),
@@ -260,6 +260,8 @@ def test_bounds_of_the_variance_are_smooth_and_far():
     assert (bounded(raw) >= SMALLEST).all() and (bounded(raw) <= LARGEST + 1e-3).all()
     bounded(raw).sum().backward()
     assert raw.grad.isfinite().all() and (raw.grad[1:6] > 0).all()
+    x = torch.linspace(-40, 40, 999)
+    torch.testing.assert_close(softplus(x), torch.nn.functional.softplus(x), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("variance", ["dimension", "shared", "full"])
@@ -307,6 +309,16 @@ def test_noise_is_normal_and_follows_from_the_example():
     np.testing.assert_allclose(torch.cov(drawn.T), np.eye(4), atol=0.03)
     np.testing.assert_array_equal(drawn[[5, 3]], task.normal(np.array([5, 3]), 4, 1, 2))
     assert not torch.equal(drawn[:9], task.normal(np.arange(9), 4, 1, 3))
+
+
+def test_noise_drawn_for_the_whole_epoch_is_that_of_each_batch(monkeypatch):
+    config = Config(data=Data(train=400, valid=90, test=120), model=Model(hidden=8))
+    together, batchwise = task.make(config, CPU), task.make(config, CPU)
+    for split, epoch, ids in (("train", 1, [7, 3]), ("train", 2, [3, 7]), ("valid", 2, [5]), ("train", 1, [399])):
+        monkeypatch.setattr(task, "AT_ONCE", 10**9)
+        expected = together.load(split, np.array(ids), epoch).noise
+        monkeypatch.setattr(task, "AT_ONCE", 0)
+        assert torch.equal(expected, batchwise.load(split, np.array(ids), epoch).noise)
 
 
 @pytest.mark.parametrize("cell", [0.0, 1 - 2**-24])

@@ -411,6 +411,8 @@ class Stack:
         self.kind = learners[0].cfg.optimizer
         self.slots = {name: torch.zeros_like(self.weights) for name in SLOTS[self.kind]}
         self.steps = torch.zeros(len(learners), device=self.device.where)
+        vectors, d, size = (self.weights.detach(), *self.slots.values()), self.decaying, sum(self.sizes)
+        self.rows = {part: [x[:, slice(*part)].unbind() for x in vectors] for part in ((0, d), (d, size), (0, size))}
         for r, learner in enumerate(learners):
             self.share_state(r, learner.optimizer)
         self.module = Module(learners[0].task)
@@ -492,16 +494,18 @@ class Stack:
         for r, (learner, lr) in enumerate(zip(self.learners, lrs, strict=True)):
             groups.setdefault((lr, learner.cfg.weight_decay), []).append(r)
             optim.set_learning_rate(learner.optimizer, lr)  # which is kept in its checkpoints
-        decaying = self.decaying if any(decay for _, decay in groups) else 0
         knobs = self.learners[0].optimizer.param_groups[0]
         self.steps += 1
-        for part in (slice(decaying), slice(decaying, None)):
-            rows = [x[:, part].unbind() for x in (self.weights.detach(), gradient, *self.slots.values())]
+        size, cut = self.weights.shape[1], self.decaying if any(decay for _, decay in groups) else 0
+        for start, stop in ((0, cut), (cut, size)):
+            if start == stop:
+                continue
+            weights, *slots = self.rows[start, stop]
+            vectors = weights, gradient[:, start:stop].unbind(), *slots
             steps = self.steps.clone().unbind()  # which a function of torch's may count on
             for (lr, decay), some in groups.items():
-                if rows[0][0].numel():
-                    chosen = [[x[r] for r in some] for x in (*rows, steps)]
-                    optimise(self.kind, chosen[:-1], chosen[-1], lr, decay if part.start is None else 0.0, knobs)
+                chosen = [[x[r] for r in some] for x in (*vectors, steps)]
+                optimise(self.kind, chosen[:-1], chosen[-1], lr, decay if start < cut else 0.0, knobs)
 
 
 def structure(model: nn.Module) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from etude import draw
 from gauss_vae.model import VAE, Normal, Weighed
 
 ROWS = 10_000  # decoded at once: bounds the memory, whatever the number of samples, and stays in the cache
-PAIRS = 4_000_000  # of example and grid point, at once
+PAIRS = 500_000  # of example and grid point, at once: about what a core's cache holds
 REACH = 6.5  # the grid of the quadrature ends there: N(0, I) has less than 1e-9 outside
 GRIDS = {  # points along each axis of the grid, by the size of the latent; finer each time
     1: (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072),
@@ -122,10 +122,10 @@ def natural(normal: Normal) -> tuple[Tensor, Tensor]:
     log_sd = normal.log_sd.double().expand_as(mean)
     inverse = (-log_sd).exp()
     white = inverse * mean
-    if normal.mixing is None:
+    if normal.corners is None:
         eta = torch.cat([white * inverse, -0.5 * inverse**2], 1)
     else:
-        whitener = normal.mixing.double() * inverse[:, None]  # precision = whitener^T whitener
+        whitener = normal.mixing().double() * inverse[:, None]  # precision = whitener^T whitener
         white = (whitener @ mean[..., None])[..., 0]
         precision = whitener.mT @ whitener
         eta = torch.cat([(whitener.mT @ white[..., None])[..., 0], -0.5 * precision.flatten(1)], 1)

@@ -25,8 +25,18 @@ class Normal(NamedTuple):
     """[..., d]"""
     log_sd: Tensor
     """[..., d] or [..., 1]"""
-    mixing: Tensor | None = None
-    """[..., d, d], lower triangular with ones on the diagonal, None for the identity: see `white`"""
+    corners: Tensor | None = None
+    """[..., d (d - 1) / 2], what `mixing` has below its diagonal, row by row; None for zeros"""
+    places: tuple[Tensor, Tensor] | None = None
+    """where that is, as `below` gives it"""
+
+    def mixing(self) -> Tensor:
+        """Lower triangular with ones on the diagonal, [..., d, d]: see `white`."""
+        identity = torch.eye(self.mean.shape[-1], dtype=self.mean.dtype, device=self.mean.device)
+        if self.corners is None or self.places is None:
+            return identity
+        rows, columns = self.places
+        return (rows.mT * self.corners[..., None, :]) @ columns.mT + identity
 
     def white(self, x: Tensor) -> Tensor:
         """mixing ((x - mean) / sd), which is standard normal: [..., d].
@@ -35,7 +45,11 @@ class Normal(NamedTuple):
         small a variance is (Dorta et al. 2018, "Structured uncertainty prediction networks", section 3).
         """
         scaled = (x - self.mean) * (-self.log_sd).exp()
-        return scaled if self.mixing is None else (self.mixing @ scaled[..., None])[..., 0]
+        if self.corners is None or self.places is None:
+            return scaled
+        rows, columns = self.places
+        with torch.autocast(x.device.type, enabled=False):  # a few large products instead of a small one per vector
+            return scaled + (self.corners * (scaled @ columns)) @ rows
 
     def log_density(self, x: Tensor) -> Tensor:
         """log N(x), [...]."""
@@ -46,10 +60,20 @@ class Normal(NamedTuple):
     def factor(self) -> Tensor:
         """A with covariance A A^T, lower triangular: [..., d, d]."""
         sd = self.log_sd.exp().expand_as(self.mean)
-        if self.mixing is None:
+        if self.corners is None:
             return torch.diag_embed(sd)
-        identity = torch.eye(sd.shape[-1], dtype=sd.dtype, device=sd.device).expand_as(self.mixing)
-        return sd[..., None] * torch.linalg.solve_triangular(self.mixing, identity, upper=False, unitriangular=True)
+        mixing = self.mixing()
+        identity = torch.eye(sd.shape[-1], dtype=sd.dtype, device=sd.device).expand_as(mixing)
+        return sd[..., None] * torch.linalg.solve_triangular(mixing, identity, upper=False, unitriangular=True)
+
+
+def below(dimension: int) -> tuple[Tensor, Tensor]:
+    """The entries below a matrix's diagonal, row by row: one-hot their rows, [entries, d], and columns, [d, entries].
+
+    Products with these pick and add up, and so do their gradients, in a fixed order on every device.
+    """
+    rows, columns = torch.tril_indices(dimension, dimension, -1)
+    return F.one_hot(rows, dimension).float(), F.one_hot(columns, dimension).float().mT.contiguous()
 
 
 class Weighed(NamedTuple):
@@ -73,7 +97,12 @@ class Weighed(NamedTuple):
 
 def bounded(raw: Tensor) -> Tensor:
     """`raw` between SMALLEST and LARGEST, where it is nearly itself; smooth, so that no gradient blows up or breaks."""
-    return SMALLEST + F.softplus(LARGEST - SMALLEST - F.softplus(LARGEST - raw))
+    return SMALLEST + softplus(LARGEST - SMALLEST - softplus(LARGEST - raw))
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)), to 1e-7 or a rounding. F.softplus is exact for very negative x, and takes five times as long."""
+    return x.clamp(min=0) + (1 + (-x.abs()).exp()).log()
 
 
 def perceptron(inputs: int, outputs: int, model: Model) -> nn.Sequential:
@@ -89,8 +118,8 @@ class VAE(nn.Module):
 
     shift: Tensor
     scale: Tensor
-    spread: Tensor
-    identity: Tensor
+    rows: Tensor
+    columns: Tensor
 
     def __init__(self, dimension: int, model: Model) -> None:
         super().__init__()
@@ -100,10 +129,8 @@ class VAE(nn.Module):
         spreads = 1 if model.variance == "shared" else dimension
         corners = dimension * (dimension - 1) // 2 if model.variance == "full" else 0
         self.sizes = [dimension, spreads, corners]
-        rows, columns = torch.tril_indices(dimension, dimension, -1)
-        spread = F.one_hot(rows * dimension + columns, dimension**2).float()  # entries below the diagonal -> a matrix
-        self.register_buffer("spread", spread, persistent=False)
-        self.register_buffer("identity", torch.eye(dimension), persistent=False)
+        for name, places in zip(("rows", "columns"), below(dimension), strict=True):
+            self.register_buffer(name, places, persistent=False)
         self.encoder = perceptron(dimension, 2 * self.latent, model)
         self.decoder = perceptron(self.latent, sum(self.sizes) if model.varying else dimension, model)
         self.constant = None if model.varying else nn.Parameter(torch.zeros(spreads + corners))
@@ -124,18 +151,16 @@ class VAE(nn.Module):
         if self.constant is not None:
             said = torch.cat([said, self.constant.expand(*z.shape[:-1], -1)], -1)
         mean, raw, corners = said.split(self.sizes, -1)
-        mixing = None
-        if self.sizes[2]:
-            full = corners @ self.spread  # no corners[..., places]: its gradient adds up in any order
-            mixing = full.unflatten(-1, (self.dimension, self.dimension)) + self.identity
-        return Normal(mean, bounded(raw), mixing)
+        if not self.sizes[2]:
+            return Normal(mean, bounded(raw))
+        return Normal(mean, bounded(raw), corners, (self.rows, self.columns))
 
     def decode(self, z: Tensor) -> Normal:
         """p(x | z) for latents [..., L]."""
         said = self.spoken(z)
         log_scale = self.scale.log()
-        mixing = said.mixing  # scaled = (x - mean) / sd is the same number in either unit
-        return Normal(said.mean * self.scale + self.shift, said.log_sd + log_scale, mixing)
+        mean = said.mean * self.scale + self.shift  # and (x - mean) / sd is the same number in either unit
+        return said._replace(mean=mean, log_sd=said.log_sd + log_scale)
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x | z), [B, S], of examples [B, d] given latents [B, S, L]."""

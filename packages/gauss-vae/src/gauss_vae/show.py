@@ -1,6 +1,5 @@
 """Pictures for people: samples, reconstructions, latents and, in two dimensions, densities."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from gauss_vae.model import VAE
 
 POINTS = 1_500  # examples, and samples, in a picture
 ELLIPSES = 40
-GRID = 80  # points along each side of a density
+GRID = 64  # points along each side of a density
 SAMPLES = -7  # the stream that a picture's samples are drawn from
 BLUE, ORANGE = "#0b5fa5", "#d9580d"  # told apart by colour-blind readers too
 
@@ -28,6 +27,7 @@ def board(model: VAE, mixture: Mixture, points: np.ndarray, clusters: np.ndarray
     the plane of the points' largest variance.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import to_rgba_array
     from matplotlib.figure import Figure
 
     device = model.shift.device
@@ -39,7 +39,7 @@ def board(model: VAE, mixture: Mixture, points: np.ndarray, clusters: np.ndarray
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(2 if wide else 1, 3, squeeze=False)
     figure.subplots_adjust(0.04, 0.06 if wide else 0.12, 0.955, 0.955 if wide else 0.92, wspace=0.24, hspace=0.22)
-    colours = np.array([f"C{k % 10}" for k in clusters])
+    colours = to_rgba_array([f"C{k}" for k in range(10)])[clusters % 10]
 
     flat, made = plane(points), plane(samples)
     a = axes[0, 0]
@@ -52,7 +52,7 @@ def board(model: VAE, mixture: Mixture, points: np.ndarray, clusters: np.ndarray
     half = 0.55 * float((high - low).max()) + 1e-6  # a square, so that ellipses have their shape
     window = [(float(middle - half), float(middle + half)) for middle in (low + high) / 2]
 
-    reconstructions(axes[0, 1], model, x[:ELLIPSES].to(device), flat[:ELLIPSES], plane, colours)
+    reconstructions(axes[0, 1], model, x[:ELLIPSES].to(device), flat[:ELLIPSES], plane, colours[:ELLIPSES])
     for a in axes[0, :2]:
         a.set(xlim=window[0], ylim=window[1])
     latents(axes[0, 2], model.encode(x.to(device)).mean.cpu().numpy(), clusters, colours)
@@ -89,20 +89,21 @@ def drawn(model: VAE, n: int, seed: int) -> np.ndarray:
 
 def reconstructions(axes: Any, model: VAE, x: Tensor, flat: np.ndarray, plane: Plane, colours: np.ndarray) -> None:
     """Each example, the decoder's mean at its latent, and the ellipse of two standard deviations around that."""
-    from matplotlib.patches import Ellipse
+    from matplotlib.collections import EllipseCollection, LineCollection
 
     said = model.decode(model.encode(x).mean)
     means = plane(said.mean.cpu().numpy())
     factors = plane.basis.T @ said.factor().cpu().numpy()
-    for point, mean, factor, colour in zip(flat, means, factors, colours, strict=False):
-        values, vectors = np.linalg.eigh(factor @ factor.T)
-        width, height = 4 * np.sqrt(np.maximum(values, 0))
-        angle = math.degrees(math.atan2(vectors[1, 0], vectors[0, 0]))
-        axes.add_patch(Ellipse(mean, width, height, angle=angle, fc=colour, lw=0, alpha=0.06))
-        axes.add_patch(Ellipse(mean, width, height, angle=angle, fc="none", ec=colour, lw=0.6, alpha=0.6))
-        axes.plot(*zip(point, mean, strict=True), "-", color=colour, lw=0.8)
-        axes.plot(*mean, "+", color=colour, ms=5)
-        axes.plot(*point, ".", color=colour, ms=5)
+    values, vectors = np.linalg.eigh(factors @ factors.mT)
+    widths, heights = 4 * np.sqrt(values.clip(min=0)).T
+    angles = np.degrees(np.arctan2(vectors[:, 1, 0], vectors[:, 0, 0]))
+    looks: list[dict[str, Any]] = [{"fc": colours, "lw": 0, "alpha": 0.06}, {"fc": "none", "ec": colours, "lw": 0.6}]
+    for look in looks:
+        look |= {"units": "xy", "offsets": means, "offset_transform": axes.transData}
+        axes.add_collection(EllipseCollection(widths, heights, angles, **look))
+    axes.add_collection(LineCollection(list(np.stack([flat, means], 1)), colors=colours, lw=0.8))
+    axes.scatter(*means.T, s=25, c=colours, marker="+", lw=1)
+    axes.scatter(*flat.T, s=6, c=colours)
     axes.set_title("Examples (dots), reconstructions (+), ellipses of 2 sd", fontsize=10)
 
 

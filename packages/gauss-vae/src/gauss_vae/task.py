@@ -20,6 +20,7 @@ SAMPLES = 32  # latents drawn for each example in validation
 ACTIVE = (
     0.01  # the variance of a latent unit's posterior mean from which on it is active: Burda et al. 2016, section 5.2
 )
+AT_ONCE = 2_000_000  # random numbers: those of an epoch are drawn together if they are no more, which is much cheaper
 NOISE, SCORING = -5, -6  # streams of random numbers beside those of `gauss_vae.data`
 
 
@@ -61,6 +62,7 @@ class Compared:
             raise UserError(
                 f"this run has {dimension} dimensions, but {config.data.name} {mixture.dimension}: give another --data"
             )
+        self.drawn: tuple[Any, np.ndarray] = None, np.empty(0)  # an epoch and its noise
         self.parts: dict[Split, Part] = {}
         for split, n in (("train", config.data.train), ("valid", config.data.valid), ("test", config.data.test)):
             x, clusters = mixture.draw(n, config.fit.seed, PARTS[split])
@@ -80,12 +82,20 @@ class Compared:
 
     def load(self, split: Split, ids: np.ndarray, epoch: int) -> Batch:
         part, objective = self.parts[split], self.config.objective
-        samples = objective.samples if split == "train" else SAMPLES
-        noise = normal(ids, samples * self.model.latent, self.config.fit.seed, NOISE, PARTS[split], epoch)
-        noise = noise.view(-1, samples, self.model.latent)
         kl = objective.kl * min(1.0, epoch / objective.warmup if objective.warmup else 1.0) if split == "train" else 1.0
         truth = torch.from_numpy(part.truth[ids]).float()
-        return Batch(torch.from_numpy(part.x[ids]), noise, truth, torch.full((len(ids),), kl))
+        return Batch(torch.from_numpy(part.x[ids]), self.noise(split, ids, epoch), truth, torch.full((len(ids),), kl))
+
+    def noise(self, split: Split, ids: np.ndarray, epoch: int) -> Tensor:
+        """Standard normal, float32 [B, S, L]: a row is a function of (seed, epoch, id)."""
+        samples, n = self.config.objective.samples if split == "train" else SAMPLES, len(self.parts[split].x)
+        count, stream = samples * self.model.latent, (self.config.fit.seed, NOISE, PARTS[split], epoch)
+        if n * count > AT_ONCE:
+            return normal(ids, count, *stream).view(-1, samples, self.model.latent)
+        if self.drawn[0] != (split, epoch):
+            noise = normal(np.arange(n), count, *stream).view(-1, samples, self.model.latent)
+            self.drawn = (split, epoch), noise.numpy()
+        return torch.from_numpy(self.drawn[1][ids])
 
     def step(self, batch: Batch) -> Sums:
         """Training: minus the bound. Else also the gap by SAMPLES importance samples, and what the latent says."""
