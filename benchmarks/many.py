@@ -1,13 +1,15 @@
 """Many runs at once against the same runs one after the other, in one process, in turns.
 
-    uv run --all-packages python benchmarks/many.py [replicas]
+    uv run --all-packages python benchmarks/many.py [replicas [kind ...]]
 
 Both sides do all that a run does: checkpoints, rows, TensorBoard, validation. What each run would need alone to start a
 process is not counted. The replicas differ in seed, learning rate and dropout or weight of the KL term.
 
 - vae: gauss-vae as it is by default, but for 2 epochs and without its pictures, each of which takes as long either way
 - vae-whole: gauss-vae as it is by default, with its six pictures; once
-- lstm: a classifier of texts of 5 to 30 words: embedding 32, LSTM of 32 units, batches of 32
+- lstm: a classifier of texts of 20 words: embedding 32, LSTM of 32 units, batches of 32
+- lstm-ragged: the same, of 5 to 30 words, in batches by length: alone each batch is as long as its longest text, together
+  as the longest of all replicas
 """
 
 import dataclasses
@@ -38,13 +40,15 @@ from etude.run import Run
 from etude.text.batching import by_length, pad
 
 ALONE = 4  # runs that are timed one after the other
-ROUNDS = {"vae": 3, "vae-whole": 1, "lstm": 3}
+ROUNDS = {"vae": 3, "vae-whole": 1, "lstm": 3, "lstm-ragged": 3}
 EPOCHS = 2
 
 
 @dataclass(frozen=True)
 class Config:
     dropout: float = 0.1
+    shortest: int = 20
+    longest: int = 20
     fit: Fit = field(default_factory=Fit)
 
 
@@ -69,7 +73,9 @@ class Texts(loop.Task):
     def __init__(self, config: Config) -> None:
         self.config, self.net = config, Reader(config.dropout)
         rng = np.random.default_rng(config.fit.seed)
-        self.texts = [rng.integers(1, 1000, rng.integers(5, 31)) for _ in range(self.train + 1000)]
+        self.texts = [
+            rng.integers(1, 1000, rng.integers(config.shortest, config.longest + 1)) for _ in range(self.train + 1000)
+        ]
         self.lengths = np.array([len(text) for text in self.texts])
         self.labels = torch.tensor([int(text[0]) % 2 for text in self.texts])
 
@@ -128,10 +134,15 @@ def texts(n: int) -> Config:
     return Config(dropout=0.1 + n / 100, fit=fit)
 
 
+def ragged(n: int) -> Config:
+    return dataclasses.replace(texts(n), shortest=5, longest=30)
+
+
 KINDS: dict[str, tuple[Callable[[int], Any], Callable[[Any], loop.Task]]] = {
     "vae": (vae, unseen),
     "vae-whole": (whole_vae, lambda config: gauss_vae.task.make(config, torch.device("cpu"))),
     "lstm": (texts, Texts),
+    "lstm-ragged": (ragged, Texts),
 }
 
 
@@ -176,7 +187,7 @@ def measure(name: str, count: int) -> float:
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else many.MOST
     print(f"{count} replicas, {device.choose(Fit())}")
-    for name in KINDS:
+    for name in sys.argv[2:] or KINDS:
         print(f"{name}: {measure(name, count):.2f} times the throughput (median of {ROUNDS[name]} rounds)")
 
 
