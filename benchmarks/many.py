@@ -8,8 +8,10 @@ process is not counted. The replicas differ in seed, learning rate and dropout o
 - vae: gauss-vae as it is by default, but for 2 epochs and without its pictures, each of which takes as long either way
 - vae-whole: gauss-vae as it is by default, with its six pictures; once
 - lstm: a classifier of texts of 20 words: embedding 32, LSTM of 32 units, batches of 32
-- lstm-ragged: the same, of 5 to 30 words, in batches by length: alone each batch is as long as its longest text, together
+- lstm-ragged: the same, of 5 to 30 words, in batches by length: alone a batch is as long as its longest text, together
   as the longest of all replicas
+
+Of `vae` and `lstm` also the training steps alone.
 """
 
 import dataclasses
@@ -184,11 +186,40 @@ def measure(name: str, count: int) -> float:
     return statistics.median(ratios)
 
 
+def measure_steps(name: str, count: int, batches: int = 90) -> float:
+    """The same of training steps alone: load, forward, backward, optimiser."""
+    ratios = []
+    with TemporaryDirectory() as folder:
+        runs = members(name, count, Path(folder))
+        learners = [one.learner for one in runs]
+        plans = [learner.task.plan("train", 1, learner.cfg.batch_size) for learner in learners]
+        many.keep_memory()
+        alone, together = members(name, 1, Path(folder, "alone"))[0], many.Together(learners)
+        together.train([loop.Step(1, 0, plan[0], 1e-3) for plan in plans])  # which proves itself by steps alone
+        for number in range(ROUNDS[name]):
+            began = time.perf_counter()
+            for batch in range(batches):
+                alone.learner.do(loop.Step(1, batch, plans[0][batch], 1e-3))
+            middle = time.perf_counter()
+            for batch in range(batches):
+                together.train([loop.Step(1, batch, plan[batch], 1e-3) for plan in plans])
+            one, all_of_them = (middle - began) / batches, (time.perf_counter() - middle) / batches
+            ratios.append(count * one / all_of_them)
+            print(
+                f"  round {number + 1}: {1e3 * one:.2f} ms a step, {1e3 * all_of_them:.2f} ms {count} of them together"
+            )
+        for run in (*runs, alone):
+            run.run.close()
+    return statistics.median(ratios)
+
+
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else many.MOST
-    print(f"{count} replicas, {device.choose(Fit())}")
     for name in sys.argv[2:] or KINDS:
-        print(f"{name}: {measure(name, count):.2f} times the throughput (median of {ROUNDS[name]} rounds)")
+        print(f"{name}: {count} replicas, {device.choose(KINDS[name][0](0).fit)}")
+        if name in ("vae", "lstm"):
+            print(f"  {measure_steps(name, count):.2f} times the training steps (median of {ROUNDS[name]} rounds)")
+        print(f"  {measure(name, count):.2f} times the runs (median of {ROUNDS[name]} rounds)")
 
 
 if __name__ == "__main__":
