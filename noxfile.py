@@ -29,7 +29,7 @@ TASKS = [name for name in FOLDERS if name != "etude-core"]
 STUDIES = {
     "cnn-emnist": ("kernel-size", "--fit.epochs 2 --model.channels 8", "--data emnist-letters"),
     "coco-caption": ("beam", "--fit.epochs 2", ""),
-    "gauss-vae": ("objective", "--fit.epochs 1 --data.train 10000 --importance 500", ""),
+    "gauss-vae": ("objective", "--fit.epochs 2 --data.train 10000 --importance 500", ""),
     "imdb-rnn": ("models", "--fit.epochs 2", "--data aclimdb"),
     "lstm-pos": ("direction", "--fit.epochs 2", "--data nerus"),
     "text-ae": ("batch-norm", "--fit.epochs 2", "--data twitter"),

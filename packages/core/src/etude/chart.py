@@ -62,7 +62,7 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     """Round numbers from at most `low` to at least `high`, evenly apart; around values that are all but equal, too."""
     from matplotlib.ticker import MaxNLocator
 
-    least = 1e-3 * max(abs(low), abs(high))
+    least = 1e-3 * max(abs(low), abs(high)) or 1.0
     if high - low < least:
         low, high = low - least, high + least
     return [float(tick) for tick in MaxNLocator(nbins=most, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)]
