@@ -429,6 +429,7 @@ def test_importance_sampling_needs_no_memory_for_all_samples(monkeypatch):
     assert max(sizes) <= 64
     for a, b in zip(whole, pieces, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert (whole.largest > 1 / 300).all() and (likelihood.importance(model, x, 1, 4).largest == 1).all()
     alone = likelihood.importance(model, x[:2], 300, 4)  # a row's answer does not depend on the rows after it
     torch.testing.assert_close(alone.log_density, whole.log_density[:2], rtol=1e-5, atol=1e-5)
 

@@ -25,6 +25,8 @@ class Estimate(NamedTuple):
 
     log_density: Tensor
     error: Tensor
+    largest: Tensor | None = None
+    """of importance sampling: the share of the largest weight in the sum of all"""
 
 
 def noise(ids: Tensor, samples: int, latent: int, *stream: int) -> Tensor:
@@ -42,25 +44,28 @@ def importance(model: VAE, x: Tensor, samples: int, *stream: int) -> Estimate:
 
     Burda, Grosse & Salakhutdinov 2016, "Importance weighted autoencoders", equation 8: in expectation a lower bound of
     log p(x) that rises to it. The error is the standard deviation of that logarithm by the delta method; its bias is
-    about minus half its square. At most ROWS latents are decoded at once.
+    about minus half its square, if no rare weight is much larger than all that were drawn. At most ROWS latents are
+    decoded at once.
     """
-    found, errors = [], []
+    found, errors, largest = [], [], []
     rows = max(1, ROWS // samples)
     for start in range(0, len(x), rows):
         some = x[start : start + rows]
         ids = torch.arange(start, start + len(some))
         drawn = noise(ids, samples, model.latent, *stream)
         first = torch.full((len(some),), -math.inf, dtype=torch.float64, device=x.device)
-        second = first.clone()
+        second, top = first.clone(), first.clone()
         for piece in drawn.split(ROWS, 1):
             weighed: Weighed = model(some, piece.to(x.device))
             log_weights = (weighed.log_likelihood + weighed.log_ratio).double()
             first = torch.logaddexp(first, log_weights.logsumexp(1))
             second = torch.logaddexp(second, (2 * log_weights).logsumexp(1))
+            top = torch.maximum(top, log_weights.amax(1))
         found.append(first - math.log(samples))
         # the variance of a mean weight over its square: sum w^2 / (sum w)^2 - 1 / S
         errors.append(((second - 2 * first).exp() - 1 / samples).clamp(min=0).sqrt())
-    return Estimate(torch.cat(found).cpu(), torch.cat(errors).cpu())
+        largest.append((top - first).exp())
+    return Estimate(torch.cat(found).cpu(), torch.cat(errors).cpu(), torch.cat(largest).cpu())
 
 
 @torch.inference_mode()
