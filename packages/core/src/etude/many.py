@@ -132,20 +132,17 @@ class Streams(TorchFunctionMode):
         padded = self.width in shape
 
         def cut(x: Any, r: int) -> Any:
-            x = x[r] if any(x is one for one in every) else x
             if not padded or not isinstance(x, Tensor):
                 return x
             return x[tuple(slice(self.widths[r] if n == self.width else n) for n in x.shape)]
 
-        every = [whole(x).detach() for x in tensors if mapped(x)]
-        at = iter(every)
-        tensors = tuple(next(at) if mapped(x) else x for x in tensors)
+        columns = [whole(x).detach() if mapped(x) else [x] * len(states) for x in tensors]
         found = []
         with retrieve_current_functorch_interpreter().lower(), torch.no_grad():  # not in `vmap`, which has no generator
             for r in range(len(states)):
                 own = tuple(self.widths[r] if padded and n == self.width else n for n in shape)
                 with self.device.generator_at(states[r]) as after:
-                    found.append(call(*(cut(x, r) for x in tensors), own))
+                    found.append(call(*(cut(column[r], r) for column in columns), own))
                 states[r] = after()
         return each(fill(found, shape) if padded else torch.stack(found))
 

@@ -25,8 +25,15 @@ class Estimate(NamedTuple):
 
     log_density: Tensor
     error: Tensor
-    largest: Tensor | None = None
-    """of importance sampling: the share of the largest weight in the sum of all"""
+
+
+class Sampled(NamedTuple):
+    """The same by importance sampling."""
+
+    log_density: Tensor
+    error: Tensor
+    largest: Tensor
+    """the share of the largest weight in the sum of all"""
 
 
 def noise(ids: Tensor, samples: int, latent: int, *stream: int) -> Tensor:
@@ -39,7 +46,7 @@ def noise(ids: Tensor, samples: int, latent: int, *stream: int) -> Tensor:
 
 
 @torch.inference_mode()
-def importance(model: VAE, x: Tensor, samples: int, *stream: int) -> Estimate:
+def importance(model: VAE, x: Tensor, samples: int, *stream: int) -> Sampled:
     """log of the mean importance weight p(x, z) / q(z | x) over `samples` latents z of q, for examples [N, d].
 
     Burda, Grosse & Salakhutdinov 2016, "Importance weighted autoencoders", equation 8: in expectation a lower bound of
@@ -65,7 +72,7 @@ def importance(model: VAE, x: Tensor, samples: int, *stream: int) -> Estimate:
         # the variance of a mean weight over its square: sum w^2 / (sum w)^2 - 1 / S
         errors.append(((second - 2 * first).exp() - 1 / samples).clamp(min=0).sqrt())
         largest.append((top - first).exp())
-    return Estimate(torch.cat(found).cpu(), torch.cat(errors).cpu(), torch.cat(largest).cpu())
+    return Sampled(torch.cat(found).cpu(), torch.cat(errors).cpu(), torch.cat(largest).cpu())
 
 
 @torch.inference_mode()
@@ -127,10 +134,10 @@ def natural(normal: Normal) -> tuple[Tensor, Tensor]:
     log_sd = normal.log_sd.double().expand_as(mean)
     inverse = (-log_sd).exp()
     white = inverse * mean
-    if normal.corners is None:
+    if normal.mixing is None:
         eta = torch.cat([white * inverse, -0.5 * inverse**2], 1)
     else:
-        whitener = normal.mixing().double() * inverse[:, None]  # precision = whitener^T whitener
+        whitener = normal.mixing.matrix().double() * inverse[:, None]  # precision = whitener^T whitener
         white = (whitener @ mean[..., None])[..., 0]
         precision = whitener.mT @ whitener
         eta = torch.cat([(whitener.mT @ white[..., None])[..., 0], -0.5 * precision.flatten(1)], 1)
@@ -139,7 +146,7 @@ def natural(normal: Normal) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def best(model: VAE, x: Tensor, samples: int, *stream: int) -> Estimate:
+def best(model: VAE, x: Tensor, samples: int, *stream: int) -> Estimate | Sampled:
     """The best estimate there is: quadrature for a latent of at most two numbers, else importance sampling."""
     return quadrature(model, x) if model.latent <= 2 else importance(model, x, samples, *stream)
 

@@ -18,6 +18,35 @@ ACTIVATIONS = {"silu": nn.SiLU, "gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tan
 SMALLEST, LARGEST = -10.0, 10.0  # bounds of the logarithm of a standard deviation, of standardised numbers
 
 
+class UnitLower(NamedTuple):
+    """Lower triangular matrices with ones on the diagonal, [..., d, d]."""
+
+    entries: Tensor
+    """below the diagonal, row by row: [..., d (d - 1) / 2]"""
+    rows: Tensor
+    """as `below` gives them"""
+    columns: Tensor
+
+    def matrix(self) -> Tensor:
+        """[..., d, d]."""
+        identity = torch.eye(len(self.columns), dtype=self.entries.dtype, device=self.entries.device)
+        return (self.rows.mT * self.entries[..., None, :]) @ self.columns.mT + identity
+
+    def times(self, x: Tensor) -> Tensor:
+        """The products with vectors [..., d]: a few large ones instead of a small one for each."""
+        with torch.autocast(x.device.type, enabled=False):
+            return x + (self.entries * (x @ self.columns)) @ self.rows
+
+
+def below(dimension: int) -> tuple[Tensor, Tensor]:
+    """The entries below a matrix's diagonal, row by row: one-hot their rows, [entries, d], and columns, [d, entries].
+
+    Products with these pick and add up, and so do their gradients, in a fixed order on every device.
+    """
+    rows, columns = torch.tril_indices(dimension, dimension, -1)
+    return F.one_hot(rows, dimension).float(), F.one_hot(columns, dimension).float().mT.contiguous()
+
+
 class Normal(NamedTuple):
     """A normal distribution of vectors, of any batch shape."""
 
@@ -25,18 +54,8 @@ class Normal(NamedTuple):
     """[..., d]"""
     log_sd: Tensor
     """[..., d] or [..., 1]"""
-    corners: Tensor | None = None
-    """[..., d (d - 1) / 2], what `mixing` has below its diagonal, row by row; None for zeros"""
-    places: tuple[Tensor, Tensor] | None = None
-    """where that is, as `below` gives it"""
-
-    def mixing(self) -> Tensor:
-        """Lower triangular with ones on the diagonal, [..., d, d]: see `white`."""
-        identity = torch.eye(self.mean.shape[-1], dtype=self.mean.dtype, device=self.mean.device)
-        if self.corners is None or self.places is None:
-            return identity
-        rows, columns = self.places
-        return (rows.mT * self.corners[..., None, :]) @ columns.mT + identity
+    mixing: UnitLower | None = None
+    """None for the identity: see `white`"""
 
     def white(self, x: Tensor) -> Tensor:
         """mixing ((x - mean) / sd), which is standard normal: [..., d].
@@ -45,11 +64,7 @@ class Normal(NamedTuple):
         small a variance is (Dorta et al. 2018, "Structured uncertainty prediction networks", section 3).
         """
         scaled = (x - self.mean) * (-self.log_sd).exp()
-        if self.corners is None or self.places is None:
-            return scaled
-        rows, columns = self.places
-        with torch.autocast(x.device.type, enabled=False):  # a few large products instead of a small one per vector
-            return scaled + (self.corners * (scaled @ columns)) @ rows
+        return scaled if self.mixing is None else self.mixing.times(scaled)
 
     def log_density(self, x: Tensor) -> Tensor:
         """log N(x), [...]."""
@@ -60,20 +75,11 @@ class Normal(NamedTuple):
     def factor(self) -> Tensor:
         """A with covariance A A^T, lower triangular: [..., d, d]."""
         sd = self.log_sd.exp().expand_as(self.mean)
-        if self.corners is None:
+        if self.mixing is None:
             return torch.diag_embed(sd)
-        mixing = self.mixing()
+        mixing = self.mixing.matrix()
         identity = torch.eye(sd.shape[-1], dtype=sd.dtype, device=sd.device).expand_as(mixing)
         return sd[..., None] * torch.linalg.solve_triangular(mixing, identity, upper=False, unitriangular=True)
-
-
-def below(dimension: int) -> tuple[Tensor, Tensor]:
-    """The entries below a matrix's diagonal, row by row: one-hot their rows, [entries, d], and columns, [d, entries].
-
-    Products with these pick and add up, and so do their gradients, in a fixed order on every device.
-    """
-    rows, columns = torch.tril_indices(dimension, dimension, -1)
-    return F.one_hot(rows, dimension).float(), F.one_hot(columns, dimension).float().mT.contiguous()
 
 
 class Weighed(NamedTuple):
@@ -151,9 +157,7 @@ class VAE(nn.Module):
         if self.constant is not None:
             said = torch.cat([said, self.constant.expand(*z.shape[:-1], -1)], -1)
         mean, raw, corners = said.split(self.sizes, -1)
-        if not self.sizes[2]:
-            return Normal(mean, bounded(raw))
-        return Normal(mean, bounded(raw), corners, (self.rows, self.columns))
+        return Normal(mean, bounded(raw), UnitLower(corners, self.rows, self.columns) if self.sizes[2] else None)
 
     def decode(self, z: Tensor) -> Normal:
         """p(x | z) for latents [..., L]."""

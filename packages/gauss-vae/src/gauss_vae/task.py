@@ -176,7 +176,6 @@ def describe(task: Compared, totals: Totals) -> tuple[str, dict[str, Any]]:
     result: dict[str, Any] = {"entropy": -test.truth.mean(), "entropy_se": se(test.truth)}
     # Three standard errors of the mean, and the bias: what was never drawn weighs about as much as the largest weight
     # that was (as of Good 1953). The delta method's bias, half the square of the error, is too small for heavy tails.
-    assert iwae.largest is not None
     result["iwae_error"] = float(3 * iwae.error.square().sum().sqrt() / n + iwae.largest.mean())
     names = {
         "gaussian": "single Gaussian",
