@@ -21,7 +21,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -213,8 +212,14 @@ class Run:
         """Shows a picture in TensorBoard and keeps it as samples/NAME.png (NAME: the tag)."""
         if self._tb is None:
             return
-        self._tb.add_image(tag, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
-        picture.save(self.path / "samples" / f"{name or tag}.png")
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        buffer = io.BytesIO()  # once for both: encoding can take as long as drawing
+        picture.convert("RGB").save(buffer, "PNG")
+        image = Summary.Image(width=picture.width, height=picture.height, colorspace=3)
+        image.encoded_image_string = buffer.getvalue()
+        self._tb.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+        write(self.path / "samples" / f"{name or tag}.png", buffer.getbuffer())
 
     def text(self, tag: str, text: str, step: int, name: str | None = None) -> None:
         """Shows Markdown in TensorBoard and, if it has a name, keeps it as samples/NAME.md."""

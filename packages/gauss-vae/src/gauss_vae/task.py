@@ -62,7 +62,7 @@ class Compared:
             raise UserError(
                 f"this run has {dimension} dimensions, but {config.data.name} {mixture.dimension}: give another --data"
             )
-        self.drawn: tuple[Any, np.ndarray] = None, np.empty(0)  # an epoch and its noise
+        self.drawn: dict[Split, tuple[int, np.ndarray]] = {}  # an epoch of each part and its noise
         self.parts: dict[Split, Part] = {}
         for split, n in (("train", config.data.train), ("valid", config.data.valid), ("test", config.data.test)):
             x, clusters = mixture.draw(n, config.fit.seed, PARTS[split])
@@ -92,10 +92,10 @@ class Compared:
         count, stream = samples * self.model.latent, (self.config.fit.seed, NOISE, PARTS[split], epoch)
         if n * count > AT_ONCE:
             return normal(ids, count, *stream).view(-1, samples, self.model.latent)
-        if self.drawn[0] != (split, epoch):
+        if split not in self.drawn or self.drawn[split][0] != epoch:
             noise = normal(np.arange(n), count, *stream).view(-1, samples, self.model.latent)
-            self.drawn = (split, epoch), noise.numpy()
-        return torch.from_numpy(self.drawn[1][ids])
+            self.drawn[split] = epoch, noise.numpy()
+        return torch.from_numpy(self.drawn[split][1][ids])
 
     def step(self, batch: Batch) -> Sums:
         """Training: minus the bound. Else also the gap by SAMPLES importance samples, and what the latent says."""
