@@ -1,3 +1,4 @@
+import io
 import json
 import pickle
 import resource
@@ -6,8 +7,11 @@ import subprocess
 import sys
 import zipfile
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy.__main__ import PACKAGE
 from toy.config import Config
 
@@ -33,6 +37,22 @@ def test_a_checkpoint_is_read_back_and_the_one_before_is_kept(one):
     assert different(one.last(), state(3), "state") is None
     assert run.load(one.path / "checkpoints" / "last.prev.pt")["number"] == 2
     assert sorted(p.name for p in (one.path / "checkpoints").iterdir()) == ["last.prev.pt", "last.pt"]
+
+
+def test_a_picture_is_the_same_in_tensorboard_and_among_the_samples(one):
+    drawn = Image.fromarray(np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8))
+    one.open_tensorboard(0, "best/loss")
+    one.picture("board", drawn, 3, "board-end")
+    one.picture("grey", drawn.convert("L"), 4)
+    one.close()
+    events = EventAccumulator(str(one.path / "tb"))
+    events.Reload()
+    for tag, name, step, expected in (("board", "board-end", 3, drawn), ("grey", "grey", 4, drawn.convert("L"))):
+        (shown,) = events.Images(tag)
+        assert (shown.step, shown.width, shown.height) == (step, 5, 7)
+        for file in (io.BytesIO(shown.encoded_image_string), one.path / "samples" / f"{name}.png"):
+            with Image.open(file) as found:
+                np.testing.assert_array_equal(found, expected.convert("RGB"))
 
 
 def damages(data):
