@@ -214,12 +214,12 @@ class Run:
             return
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        buffer = io.BytesIO()  # once for both: encoding can take as long as drawing
+        buffer = io.BytesIO()
         picture.convert("RGB").save(buffer, "PNG")
-        image = Summary.Image(width=picture.width, height=picture.height, colorspace=3)
-        image.encoded_image_string = buffer.getvalue()
+        png, (width, height) = buffer.getvalue(), picture.size  # encoded once for both
+        image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
         self._tb.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
-        write(self.path / "samples" / f"{name or tag}.png", buffer.getbuffer())
+        write(self.path / "samples" / f"{name or tag}.png", png)
 
     def text(self, tag: str, text: str, step: int, name: str | None = None) -> None:
         """Shows Markdown in TensorBoard and, if it has a name, keeps it as samples/NAME.md."""

@@ -131,7 +131,7 @@ def densities(figure: Any, axes: Any, model: VAE, mixture: Mixture, window: list
     ours = likelihood.rough(model, x).exp().numpy().reshape(GRID, GRID)
     whole: dict[str, Any] = {"origin": "lower", "extent": (*window[0], *window[1]), "aspect": "auto"}
     for a in axes:
-        a.set(xticks=[], yticks=[])  # they are those of the pictures above, and take a third of the time
+        a.set(xticks=[], yticks=[])  # slow to draw, and those of samples and reconstructions: the window is the same
     top = float(truth.max())
     for a, shown, title in ((axes[0], truth, "True density"), (axes[1], ours, "Density of the model")):
         image = a.imshow(shown, norm=PowerNorm(0.5, 0, top), cmap="viridis", **whole)
