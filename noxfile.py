@@ -1,7 +1,7 @@
-"""All checks: `uv run nox`; one of them: `uv run nox -s "test(cnn-emnist)"`. To hand in: `uv run nox -s handin`.
+"""All checks: `uv run nox`; one package's tests: `uv run nox -s "test(cnn-emnist)"`. To hand in: `uv run nox -s handin`.
 
-Every session has an environment of its own with just what it needs, so that a package which forgot to declare a
-dependency cannot borrow it from a neighbour. uv fills it with hard links to its cache: seconds, and hardly any disk.
+`lint` and `tests` share one environment with everything in it. That no package borrows what it did not declare is seen to
+by `tests/test_workspace.py` (every import is declared) and by `smoke` (wheels, each in an empty environment).
 """
 
 import os
@@ -15,7 +15,7 @@ import nox
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_venv = "yes"  # `uv sync --exact` sees to what is in it
-nox.options.sessions = ["lint", "workspace", "test", "smoke"]
+nox.options.sessions = ["lint", "tests", "smoke"]
 
 ROOT = Path(__file__).parent
 FOLDERS = {
@@ -42,25 +42,39 @@ def sync(session: nox.Session, *what: str) -> None:
     session.run_install("uv", "sync", "--quiet", "--locked", "--exact", *what, env=environment, external=True)
 
 
-def pytest(session: nox.Session, folder: Path) -> None:
-    """Runs the tests in `folder`; without the real data, those that need them are not among them."""
+def shared(session: nox.Session) -> None:
+    """Makes the session work in the environment that has every package and every tool."""
+    place = ROOT / ".nox" / "all"
+    session.env["UV_PROJECT_ENVIRONMENT"] = str(place)
+    session.run_install("uv", "sync", "--quiet", "--locked", "--exact", "--all-packages", "--group", "dev")
+    session.env["PATH"] = os.pathsep.join([str(place / ("Scripts" if os.name == "nt" else "bin")), os.environ["PATH"]])
+
+
+def pytest(session: nox.Session, *folders: Path) -> None:
+    """Runs the tests in these folders, a process a core; without the real data, those that need them are not among them.
+
+    The tests of a file stay in one process, since they share what its fixtures have trained.
+    """
     choice = [] if os.environ.get("ETUDE_DATA") else ["-m", "not real_data"]
-    session.run("pytest", *choice, str(folder), *session.posargs)
+    workers = os.cpu_count() or 1
+    if workers > 1:
+        choice += ["--numprocesses", str(workers), "--dist", "loadfile"]
+    session.run("pytest", *choice, *map(str, folders), *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def lint(session: nox.Session) -> None:
-    sync(session, "--all-packages", "--group", "dev")
+    shared(session)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy", ".")
 
 
-@nox.session
-def workspace(session: nox.Session) -> None:
-    """The tests about the workspace itself."""
-    sync(session, "--only-group", "dev")
-    pytest(session, ROOT / "tests")
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """The tests of the workspace and of every package."""
+    shared(session)
+    pytest(session, ROOT / "tests", *(folder / "tests" for folder in FOLDERS.values()))
 
 
 @nox.session

@@ -4,13 +4,17 @@ The commands are tried in a throw-away workspace: the real dispatcher and the re
 that print their name in place of training, and without torch, so that uv makes the environment in seconds.
 """
 
+import ast
+import itertools
 import json
 import os
 import re
 import runpy
 import shutil
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -250,6 +254,38 @@ def test_task(package):
     assert list((package / "src" / module / "studies").glob("*.yaml"))
     assert (package / "README.md").is_file()
     assert (package / "tests" / f"test_{module}.py").is_file()
+
+
+def module(package):
+    return package.name.replace("-", "_")
+
+
+def imported(folder):
+    """The top-level modules that the Python files below `folder` import, in functions too."""
+    found = set()
+    for file in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(node.module.partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=by_name)
+def test_every_import_is_declared(package):
+    """Nothing is borrowed from what a neighbour, or a dependency, happens to bring along."""
+    about = read(package)["project"]
+    asked = [*about["dependencies"], *itertools.chain(*about.get("optional-dependencies", {}).values())]
+    declared = {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in asked} | {about["name"]}
+    # An editable install does not say which modules it holds.
+    owners = packages_distributions() | {module(path): [path.name] for path in TASKS} | {"etude": ["etude-core"]}
+    borrowed = {
+        name: owners[name]
+        for name in imported(package / "src") - set(sys.stdlib_module_names)
+        if not {owner.lower().replace("_", "-") for owner in owners[name]} & declared
+    }
+    assert not borrowed
 
 
 def test_no_script_has_two_owners():
