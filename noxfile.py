@@ -1,7 +1,9 @@
-"""All checks: `uv run nox`; one package's tests: `uv run nox -s "test(cnn-emnist)"`. To hand in: `uv run nox -s handin`.
+"""All checks: `uv run nox`. The tests of one package: `uv run nox -s "test(cnn-emnist)"`.
 
-`lint` and `tests` share one environment with everything in it. That no package borrows what it did not declare is seen to
-by `tests/test_workspace.py` (every import is declared) and by `smoke` (wheels, each in an empty environment).
+To hand in: `uv run nox -s handin`.
+
+`lint` and `tests` share one environment with everything in it. That no package borrows what it did not declare is seen
+to by `tests/test_workspace.py` (every import is declared) and by `smoke` (wheels, each in an empty environment).
 """
 
 import os
@@ -51,7 +53,7 @@ def shared(session: nox.Session) -> None:
 
 
 def pytest(session: nox.Session, *folders: Path) -> None:
-    """Runs the tests in these folders, a process a core; without the real data, those that need them are not among them.
+    """Runs the tests in these folders, a process a core; those that need the real data only where these are.
 
     The tests of a file stay in one process, since they share what its fixtures have trained.
     """
