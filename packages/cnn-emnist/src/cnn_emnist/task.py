@@ -2,7 +2,7 @@
 
 import struct
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cnn_emnist import distort, frame, show
-from cnn_emnist.config import Config
+from cnn_emnist.config import SCORES, Config
 from cnn_emnist.data import Dataset, Images
 from cnn_emnist.data import load as load_data
 from cnn_emnist.model import CNN
@@ -29,7 +29,7 @@ class Letters:
     """The Task; `data` is missing when it was restored to predict."""
 
     metric = "accuracy"
-    better: Literal["higher"] = "higher"
+    better = SCORES
 
     def __init__(
         self, config: Config, classes: tuple[str, ...], side: int, data: Dataset | None, where: torch.device

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coco_caption import data, images, metrics, show
-from coco_caption.config import Config
+from coco_caption.config import SCORES, Config
 from coco_caption.data import Captioned, Dataset
 from coco_caption.encoder import Encoder
 from coco_caption.features import TOGETHER, Features, features
@@ -42,7 +42,7 @@ class Telling:
     """The Task; data are missing when it was restored to predict."""
 
     metric = "cider"
-    better: Literal["higher"] = "higher"
+    better = SCORES
 
     def __init__(
         self, config: Config, vocabulary: Vocabulary, encoder: Encoder, frequencies: Tensor, seen: Tensor

@@ -20,6 +20,7 @@ import yaml
 from etude.errors import UserError
 
 C = TypeVar("C")
+Scores = Mapping[str, Literal["higher", "lower"]]  # the scores of a task that can be compared: which way each is better
 
 
 def at_least(least: float, group: str, config: Any, *names: str) -> None:

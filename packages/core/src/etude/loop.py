@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from etude import draw, optim
-from etude.config import Fit
+from etude.config import Fit, Scores
 from etude.device import Device
 from etude.errors import UserError
 from etude.reporter import Reporter
@@ -49,8 +49,8 @@ class Task(Protocol):
     def model(self) -> nn.Module: ...
 
     @property
-    def better(self) -> Literal["higher", "lower"]:
-        """Which way the metric improves."""
+    def better(self) -> Scores:
+        """Which way each score improves; the same as `Package.scores`."""
         ...
 
     def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
@@ -269,11 +269,12 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
             raise UserError(f"{reason}: put a copy of it there, or give --run another folder") from None
     resumed = progress.step > 0
     run.write_rows(progress.rows)
-    run.about(task.data, task.summary, str(model), task.metric, task.better)
+    higher = task.better[task.metric] == "higher"
+    run.about(task.data, task.summary, str(model), task.metric, task.better[task.metric])
     run.open_tensorboard(progress.step + 1 if resumed else 0, f"best/{task.metric}")
 
     scores = [row["valid"][task.metric] for row in progress.rows]
-    best = (max if task.better == "higher" else min)(scores, default=None)
+    best = (max if higher else min)(scores, default=None)
     with Reporter(run, cfg, device, progress, min(10.0, 1 / learner.share)) as reporter:
         if not resumed:
             save()
@@ -306,7 +307,7 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
             reporter.check_scores(valid)
             row = {"epoch": epoch, "step": progress.step, "train": task.scores(seen), "valid": valid}
             found = valid[task.metric]
-            better = best is None or (found > best if task.better == "higher" else found < best)
+            better = best is None or (found > best if higher else found < best)
             progress.rows.append(row)
             progress.epoch, progress.batch, seen = epoch + 1, 0, Totals()
             reporter.epoch(row, better)

@@ -48,7 +48,7 @@ def check_presets(package: cli.Package, presets: list[str], studies: list[str]) 
     names = study.available(package.module)
     assert names == studies, f"the studies of {package.name} are {names}"
     for name in names:
-        found = study.load(name, package.module)
+        found = study.load(name, package.module, package.scores)
         assert found.seeds >= 3
         assert found.expect
         for trial in found.trials():

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from etude.config import Fit
+from etude.config import Fit, Scores
+
+SCORES: Scores = {"loss": "lower", "accuracy": "higher"}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from etude import draw
 from etude.errors import UserError
 from etude.loop import even_batches
+from toy.config import SCORES
 
 CLASSES = 3
 
@@ -32,7 +33,7 @@ class Net(nn.Module):
 
 
 class Toy:
-    metric, better = "accuracy", "higher"
+    metric, better = "accuracy", SCORES
 
     def __init__(self, config: Any) -> None:
         self.config, self.model, self.calls = config, Net(config), 0

@@ -1,7 +1,7 @@
 """gauss-vae as a Task: how far is a variational autoencoder from the density that its data have?"""
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from etude.errors import UserError
 from etude.loop import Split, Sums, Task, Totals, even_batches
 from etude.run import Run
 from gauss_vae import data, likelihood, show, yardsticks
-from gauss_vae.config import Config
+from gauss_vae.config import SCORES, Config
 from gauss_vae.data import PARTS, Mixture
 from gauss_vae.model import VAE, Weighed, bound
 
@@ -47,7 +47,7 @@ class Compared:
     """The Task; without data when it was restored to predict."""
 
     metric = "gap"
-    better: Literal["lower"] = "lower"
+    better = SCORES
 
     def __init__(self, config: Config, dimension: int, mixture: Mixture | None = None) -> None:
         self.config, self.mixture = config, mixture

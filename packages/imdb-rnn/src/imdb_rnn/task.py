@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from etude.scores import f1
 from etude.text.batching import by_length, pad
 from etude.text.tokenizer import Tokenizer
 from imdb_rnn import data
-from imdb_rnn.config import Config, Text
+from imdb_rnn.config import SCORES, Config, Text
 from imdb_rnn.data import Dataset
 from imdb_rnn.model import Classifier, NGrams, ngrams
 
@@ -41,7 +41,7 @@ class Sentiment:
     """The Task; `data` is missing when it was restored to predict."""
 
     metric = "accuracy"
-    better: Literal["higher"] = "higher"
+    better = SCORES
 
     def __init__(
         self, config: Config, tokenizer: Tokenizer, dataset: Dataset | None, keys: Tensor | None = None

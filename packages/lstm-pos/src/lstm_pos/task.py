@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from etude.scores import f1, per_class
 from etude.text.batching import by_length, padded
 from etude.text.fingerprints import fingerprints
 from lstm_pos import conllu, data
-from lstm_pos.config import Config
+from lstm_pos.config import SCORES, Config
 from lstm_pos.data import Corpus, Dataset
 from lstm_pos.forms import Encoder, Forms, Morphology, Words, packed, ranges
 from lstm_pos.model import Batch, Sizes, Tagger
@@ -82,7 +82,7 @@ class Tagging:
     """The Task; data are missing when it was restored to predict, and but for the test part when to be scored."""
 
     metric = "accuracy"
-    better: Literal["higher"] = "higher"
+    better = SCORES
 
     def __init__(self, config: Config, learnt: Learnt, dataset: Dataset | None = None) -> None:
         self.config, self.learnt, self.tags = config, learnt, list(learnt.tags)

@@ -3,8 +3,17 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from etude.config import Fit, at_least, probabilities
+from etude.config import Fit, Scores, at_least, probabilities
 from etude.errors import UserError
+
+SCORES: Scores = {
+    "loss": "lower",
+    "teacher_forced": "higher",
+    "accuracy": "higher",
+    "exact": "higher",
+    "bleu": "higher",
+    "chrf": "higher",
+}
 
 
 @dataclass(frozen=True)

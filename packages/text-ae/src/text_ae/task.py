@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from etude.text.fingerprints import fingerprints
 from etude.text.rows import Rows
 from etude.text.tokenizer import Tokenizer, without_surrogates
 from text_ae import data, scores
-from text_ae.config import Config
+from text_ae.config import SCORES, Config
 from text_ae.data import Dataset
 from text_ae.meaning import meanings
 from text_ae.model import Autoencoder, Autoregressive, Sizes, Superposition, Texts
@@ -53,7 +53,7 @@ class Restoring:
     """The Task; data are missing when it was restored to predict."""
 
     metric = "accuracy"
-    better: Literal["higher"] = "higher"
+    better = SCORES
 
     def __init__(self, config: Config, tokenizer: Tokenizer, counts: Tensor, seen: Tensor) -> None:
         """`counts`: how often training has each token, float [V]; `seen`: the sorted fingerprints of its texts."""
