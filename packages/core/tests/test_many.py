@@ -23,6 +23,7 @@ from toy.config import Config as ToyConfig
 from etude import cli, draw, loop, many, run, study
 from etude.config import Fit
 from etude.device import Device
+from etude.fingerprint import fingerprint
 from etude.layers.pooling import Pooling
 from etude.layers.recurrent import LSTM
 from etude.loop import even_batches
@@ -95,6 +96,10 @@ class Task:
         self.lengths = np.array([len(text) for text in self.texts])
         sums = self.x.reshape(count, -1).sum(1).long() if config.kind != "lstm" else torch.from_numpy(self.lengths)
         self.labels = sums.abs() % 3
+
+    @property
+    def fingerprints(self):
+        return {"train": fingerprint(self.x, self.labels)}
 
     def plan(self, split, epoch, batch_size):
         if split != "train":

@@ -22,6 +22,7 @@ def test_a_sound_task_passes(tmp_path):
         ("means-train", "train .*: the count depends on the batch size"),
         ("steer", "Task.show changes the training"),
         ("state", "missing from the checkpoint"),
+        ("fingerprint", "two parts have the same fingerprint"),
     ],
 )
 def test_a_broken_task_fails(flaw, reason, tmp_path):

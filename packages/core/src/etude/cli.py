@@ -195,6 +195,8 @@ def train(package: Package, words: list[str]) -> int:
     say(f"run      {one.path}\ndata     {task.data}\nmodel    {task.summary}\ndevice   {where}")
     try:
         done = one.finished()
+        if done:
+            one.compare_data(run.trained_on(path), task.fingerprints)
         result = done or loop.fit(task, config.fit, one, where)
     except loop.Stopped as stopped:
         say(f"stopped by {stopped}; {one.again}")
@@ -271,6 +273,7 @@ def evaluate(package: Package, words: list[str]) -> int:
     where = device.choose(config.fit)
     task = package.task.restore(config, state["assets"], where.where)
     run.fill(task.model, state, folder)
+    compare_data(package, folder, state, task, flags)
     where.place(task.model)
     totals = loop.evaluate(task, "test", where, config.fit.batch_size)
     if where.leads:
@@ -291,6 +294,27 @@ def evaluate(package: Package, words: list[str]) -> int:
         print(json.dumps(scores), flush=True)
     where.leave()
     return 0
+
+
+def compare_data(package: Package, folder: Path, state: dict[str, Any], task: "Task", flags: list[str]) -> None:
+    """Raises UserError if what is to be scored bears the name of the run's data, but is not what it was trained on.
+
+    Flags that say which data, or how they are divided, ask for others. Without any all parts have to be the same, as
+    what `describe` compares with may be learnt from the training part.
+    """
+    from etude import run
+
+    given = [name for name in configs.named(package.config, flags) if not name.startswith("fit.") or name == "fit.seed"]
+    if any(name == "fit.seed" or name.split(".")[0] == "data" for name in given):
+        return
+    kept, found = state.get("fingerprints"), dict(task.fingerprints)
+    if not kept:
+        print(f"{folder} does not say what it was trained on: whether {run.UNKNOWN}", file=sys.stderr)
+    elif parts := run.changed(kept, {"test": found["test"]} if given else found):
+        raise UserError(
+            f"the data under this name have changed since {folder} was trained on them (part {', '.join(parts)}): "
+            "put them back as they were, or give --data ... to score other data"
+        )
 
 
 def predict(package: Package, words: list[str]) -> int:

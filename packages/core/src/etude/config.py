@@ -215,6 +215,14 @@ def parse(config: type[C], args: list[str], *, package: str = "", prog: str = ""
     raise UserError(f"these flags cannot be read together: {' '.join(rest)}")
 
 
+def named(config: type, args: list[str], package: str = "") -> list[str]:
+    """The knobs that arguments as `parse` takes them set."""
+    known = knobs(config)
+    files, rest = split_files(args, known)
+    settings = [setting for name in files for setting in read_yaml(find_preset(name, package), known)]
+    return [setting.name for setting in [*settings, *read_flags(rest, known)]]
+
+
 def take(argv: list[str], flag: str) -> str | None:
     """Removes `--flag VALUE` or `--flag=VALUE` from a command line; its value, None if it is not there."""
     value = None

@@ -13,7 +13,7 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +47,11 @@ class Task(Protocol):
 
     @property
     def model(self) -> nn.Module: ...
+
+    @property
+    def fingerprints(self) -> Mapping[str, str]:
+        """The content of each part that is loaded, as it came in, by `etude.fingerprint`: {"test": "16 hex digits"}."""
+        ...
 
     @property
     def better(self) -> Scores:
@@ -254,13 +259,14 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
     far. The result and what is raised are those of `fit`.
     """
     task, model, cfg, device = learner.task, learner.model, learner.cfg, learner.device
-    progress, seen = Progress(), Totals()
+    progress, seen, fingerprints = Progress(), Totals(), dict(task.fingerprints)
 
     def save() -> None:
         state = learner.state() | {"progress": dataclasses.asdict(progress), "seen": seen.state()}
-        run.save("last", state, keep=True)
+        run.save("last", state | {"fingerprints": fingerprints}, keep=True)
 
     if state := run.last():
+        run.compare_data(state.get("fingerprints"), fingerprints)
         try:
             learner.restore(state, run.path)
             progress, seen = Progress(**state["progress"]), Totals.restore(state["seen"], device)
@@ -270,7 +276,7 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
     resumed = progress.step > 0
     run.write_rows(progress.rows)
     higher = task.better[task.metric] == "higher"
-    run.about(task.data, task.summary, str(model), task.metric, task.better[task.metric])
+    run.about(task.data, task.summary, str(model), task.metric, task.better[task.metric], fingerprints)
     run.open_tensorboard(progress.step + 1 if resumed else 0, f"best/{task.metric}")
 
     scores = [row["valid"][task.metric] for row in progress.rows]
@@ -315,7 +321,8 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
                 best = found
             if better or cfg.keep == "last":
                 progress.best_epoch = epoch
-                run.save("best", {"model": model.state_dict(), "epoch": epoch, "valid": valid, "assets": task.assets()})
+                state = {"model": model.state_dict(), "epoch": epoch, "valid": valid, "assets": task.assets()}
+                run.save("best", state | {"fingerprints": fingerprints})
             look(task, run, device, epoch, progress.step)
             progress.seconds += (time.monotonic() - began) * learner.share
             reporter.flush()

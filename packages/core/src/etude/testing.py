@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import shutil
 from contextlib import redirect_stdout
 from io import StringIO
@@ -37,6 +38,7 @@ def check_task(package: cli.Package, flags: list[str], inputs: list[str], folder
     check_overfits(make(package, parsed), parsed)
     check_bf16(make(package, parsed))
     check_resume(package, parsed, folder)
+    check_fingerprints(package, parsed, folder / "whole")
     check_predict(package, folder / "whole", inputs, folder / "copied")
     check_report(package, folder / "whole")
 
@@ -211,6 +213,18 @@ def different(a: Any, b: Any, name: str) -> str | None:
     if isinstance(a, list):
         return name if len(a) != len(b) else different(dict(enumerate(a)), dict(enumerate(b)), name)
     return None if a == b else name
+
+
+def check_fingerprints(package: cli.Package, parsed: Any, folder: Path) -> None:
+    """Each part has a fingerprint, which differs between parts and is found again where the run is scored."""
+    made, kept = dict(make(package, parsed).fingerprints), run.checkpoint(folder)
+    assert made.keys() == {"train", "valid", "test"}, f"the parts with a fingerprint are {', '.join(made)}"
+    assert all(re.fullmatch("[0-9a-f]{16}", found) for found in made.values()), f"{made} are no fingerprints"
+    assert len(set(made.values())) == 3, "two parts have the same fingerprint: is it of their content?"
+    assert kept["fingerprints"] == made, "the fingerprints are not a function of the data"
+    scored = package.task.restore(parsed, kept["assets"], CPU.where).fingerprints
+    assert "test" in scored, "restored to be scored, the task has no fingerprint of its test part"
+    assert {**made, **scored} == made, "restored to be scored, the task has other data"
 
 
 def check_predict(package: cli.Package, folder: Path, inputs: list[str], copied: Path) -> None:

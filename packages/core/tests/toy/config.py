@@ -13,7 +13,16 @@ class Config:
     """One run of toy."""
 
     flaw: Literal[
-        "none", "padding", "padding-train", "means", "means-train", "state", "assets", "generator", "steer"
+        "none",
+        "padding",
+        "padding-train",
+        "means",
+        "means-train",
+        "state",
+        "assets",
+        "generator",
+        "steer",
+        "fingerprint",
     ] = "none"
     """a promise that is broken on purpose"""
     norm: bool = True

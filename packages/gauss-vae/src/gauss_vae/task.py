@@ -1,6 +1,7 @@
 """gauss-vae as a Task: how far is a variational autoencoder from the density that its data have?"""
 
 import math
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from etude import draw
 from etude.errors import UserError
+from etude.fingerprint import fingerprint
 from etude.loop import Split, Sums, Task, Totals, even_batches
 from etude.run import Run
 from gauss_vae import data, likelihood, show, yardsticks
@@ -74,6 +76,14 @@ class Compared:
             f"{sizes} examples to train, validate and test"
         )
         self.model.standardise(torch.from_numpy(self.parts["train"].x))
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Of what decides the draws: their last bits are another machine's own, as it multiplies in another order."""
+        assert self.mixture is not None
+        what, seed = data.origin(self.config.data, self.mixture), self.config.fit.seed
+        drawn = {split: np.array([seed, PARTS[split], len(part.x)]) for split, part in self.parts.items()}
+        return {split: fingerprint(*what, of, self.parts[split].clusters) for split, of in drawn.items()}
 
     def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
         n = len(self.parts[split].x)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from etude import draw, text
+from etude.fingerprint import fingerprint
 from etude.loop import Split, Sums, Task, Totals, even_batches
 from etude.run import Run
 from etude.scores import f1
@@ -62,6 +63,11 @@ class Sentiment:
     def part(self, split: str) -> data.Reviews:
         reviews: data.Reviews = getattr(self.dataset, split)
         return reviews
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        parts = {split: self.part(split) for split in ("train", "valid", "test")}
+        return {split: fingerprint(part.texts, part.labels) for split, part in parts.items()}
 
     def repeated(self) -> Tensor:
         """The n-grams of two training reviews or more, int64, sorted: one of a single review says nothing of others."""

@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ class Tagging:
         self.summary = f"{parameters:,} parameters, {vocabulary}, LSTM: {LSTM.__module__}"
         if dataset is None:
             return
-        self.data, self.corpus = dataset.description, dataset.corpus
+        self.dataset, self.data, self.corpus = dataset, dataset.description, dataset.corpus
         corpus = self.corpus
         self.tags += [tag for tag in corpus.tags if tag not in learnt.tags]  # never answered
         self.tag_ids = np.array([self.tags.index(tag) for tag in corpus.tags], dtype=np.int64)
@@ -130,6 +130,13 @@ class Tagging:
         np.add.at(counts, self.forms.pieces[self.numbers], occurrences(self.corpus, sentences))
         often = counts[self.forms.pieces]
         return self.config.model.word_dropout / (self.config.model.word_dropout + np.maximum(often, 1))
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Of words and tags; the column FEATS counts where training learns from it."""
+        parts = {"train": self.dataset.train, "valid": self.dataset.valid, "test": self.dataset.test}
+        loaded = {split: sentences for split, sentences in parts.items() if len(sentences)}
+        return data.part_fingerprints(self.corpus, loaded, bool(self.config.model.morphology))
 
     def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
         lengths = self.parts[split].lengths

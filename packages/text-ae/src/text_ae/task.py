@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from etude import draw, text
 from etude.device import Device, best_precision
 from etude.errors import UserError
+from etude.fingerprint import fingerprint
 from etude.loop import Split, Sums, Task, Totals, even_batches
 from etude.run import Run
 from etude.text.batching import by_length, pad
@@ -74,7 +76,7 @@ class Restoring:
         Texts of more than `text.max_length` tokens are in no part, and counted.
         """
         every = (dataset.train, dataset.valid, dataset.test)
-        self.classes, self.rows = dataset.classes, rows
+        self.dataset, self.classes, self.rows = dataset, dataset.classes, rows
         self.texts = [text for part in every for text in part.texts]
         self.labels = np.concatenate([part.labels for part in every])
         short = rows.lengths <= self.config.text.max_length
@@ -90,6 +92,14 @@ class Restoring:
                 "raise text.max-length"
             )
         self.shown = self.parts["valid"][draw.shuffled(len(parts[1]), self.config.fit.seed)]
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        parts = {"train": self.dataset.train, "valid": self.dataset.valid, "test": self.dataset.test}
+        return {
+            split: fingerprint(part.texts, (self.classes[label] for label in part.labels))
+            for split, part in parts.items()
+        }
 
     def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
         lengths = self.rows.lengths[self.parts[split]]
