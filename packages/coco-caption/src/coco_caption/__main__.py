@@ -6,7 +6,14 @@ from coco_caption.config import SCORES, Config, Telling
 from etude import cli
 
 PACKAGE = cli.Package(
-    "coco-caption", Config, next_step="--data coco", scores=SCORES, number=5, options=Telling, results=True
+    "coco-caption",
+    Config,
+    next_step="--data coco",
+    scores=SCORES,
+    number=5,
+    options=Telling,
+    results=True,
+    without=True,
 )
 
 

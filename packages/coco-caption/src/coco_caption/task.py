@@ -112,7 +112,7 @@ class Telling:
         """The log probability of the true captions, a word at a time; outside training also captions of its own.
 
         Those are ids in a table with a row for each image of the part, [images, L], zero but for this batch: so they
-        add up, over batches and processes, to the captions of all.
+        add up, over batches and processes, to the captions of all. Another table has loss and words of each image.
         """
         logits = self.model(batch.features[batch.owner], batch.given).float()
         count = int((batch.wanted != PADDING).sum())
@@ -128,6 +128,10 @@ class Telling:
             table = torch.zeros(len(self.parts[batch.part]), ids.shape[1], dtype=torch.float64, device=ids.device)
             table[batch.numbers] = ids.double()
             found[f"told_{batch.part}"] = (table, len(ids))
+            each = F.nll_loss(together.flatten(0, 1), batch.wanted.flatten(), ignore_index=PADDING, reduction="none")
+            of_captions = torch.stack([each.view_as(batch.wanted), (batch.wanted != PADDING).float()]).double().sum(1).T
+            losses = torch.zeros(len(table), 2, dtype=torch.float64, device=ids.device)
+            found["losses"] = (losses.index_add(0, batch.numbers[batch.owner], of_captions), len(ids))
         return found
 
     def tell(self, features: Tensor, beam: int) -> Tensor:
@@ -319,6 +323,15 @@ def describe(task: Telling, totals: Totals) -> tuple[str, dict[str, Any]]:
     lines += [f"{len(told):,} images, {different:,} different captions, beam {task.config.search.beam}", *missing]
     lines += [f"left out: {line}" for line in task.left_out]
     return "\n".join(lines), {**found, "images": len(told), "different": different, "left_out": len(task.left_out)}
+
+
+def without(task: Telling, totals: Totals, blocks: list[np.ndarray]) -> dict[str, list[float]]:
+    part, told = task.captions(totals)
+    every, losses = np.arange(len(told)), totals.sums["losses"].cpu().numpy()
+    some = [every, *(np.setdiff1d(every, block) for block in blocks)]
+    means = [float(np.divide(*losses[ids].sum(0))) for ids in some]
+    found = {"loss": means, "perplexity": [float(np.exp(mean)) for mean in means]}
+    return found | metrics.scores_of(task.references(part), told, some)
 
 
 def results(task: Telling, totals: Totals) -> list[dict[str, Any]]:
