@@ -23,6 +23,7 @@ class Config:
         "generator",
         "steer",
         "fingerprint",
+        "part-size",
     ] = "none"
     """a promise that is broken on purpose"""
     norm: bool = True

@@ -8,7 +8,6 @@ from etude.errors import UserError
 
 SCORES: Scores = {
     "loss": "lower",
-    "teacher_forced": "higher",
     "accuracy": "higher",
     "exact": "higher",
     "bleu": "higher",
