@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,11 +35,13 @@ import gauss_vae.config
 import gauss_vae.data
 import gauss_vae.task
 from etude import device, loop, many
-from etude.config import Fit
+from etude.config import Fit, Scores
 from etude.layers.pooling import Pooling
 from etude.layers.recurrent import LSTM
 from etude.run import Run
 from etude.text.batching import by_length, pad
+
+SCORES: Scores = {"loss": "lower"}
 
 ALONE = 4  # runs that are timed one after the other
 ROUNDS = {"vae": 3, "vae-whole": 1, "lstm": 3, "lstm-ragged": 3}
@@ -68,7 +70,7 @@ class Reader(nn.Module):
 
 class Texts(loop.Task):
     metric = "loss"
-    better: Literal["lower"] = "lower"
+    better = SCORES
     data = summary = ""
     train = 3_200
 

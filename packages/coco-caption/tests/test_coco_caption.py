@@ -247,6 +247,37 @@ def test_scores_by_hand():
 
 
 @pytest.mark.real_data  # it reads 60 MB of paraphrases, which takes long
+def test_scores_of_some_images_are_those_of_these_images_alone():
+    rng = np.random.default_rng(0)
+    words = "a the red blue circle star on left of two small".split()
+    references = [[" ".join(rng.choice(words, rng.integers(3, 9))) for _ in range(3)] for _ in range(30)]
+    told = [" ".join(rng.choice(words, rng.integers(0, 9))) for _ in range(30)]
+    parts = [np.arange(30), np.arange(5, 30), np.array([1, 4, 9, 16, 25])]
+    found = metrics.scores_of(references, told, parts)
+    for n, part in enumerate(parts):
+        alone = metrics.scores([references[i] for i in part], [told[i] for i in part])
+        for name, value in alone.items():
+            if name != "cider" or n == 0:  # whose weights of words stay those of all images
+                assert found[name][n] == pytest.approx(value, rel=1e-12), name
+    assert found["cider"][1] == pytest.approx(found["cider"][0], rel=0.3)
+
+
+def test_scores_without_some_images_are_of_the_others(trained):
+    one = task.make(config.parse(Config, [str(trained / "config.yaml")]), CPU)
+    one.model.eval()
+    totals, others = Totals(), Totals()
+    with torch.inference_mode():
+        for ids in one.plan("valid", 0, 7):
+            totals.add(one.step(one.load("valid", ids, 0)))
+        others.add(one.step(one.load("valid", np.setdiff1d(np.arange(24), [0, 5]), 0)))
+    found = task.without(one, totals, [np.array([0, 5]), np.array([3])])
+    assert {name: values[0] for name, values in found.items()} == pytest.approx(one.scores(totals), rel=1e-6)
+    loss = others.means()["loss"]
+    assert found["loss"][1] == pytest.approx(loss, rel=1e-5)
+    assert found["perplexity"][1] == pytest.approx(math.exp(loss), rel=1e-5)
+    assert {len(values) for values in found.values()} == {3}
+
+
 def test_meteor_where_there_is_java(monkeypatch):
     monkeypatch.setattr(metrics, "java", lambda: shutil.which("java") is not None)
     found, missing = metrics.java_scores([["a red circle", "a circle"], ["two stars"]], ["a red circle", "two rings"])

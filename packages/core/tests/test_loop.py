@@ -200,8 +200,9 @@ def test_the_last_epoch_is_the_result_where_it_is_asked_for(tmp_path):
 
 @pytest.mark.parametrize("better", ["higher", "lower"])
 def test_with_the_last_epoch_as_result_the_mark_is_still_for_the_best_so_far(better, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(toy.Toy, "better", better)
-    monkeypatch.setattr(toy.Toy, "metric", "accuracy" if better == "higher" else "loss")
+    metric = "accuracy" if better == "higher" else "loss"
+    monkeypatch.setattr(toy.Toy, "metric", metric)
+    assert toy.Toy.better[metric] == better
     flags = ["--fit.lr", "0.3", "--fit.schedule", "constant", "--fit.keep", "last", "--fit.epochs"]
     train(parsed(*flags, "9"), tmp_path / "run")
     marks = [line.endswith("*best") for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]

@@ -17,11 +17,13 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from toy.config import SCORES
 from toy.config import Config as ToyConfig
 
 from etude import cli, draw, loop, many, run, study
 from etude.config import Fit
 from etude.device import Device
+from etude.fingerprint import fingerprint
 from etude.layers.pooling import Pooling
 from etude.layers.recurrent import LSTM
 from etude.loop import even_batches
@@ -79,7 +81,7 @@ class Reader(nn.Module):
 class Task:
     """An MLP (a VAE), a CNN, or an LSTM on texts of ragged length."""
 
-    metric, better, data, summary = "loss", "lower", "numbers", "a small net"
+    metric, better, data, summary = "loss", {"loss": "lower"}, "numbers", "a small net"
 
     def __init__(self, config):
         self.config = config
@@ -94,6 +96,10 @@ class Task:
         self.lengths = np.array([len(text) for text in self.texts])
         sums = self.x.reshape(count, -1).sum(1).long() if config.kind != "lstm" else torch.from_numpy(self.lengths)
         self.labels = sums.abs() % 3
+
+    @property
+    def fingerprints(self):
+        return {"train": fingerprint(self.x, self.labels)}
 
     def plan(self, split, epoch, batch_size):
         if split != "train":
@@ -378,24 +384,23 @@ compare: {fit.lr: [0.001, 0.01]}
 fixed: {norm: false, dropout: 0.2, fit.epochs: 2, fit.device: cpu, fit.precision: fp32}
 seeds: 1
 metric: loss
-better: lower
 expect: []
 """
 
 
 def test_a_study_of_runs_together_says_so_and_gives_the_same_table(tmp_path, capsys):
     Path("rate.yaml").write_text(STUDY)
-    tables = {}
+    tables, kept = {}, ("fit.lr", "seed", "valid_loss", "test_loss", "test_accuracy", "best_epoch", "parameters")
     for how in ("auto", "off"):
-        assert study.main("toy", "toy", ["rate.yaml", "--together", how, "--out", how], ToyConfig) == 0
+        assert study.main("toy", "toy", ["rate.yaml", "--together", how, "--out", how], SCORES, ToyConfig) == 0
         printed = capsys.readouterr().out
         assert ("2 runs as one stacked program" in printed) == (how == "auto")
         assert len(re.findall(r"^\[\d/2\] ", printed, re.M)) == 2
         with open(f"{how}/results.csv", newline="") as file:
-            tables[how] = [{k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+            tables[how] = [{k: float(v) for k, v in row.items() if k in kept} for row in csv.DictReader(file)]
     near(tables["off"], tables["auto"], 1e-5)
     folder = "auto/lr=0.001/seed=0"
     assert sorted(p.name for p in Path(folder).iterdir() if not p.name.startswith(".")) == sorted(
         p.name for p in Path(folder.replace("auto", "off")).iterdir() if not p.name.startswith(".")
     )
-    assert cli.main(cli.Package("toy", ToyConfig, ""), ["predict", folder, "123"]) == 0
+    assert cli.main(cli.Package("toy", ToyConfig, "", SCORES), ["predict", folder, "123"]) == 0

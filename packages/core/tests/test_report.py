@@ -59,7 +59,10 @@ def write_run(folder, epochs=3, score=0.5, finished=True, tested=True, samples=N
     if finished:
         (folder / "result.json").write_text(json.dumps(result | {"seconds": 75.0, "memory_mb": 1234}))
     if finished and tested:
-        (folder / "test.json").write_text(json.dumps({"accuracy": score - 0.01, "loss": 0.5, "per_class": {}}))
+        scores = {"accuracy": score - 0.01, "loss": 0.5, "per_class": {}}
+        kept = {"part": f"of {folder.name}", "scores": scores, "blocks": {}}  # each seed has a test part of its own
+        (folder / "test-blocks.json").write_text(json.dumps(kept))
+        (folder / "test.json").write_text(json.dumps(scores))
     for name, text in (samples or {}).items():
         (folder / "samples" / name).write_text(text, encoding="utf-8")
     return folder
@@ -72,7 +75,7 @@ def place(tmp_path):
     folder.mkdir()
     (folder / "study.yaml").write_text(STUDY, encoding="utf-8")
     shown = {"shown-epoch-000.md": HOSTILE, "shown-epoch-001.md": "one", "shown-end.md": "the end"}
-    for name, scores in {"true": (0.6, 0.62), "false": (0.5, 0.51)}.items():
+    for name, scores in {"true": (0.6, 0.62), "false": (0.496, 0.514)}.items():
         for seed, score in enumerate(scores):
             write_run(folder / f"norm={name}" / f"seed={seed}", score=score, samples=shown)
     return folder
@@ -197,8 +200,8 @@ def test_the_command_of_a_study_is_that_which_made_it(place):
 def test_a_whole_study(place):
     text = html(place)
     for words in (
-        "Best on the test part: norm true, accuracy 0.6000, interval [0.5900, 0.6100].",
-        "Next is norm false (difference +0.1050 over 2 common seeds: it is better).",
+        "Best on the validation part is norm true: accuracy 0.6100 there, 0.6000 [0.4729, 0.7271] on the test part.",
+        "Next is norm false: accuracy 0.5050 there, 0.4950 [0.3806, 0.6094] on the test part. Whether two settings",
         "Of 2 expectations: 1 as expected, 1 not expected, 0 unclear.",
         "digits, 110 / 40 / 40 rows",
         "307 parameters",
@@ -206,7 +209,7 @@ def test_a_whole_study(place):
         "1,234 MB",
         "1.2 min",
         "a machine, fp32",
-        "difference +0.1050, interval [+0.1000, +0.1100], 2 seeds",
+        "difference +0.1050, 95 % interval [+0.0923, +0.1177], p 0.0121, 2 seeds",
     ):
         assert words in text, words
     assert "not complete" not in text
@@ -254,8 +257,8 @@ def test_failed_missing_and_nan_runs_are_named(place):
         "norm=false seed=0: not finished; its last words: RuntimeError: the loss is a &lt;fish&gt;",
         "norm=false seed=0: 3 of its epochs are over",
         "no test score yet: norm=false seed=1",
-        "No run has a test score yet",
-        "there is no seed of both yet",
+        "Best on the validation part is norm false: accuracy 0.5140 there, - on the test part, 1 of 2 seeds.",
+        "no seed of both is there",
         "(no run yet)",
     ):
         assert words in text, words
@@ -372,7 +375,7 @@ def test_a_browser_shows_curves_table_and_verdicts_and_asks_the_network_for_noth
     assert [" ".join(h.split()) for h in headings] == ["✓ As expected 1", "✗ Not expected 1", "? Unclear 0"]
     assert window.locator(".as-expected .claim b").inner_text() == "true > false"
     cells = window.locator("table.numbers").first.locator("td").all_inner_texts()
-    assert cells[:3] == ["true", "0.6000", "[0.5900, 0.6100]"]
+    assert cells[:3] == ["true", "0.6000", "[0.4729, 0.7271]"]
     colour, paper = (
         window.evaluate(f"getComputedStyle(document.body).{which}") for which in ("color", "backgroundColor")
     )
@@ -396,7 +399,7 @@ def trained(tmp_path_factory):
     """A study of real runs, in this process: importing torch anew for each would take most of the time."""
     place = tmp_path_factory.mktemp("trained") / "norms"
     place.mkdir()
-    asked = study.parse(study.yaml.load(STUDY, study.Loader), "here", "norms", "norms")
+    asked = study.parse(study.yaml.load(STUDY, study.Loader), "here", "norms", "norms", PACKAGE.scores)
     (place / "study.yaml").write_text(study.dump(asked), encoding="utf-8")
     for trial in asked.trials():
         flags = config.to_flags({**asked.fixed, **trial.setting, "fit.seed": trial.seed, "fit.device": "cpu"})

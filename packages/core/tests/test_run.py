@@ -14,6 +14,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy.__main__ import PACKAGE
 from toy.config import Config
+from toy.task import Toy
 
 from etude import cli, run
 from etude.errors import UserError
@@ -192,6 +193,88 @@ def test_a_run_with_another_configuration_is_refused_by_its_keys(tmp_path, capsy
     assert (tmp_path / "r" / "metrics.jsonl").read_text() == kept
     assert toy("train", "--run", "r") == 0  # what is not given is what it was; and it is finished
     assert "already finished" in capsys.readouterr().out
+
+
+@pytest.fixture
+def stop(monkeypatch):
+    """The run stops after its first epoch, as by SIGTERM, until it is called with False."""
+
+    def set(on):
+        monkeypatch.setattr(Toy, "show", (lambda *a: a[2] == 1 and signal.raise_signal(signal.SIGTERM)) if on else show)
+
+    show = Toy.show
+    set(True)
+    return set
+
+
+@pytest.fixture
+def change(monkeypatch):
+    """Exchanges the data of `toy` from now on: those of one part."""
+
+    def set(part):
+        before = Toy.__init__
+
+        def other(self, config):
+            before(self, config)
+            self.rows = list(self.rows)
+            self.rows[self.parts[part][0]] = np.array([1, 2, 3])
+
+        monkeypatch.setattr(Toy, "__init__", other)
+
+    return set
+
+
+@pytest.mark.parametrize("part", ["train", "valid", "test"])
+def test_a_run_does_not_go_on_with_other_data(part, stop, change, tmp_path, capsys):
+    assert toy("train", "--run", "r") == 143
+    kept = (tmp_path / "r" / "checkpoints" / "last.pt").read_bytes()
+    stop(False)
+    change(part)
+    capsys.readouterr()
+    assert toy("train", "--run", "r") == 2
+    assert f"r was trained on other data, which have changed since under the same name (part {part}" in said(capsys)
+    assert (tmp_path / "r" / "checkpoints" / "last.pt").read_bytes() == kept
+
+
+def test_a_run_goes_on_with_the_data_put_back_and_a_finished_one_knows_them_too(stop, change, tmp_path, capsys):
+    assert toy("train", "--run", "r") == 143
+    stop(False)
+    assert toy("train", "--run", "r") == 0
+    about = json.loads((tmp_path / "r" / "about.json").read_text())
+    assert about["fingerprints"] == dict(Toy(Config()).fingerprints)
+    change("train")
+    capsys.readouterr()
+    assert toy("train", "--run", "r") == 2
+    assert "was trained on other data" in said(capsys)
+
+
+def test_a_run_is_not_scored_on_other_data_under_the_same_name(change, tmp_path, capsys):
+    assert toy("train", "--fit.epochs", "1", "--run", "r") == 0
+    assert toy("evaluate", "r") == 0
+    change("test")
+    (tmp_path / "r" / "test.json").unlink()
+    for flags in ([], ["--fit.batch-size", "3"], ["--checkpoint", "last"], ["--dropout", "0.2"]):
+        capsys.readouterr()
+        assert toy("evaluate", "r", *flags) == 2
+        assert "the data under this name have changed since r was trained on them (part test)" in said(capsys)
+    assert not (tmp_path / "r" / "test.json").exists()
+    assert toy("evaluate", "r", "--fit.seed", "1") == 0  # which may divide them in another way
+
+
+def test_of_a_run_that_does_not_say_what_it_was_trained_on_nothing_false_is_said(stop, change, tmp_path, capsys):
+    assert toy("train", "--run", "r") == 143
+    for name in ("last", "last.prev", "best"):
+        file = tmp_path / "r" / "checkpoints" / f"{name}.pt"
+        state = run.load(file)
+        del state["fingerprints"]
+        torch.save(state, file)
+    stop(False)
+    change("valid")
+    for words in (["evaluate", "r"], ["train", "--run", "r"]):
+        capsys.readouterr()
+        assert toy(*words) == 0
+        line = "r does not say what it was trained on: whether the data have changed since cannot be checked"
+        assert capsys.readouterr().err.count(line) == 1
 
 
 def test_folders_that_are_no_run_are_refused(tmp_path, capsys):

@@ -66,7 +66,7 @@ def test_the_battery(flags, tmp_path):
     runs = tmp_path / "runs"
     runs.mkdir()
     flags = [*SMALL, *flags, "--data", small, "--model.hidden", "64", "--model.depth", "2", "--objective.kl", "0.3"]
-    check_task(PACKAGE, flags, [str(tmp_path / "rows.csv")], runs)
+    check_task(PACKAGE, flags, [str(tmp_path / "rows.csv")], runs, ["kl", "active"])
 
 
 def test_presets_and_studies_that_install_with_the_package_can_be_parsed():

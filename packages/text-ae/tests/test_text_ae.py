@@ -101,7 +101,8 @@ def test_the_battery(flags, tmp_path):
     (tmp_path / "texts.txt").write_text("I am so happy today!\n\nthe bus was late again, I hate mondays\n")
     runs = tmp_path / "runs"
     runs.mkdir()
-    check_task(PACKAGE, [*SMALL, *flags], [str(tmp_path / "texts.txt")], runs)
+    floors = [f"floor_{name}" for name in ("accuracy", "exact", "bleu", "chrf")]
+    check_task(PACKAGE, [*SMALL, *flags], [str(tmp_path / "texts.txt")], runs, ["teacher_forced", *floors])
 
 
 @pytest.mark.parametrize("kind", ["lstm, autoregressive", "lstm, parallel", "superposition, autoregressive"])

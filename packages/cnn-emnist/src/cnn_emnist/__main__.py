@@ -2,13 +2,14 @@
 
 import sys
 
-from cnn_emnist.config import Config
+from cnn_emnist.config import SCORES, Config
 from etude import cli
 
 PACKAGE = cli.Package(
     "cnn-emnist",
     Config,
     next_step="--data emnist-letters",
+    scores=SCORES,
     number=1,
     small="--fit.epochs 2 --model.layers 3 --model.channels 16",
 )

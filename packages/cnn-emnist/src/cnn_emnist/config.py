@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from etude.config import Fit, at_least, probabilities
+from etude.config import Fit, Scores, at_least, probabilities
 from etude.errors import UserError
 
 SIDE = 28  # pixels; all four data sets have images of 28 x 28
+SCORES: Scores = {"loss": "lower", "accuracy": "higher", "macro_f1": "higher"}
 
 
 @dataclass(frozen=True)

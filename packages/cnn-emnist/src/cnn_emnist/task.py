@@ -1,8 +1,9 @@
 """cnn-emnist as a Task: which image is which class, and what that looks like while it is learnt."""
 
 import struct
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cnn_emnist import distort, frame, show
-from cnn_emnist.config import Config
+from cnn_emnist.config import SCORES, Config
 from cnn_emnist.data import Dataset, Images
 from cnn_emnist.data import load as load_data
 from cnn_emnist.model import CNN
 from etude import draw
 from etude.errors import UserError
+from etude.fingerprint import fingerprint
 from etude.loop import Split, Sums, Task, Totals, even_batches
 from etude.pictures import confusion
 from etude.run import Run
@@ -29,7 +31,7 @@ class Letters:
     """The Task; `data` is missing when it was restored to predict."""
 
     metric = "accuracy"
-    better: Literal["higher"] = "higher"
+    better = SCORES
 
     def __init__(
         self, config: Config, classes: tuple[str, ...], side: int, data: Dataset | None, where: torch.device
@@ -53,6 +55,10 @@ class Letters:
         self.model.mean.fill_(pixels.float().mean() / 255)
         self.model.std.fill_(pixels.float().std() / 255)
         self.shown = draw.shuffled(len(data.valid.labels), config.fit.seed)[: show.TILES]
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        return {name: fingerprint(part.images, part.labels) for name, part in self.parts.items()}
 
     def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
         count = len(self.parts[split].labels)

@@ -2,10 +2,19 @@
 
 import sys
 
-from coco_caption.config import Config, Telling
+from coco_caption.config import SCORES, Config, Telling
 from etude import cli
 
-PACKAGE = cli.Package("coco-caption", Config, next_step="--data coco", number=5, options=Telling, results=True)
+PACKAGE = cli.Package(
+    "coco-caption",
+    Config,
+    next_step="--data coco",
+    scores=SCORES,
+    number=5,
+    options=Telling,
+    results=True,
+    without=True,
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,8 +3,19 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from etude.config import Fit, at_least, probabilities
+from etude.config import Fit, Scores, at_least, probabilities
 from etude.errors import UserError
+
+SCORES: Scores = {
+    "loss": "lower",
+    "perplexity": "lower",
+    "bleu1": "higher",
+    "bleu2": "higher",
+    "bleu3": "higher",
+    "bleu4": "higher",
+    "rouge_l": "higher",
+    "cider": "higher",
+}
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,8 @@ def load(data: Data, seed: int) -> Dataset:
 
     `captions_train*` is the training part. Of it `held_out`, drawn by `seed`, are for validation, unless there are both
     `captions_val*` and `captions_test*`; whichever of these is left is the test part; if there is none, as many again
-    are drawn for it. Raises UserError for what is missing or not what it should be.
+    are drawn for it, and what `images` leaves out is tested, too. Raises UserError for what is missing or not what it
+    should be.
     """
     folder = place(data)
     files = annotations(folder, data)
@@ -83,7 +84,7 @@ def load(data: Data, seed: int) -> Dataset:
         raise UserError(f"{folder} has no annotations/captions_train*.json to train on; it can only be evaluated on")
     notes: Counter[str] = Counter()
     parts = {part: read(folder, file, notes) for part, file in files.items()}
-    train = parts["train"]
+    train = whole = parts["train"]
     if 0 < data.images < len(train):
         train = [train[i] for i in np.sort(shuffled(len(train), seed, DRAWN)[: data.images])]
     if "val" in parts and "test" in parts:
@@ -95,8 +96,9 @@ def load(data: Data, seed: int) -> Dataset:
         cuts = [held, held if given else 2 * held]
         if len(train) <= cuts[1]:
             raise UserError(f"{files['train']} has {len(train)} images, too few to hold some out; add more")
-        chosen = [[train[i] for i in np.sort(part)] for part in np.split(order, cuts)]
-        valid, test, train = chosen[0], given or chosen[1], chosen[2]
+        valid, _, train = ([train[i] for i in np.sort(part)] for part in np.split(order, cuts))
+        used = {image.id for image in (*valid, *train)}
+        test = given or [image for image in whole if image.id not in used]  # as `load_test` and `restore` have it
     test = of_coco(test, data, seed)
     found = Dataset(data.name, train, valid, test, told(notes))
     return fetched(found) if data.name == "coco" else found

@@ -37,7 +37,7 @@ class Features:
     def __init__(self, rows: np.ndarray, stored: np.ndarray, digests: list[bytes], broken: dict[int, str]) -> None:
         self.rows = rows  # int64 [N]: the row of each image in `stored`, -1 for a broken one
         self.stored = stored  # float16 [rows, ...], memory-mapped
-        self.digests = digests  # of each image's file; b"" for one that cannot be read
+        self.digests = digests  # of each image's file, and of others; b"" for one that cannot be read
         self.broken = broken  # number of the image -> what is wrong with it
 
     def __getitem__(self, numbers: np.ndarray) -> Tensor:
@@ -49,9 +49,12 @@ class Features:
         return torch.from_numpy(found)
 
 
-def features(files: Sequence[Path], encoder: Encoder, spatial: bool, cache: str = "") -> Features:
+def features(
+    files: Sequence[Path], encoder: Encoder, spatial: bool, cache: str = "", others: Sequence[Path] = ()
+) -> Features:
     """The features of the images in `files`; those that are not kept yet are computed first.
 
+    Of `others` only the digests are found, which stand behind those of `files`.
     Memory stays bounded, whatever the number of images. A file that is no image is left out, and named. Processes that
     want the same features wait for the first. Raises UserError if the cache cannot be written.
     """
@@ -72,6 +75,7 @@ def features(files: Sequence[Path], encoder: Encoder, spatial: bool, cache: str 
             (folder / "what.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
             with Index(folder / "index.sqlite") as index:
                 rows, digests, broken = complete(files, index, folder / "features.bin", encoder, spatial, shape)
+                digests += identify(others, index)[0]
     except (OSError, sqlite3.Error) as error:
         why = getattr(error, "strerror", None) or str(error)
         if getattr(error, "errno", None) == errno.ENOSPC or "full" in str(error):

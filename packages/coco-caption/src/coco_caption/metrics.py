@@ -34,6 +34,31 @@ def scores(references: References, told: Sequence[str]) -> dict[str, float]:
     return found
 
 
+def scores_of(references: References, told: Sequence[str], parts: Sequence[np.ndarray]) -> dict[str, list[float]]:
+    """The same scores of each of some parts of the images, given by their numbers; what is costly is done once.
+
+    CIDEr's weights of words stay those of all images.
+    """
+    from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    truth, answers = numbered(references, told)
+    scorer = BleuScorer(n=4)
+    for n, captions in truth.items():
+        scorer += (answers[n][0], captions)
+    counts = scorer.ctest
+    bleu = []
+    for part in parts:
+        scorer.ctest, scorer._score = [counts[n] for n in part], None
+        bleu.append(scorer.compute_score("closest")[0])
+    found = {f"bleu{n}": [float(of[n - 1]) for of in bleu] for n in range(1, 5)}
+    for name, each in (("rouge_l", Rouge()), ("cider", Cider())):
+        values = each.compute_score(truth, answers)[1]
+        found[name] = [float(values[part].mean()) for part in parts]
+    return found
+
+
 def numbered(references: References, told: Sequence[str]) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
     """What the scorers ask for."""
     truth = {n: list(captions) for n, captions in enumerate(references)}

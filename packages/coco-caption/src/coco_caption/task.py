@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coco_caption import data, images, metrics, show
-from coco_caption.config import Config
+from coco_caption.config import SCORES, Config
 from coco_caption.data import Captioned, Dataset
 from coco_caption.encoder import Encoder
 from coco_caption.features import TOGETHER, Features, features
@@ -21,6 +21,7 @@ from coco_caption.model import Captioner
 from coco_caption.words import END, Vocabulary, words
 from etude import draw
 from etude.errors import UserError
+from etude.fingerprint import fingerprint
 from etude.loop import Split, Sums, Task, Totals, even_batches
 from etude.run import Run, write
 from etude.text.batching import of_equal_work
@@ -42,7 +43,7 @@ class Telling:
     """The Task; data are missing when it was restored to predict."""
 
     metric = "cider"
-    better: Literal["higher"] = "higher"
+    better = SCORES
 
     def __init__(
         self, config: Config, vocabulary: Vocabulary, encoder: Encoder, frequencies: Tensor, seen: Tensor
@@ -111,7 +112,7 @@ class Telling:
         """The log probability of the true captions, a word at a time; outside training also captions of its own.
 
         Those are ids in a table with a row for each image of the part, [images, L], zero but for this batch: so they
-        add up, over batches and processes, to the captions of all.
+        add up, over batches and processes, to the captions of all. Another table has loss and words of each image.
         """
         logits = self.model(batch.features[batch.owner], batch.given).float()
         count = int((batch.wanted != PADDING).sum())
@@ -127,6 +128,10 @@ class Telling:
             table = torch.zeros(len(self.parts[batch.part]), ids.shape[1], dtype=torch.float64, device=ids.device)
             table[batch.numbers] = ids.double()
             found[f"told_{batch.part}"] = (table, len(ids))
+            each = F.nll_loss(together.flatten(0, 1), batch.wanted.flatten(), ignore_index=PADDING, reduction="none")
+            of_captions = torch.stack([each.view_as(batch.wanted), (batch.wanted != PADDING).float()]).double().sum(1).T
+            losses = torch.zeros(len(table), 2, dtype=torch.float64, device=ids.device)
+            found["losses"] = (losses.index_add(0, batch.numbers[batch.owner], of_captions), len(ids))
         return found
 
     def tell(self, features: Tensor, beam: int) -> Tensor:
@@ -180,6 +185,7 @@ class Telling:
         if epoch < 0:
             run.text("model", f"{self.summary}\n\n```\n{self.model}\n```", step)
 
+    fingerprints: dict[str, str]
     left_out: tuple[str, ...] = ()
     """each image that could not be read, and why"""
 
@@ -191,16 +197,19 @@ def make(config: Config, where: torch.device) -> Task:
     dataset = data.load(config.data, config.fit.seed)
     backbone, weights = config.network()
     encoder = Encoder(backbone, weights, None, where)
-    files = [image.file for image in (*dataset.train, *dataset.valid)]
-    found = seen_by(encoder, config, files)
+    files, tested = [image.file for image in (*dataset.train, *dataset.valid)], [image.file for image in dataset.test]
+    found = seen_by(encoder, config, files, tested)
+    contents = dict(zip([*files, *tested], found.digests, strict=True))
+    fingerprints = part_fingerprints({"train": dataset.train, "valid": dataset.valid, "test": dataset.test}, contents)
     broken = {files[n]: why for n, why in found.broken.items()}
     dataset = dataset.without(broken)
     captions = [words(caption) for image in dataset.train for caption in image.captions]
     vocabulary = Vocabulary.of(captions, config.text.threshold)
     counts = np.bincount([id for c in captions for id in [*vocabulary.encode(c), END]], minlength=len(vocabulary))
-    fingerprints = torch.from_numpy(np.sort(fingerprints_of([digest for digest in found.digests if digest])))
-    task = Telling(config, vocabulary, encoder, torch.from_numpy(counts).float(), fingerprints)
+    seen = torch.from_numpy(np.sort(fingerprints_of([contents[file] for file in files if contents[file]])))
+    task = Telling(config, vocabulary, encoder, torch.from_numpy(counts).float(), seen)
     task.take(dataset, found, {file: n for n, file in enumerate(files)})
+    task.fingerprints = fingerprints
     task.left_out = tuple(f"{file}: {why}" for file, why in broken.items())
     mean, std = spread(found, task.places["train"])
     task.model.mean.copy_(mean)
@@ -208,13 +217,31 @@ def make(config: Config, where: torch.device) -> Task:
     return task
 
 
-def seen_by(encoder: Encoder, config: Config, files: Sequence[Path]) -> Features:
-    """The features of these files; those that cannot be read are named on stderr."""
-    found = features(files, encoder, config.model.image == "attention", config.encoder.cache)
+def seen_by(encoder: Encoder, config: Config, files: Sequence[Path], others: Sequence[Path] = ()) -> Features:
+    """The features of these files, and the digests of others; those that cannot be read are named on stderr."""
+    found = features(files, encoder, config.model.image == "attention", config.encoder.cache, others)
     for n, why in [*found.broken.items()][:SHOWN]:
         print(f"{files[n]} cannot be read: {why}", file=sys.stderr)
     if len(found.broken) > SHOWN:
         print(f"{len(found.broken):,} of {len(files):,} images cannot be read", file=sys.stderr)
+    return found
+
+
+def part_fingerprints(parts: dict[str, list[Captioned]], contents: dict[Path, bytes]) -> dict[str, str]:
+    """Of the images and captions of each part; its test images are those that neither other part has, as in `restore`.
+
+    Images whose files are not there count for nothing, as they do in training and in scoring.
+    """
+    trained = {contents[image.file] for part in ("train", "valid") for image in parts.get(part, ())}
+    found = {}
+    for name, part in parts.items():
+        there = [image for image in part if contents[image.file]]
+        some = [image for image in there if name != "test" or contents[image.file] not in trained]
+        found[name] = fingerprint(
+            (contents[image.file].hex() for image in some),
+            (caption for image in some for caption in image.captions),
+            np.array([len(image.captions) for image in some], np.int64),
+        )
     return found
 
 
@@ -245,14 +272,17 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
     dataset = data.load_test(config.data, config.fit.seed)
     files = [image.file for image in dataset.test]
     found = seen_by(encoder, config, files)
+    contents = dict(zip(files, found.digests, strict=True))
+    known = {file for file, digest in contents.items() if digest and trained_on(digest, task.seen)}
+    unknown = [image for image in dataset.test if image.file not in known]
     dataset = dataset.without({files[n]: why for n, why in found.broken.items()})
-    pairs = zip(files, found.digests, strict=True)
-    if known := {file for file, digest in pairs if digest and trained_on(digest, task.seen)}:
+    if known:
         test = [image for image in dataset.test if image.file not in known]
         if not test:
             raise UserError(f"all images of {config.data.name} were trained on; evaluate on other data")
         dataset = Dataset(dataset.name, [], [], test, [*dataset.notes, f"{len(known):,} images that were trained on"])
     task.take(dataset, found, {file: n for n, file in enumerate(files)})
+    task.fingerprints = part_fingerprints({"test": unknown}, contents)
     task.left_out = tuple(f"{files[n]}: {why}" for n, why in found.broken.items())
     return task
 
@@ -293,6 +323,15 @@ def describe(task: Telling, totals: Totals) -> tuple[str, dict[str, Any]]:
     lines += [f"{len(told):,} images, {different:,} different captions, beam {task.config.search.beam}", *missing]
     lines += [f"left out: {line}" for line in task.left_out]
     return "\n".join(lines), {**found, "images": len(told), "different": different, "left_out": len(task.left_out)}
+
+
+def without(task: Telling, totals: Totals, blocks: list[np.ndarray]) -> dict[str, list[float]]:
+    part, told = task.captions(totals)
+    every, losses = np.arange(len(told)), totals.sums["losses"].cpu().numpy()
+    some = [every, *(np.setdiff1d(every, block) for block in blocks)]
+    means = [float(np.divide(*losses[ids].sum(0))) for ids in some]
+    found = {"loss": means, "perplexity": [float(np.exp(mean)) for mean in means]}
+    return found | metrics.scores_of(task.references(part), told, some)
 
 
 def results(task: Telling, totals: Totals) -> list[dict[str, Any]]:

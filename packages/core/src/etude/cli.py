@@ -17,12 +17,14 @@ import sys
 import typing
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from etude import config as configs
 from etude.errors import UserError
+from etude.judge import BLOCKS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +60,14 @@ class TaskModule(Protocol):
         """What was answered for each example, as JSON, for `evaluate` to write; where the package has `results`."""
         ...
 
+    def without(self, task: "Task", totals: "Totals", blocks: "list[np.ndarray]") -> dict[str, list[float]]:
+        """Scores of the test part: of all of it, then without each of these blocks of ids; see `etude.evidence`.
+
+        Only where the package says so (`Package.without`), because `scores` cannot be had from the totals of a block,
+        or because it would cost too much.
+        """
+        ...
+
     def predict(self, task: "Task", inputs: list[str], **options: Any) -> list[str]:
         """The lines of the output; the model is on its device, in evaluation mode, without gradients.
 
@@ -80,6 +90,8 @@ class Package:
     """its configuration: a dataclass with a field `fit: Fit`"""
     next_step: str
     """the flags that `train` suggests to try after it, such as --data emnist-letters"""
+    scores: configs.Scores
+    """the scores that both validation and `evaluate` give, of those that can be compared: which way each is better"""
     number: int = 0
     """its place among the tasks that are handed in: `report` writes taskN.ipynb"""
     small: str = "--fit.epochs 2"
@@ -90,6 +102,8 @@ class Package:
     """whether it has the verb `embed`"""
     results: bool = False
     """whether `evaluate` writes what was answered for each example"""
+    without: bool = False
+    """whether it says itself what its scores are without some of the examples"""
 
     @property
     def module(self) -> str:
@@ -181,6 +195,8 @@ def train(package: Package, words: list[str]) -> int:
     say(f"run      {one.path}\ndata     {task.data}\nmodel    {task.summary}\ndevice   {where}")
     try:
         done = one.finished()
+        if done:
+            one.compare_data(run.trained_on(path), task.fingerprints)
         result = done or loop.fit(task, config.fit, one, where)
     except loop.Stopped as stopped:
         say(f"stopped by {stopped}; {one.again}")
@@ -235,8 +251,9 @@ def together(package: Package) -> int:
 def evaluate(package: Package, words: list[str]) -> int:
     """Scores a checkpoint of a run on the test part; the last line of the output is one JSON object.
 
-    The scores of the best checkpoint on the run's own data are also kept, in the run's test.json; what was answered for
-    each example, where a package has that, in its results.json or the file `--out`.
+    The scores of the best checkpoint on the run's own data are also kept, in the run's test.json, and the evidence by
+    which a study judges them in test-blocks.json; what was answered for each example, where a package has that, in its
+    results.json or the file `--out`.
     """
     usage = f"usage: {package.name} evaluate RUN [--data X] [--checkpoint best|last]"
     usage += " [--out FILE.json]" if package.results else ""
@@ -248,7 +265,7 @@ def evaluate(package: Package, words: list[str]) -> int:
     if not words or words[0].startswith("-") or chosen not in (None, "best", "last"):
         raise UserError(usage)
 
-    from etude import device, loop, run
+    from etude import device, evidence, loop, run
 
     folder, flags = Path(words[0]), words[1:]
     config: Any = run.read_config(folder, package.config, flags)
@@ -256,6 +273,7 @@ def evaluate(package: Package, words: list[str]) -> int:
     where = device.choose(config.fit)
     task = package.task.restore(config, state["assets"], where.where)
     run.fill(task.model, state, folder)
+    compare_data(package, folder, state, task, flags)
     where.place(task.model)
     totals = loop.evaluate(task, "test", where, config.fit.batch_size)
     if where.leads:
@@ -263,6 +281,9 @@ def evaluate(package: Package, words: list[str]) -> int:
         print(f"run      {folder}, {chosen or 'best'} checkpoint")
         print(f"data     {task.data}, test part\ndevice   {where}\n{text}")
         if not flags and not chosen:
+            own = partial(package.task.without, task, totals) if package.without else None
+            # Before the scores that it belongs to: what is not of them, a study does not take for evidence.
+            keep(folder / BLOCKS, evidence.of(task, where, config.fit.batch_size, scores, own))
             keep(folder / "test.json", scores)
         if package.results:
             results = package.task.results(task, totals)
@@ -273,6 +294,27 @@ def evaluate(package: Package, words: list[str]) -> int:
         print(json.dumps(scores), flush=True)
     where.leave()
     return 0
+
+
+def compare_data(package: Package, folder: Path, state: dict[str, Any], task: "Task", flags: list[str]) -> None:
+    """Raises UserError if what is to be scored bears the name of the run's data, but is not what it was trained on.
+
+    Flags that say which data, or how they are divided, ask for others. Without any all parts have to be the same, as
+    what `describe` compares with may be learnt from the training part.
+    """
+    from etude import run
+
+    given = [name for name in configs.named(package.config, flags) if not name.startswith("fit.") or name == "fit.seed"]
+    if any(name == "fit.seed" or name.split(".")[0] == "data" for name in given):
+        return
+    kept, found = state.get("fingerprints"), dict(task.fingerprints)
+    if not kept:
+        print(f"{folder} does not say what it was trained on: whether {run.UNKNOWN}", file=sys.stderr)
+    elif parts := run.changed(kept, {"test": found["test"]} if given else found):
+        raise UserError(
+            f"the data under this name have changed since {folder} was trained on them (part {', '.join(parts)}): "
+            "put them back as they were, or give --data ... to score other data"
+        )
 
 
 def predict(package: Package, words: list[str]) -> int:
@@ -374,7 +416,7 @@ def put(out: str, content: bytes) -> None:
 def study(package: Package, words: list[str]) -> int:
     from etude import study
 
-    return study.main(package.module, package.name, words, package.config, invocation(package).split())
+    return study.main(package.module, package.name, words, package.scores, package.config, invocation(package).split())
 
 
 def report(package: Package, words: list[str]) -> int:

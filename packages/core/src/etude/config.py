@@ -20,6 +20,7 @@ import yaml
 from etude.errors import UserError
 
 C = TypeVar("C")
+Scores = Mapping[str, Literal["higher", "lower"]]  # the scores of a task that can be compared: which way each is better
 
 
 def at_least(least: float, group: str, config: Any, *names: str) -> None:
@@ -212,6 +213,14 @@ def parse(config: type[C], args: list[str], *, package: str = "", prog: str = ""
         except UserError:  # alone it may not fit, it is read all the same
             continue
     raise UserError(f"these flags cannot be read together: {' '.join(rest)}")
+
+
+def named(config: type, args: list[str], package: str = "") -> list[str]:
+    """The knobs that arguments as `parse` takes them set."""
+    known = knobs(config)
+    files, rest = split_files(args, known)
+    settings = [setting for name in files for setting in read_yaml(find_preset(name, package), known)]
+    return [setting.name for setting in [*settings, *read_flags(rest, known)]]
 
 
 def take(argv: list[str], flag: str) -> str | None:

@@ -13,7 +13,7 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from etude import draw, optim
-from etude.config import Fit
+from etude.config import Fit, Scores
 from etude.device import Device
 from etude.errors import UserError
 from etude.reporter import Reporter
@@ -49,8 +49,13 @@ class Task(Protocol):
     def model(self) -> nn.Module: ...
 
     @property
-    def better(self) -> Literal["higher", "lower"]:
-        """Which way the metric improves."""
+    def fingerprints(self) -> Mapping[str, str]:
+        """The content of each part that is loaded, as it came in, by `etude.fingerprint`: {"test": "16 hex digits"}."""
+        ...
+
+    @property
+    def better(self) -> Scores:
+        """Which way each score improves; the same as `Package.scores`."""
         ...
 
     def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
@@ -254,13 +259,14 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
     far. The result and what is raised are those of `fit`.
     """
     task, model, cfg, device = learner.task, learner.model, learner.cfg, learner.device
-    progress, seen = Progress(), Totals()
+    progress, seen, fingerprints = Progress(), Totals(), dict(task.fingerprints)
 
     def save() -> None:
         state = learner.state() | {"progress": dataclasses.asdict(progress), "seen": seen.state()}
-        run.save("last", state, keep=True)
+        run.save("last", state | {"fingerprints": fingerprints}, keep=True)
 
     if state := run.last():
+        run.compare_data(state.get("fingerprints"), fingerprints)
         try:
             learner.restore(state, run.path)
             progress, seen = Progress(**state["progress"]), Totals.restore(state["seen"], device)
@@ -269,11 +275,12 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
             raise UserError(f"{reason}: put a copy of it there, or give --run another folder") from None
     resumed = progress.step > 0
     run.write_rows(progress.rows)
-    run.about(task.data, task.summary, str(model), task.metric, task.better)
+    higher = task.better[task.metric] == "higher"
+    run.about(task.data, task.summary, str(model), task.metric, task.better[task.metric], fingerprints)
     run.open_tensorboard(progress.step + 1 if resumed else 0, f"best/{task.metric}")
 
     scores = [row["valid"][task.metric] for row in progress.rows]
-    best = (max if task.better == "higher" else min)(scores, default=None)
+    best = (max if higher else min)(scores, default=None)
     with Reporter(run, cfg, device, progress, min(10.0, 1 / learner.share)) as reporter:
         if not resumed:
             save()
@@ -306,7 +313,7 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
             reporter.check_scores(valid)
             row = {"epoch": epoch, "step": progress.step, "train": task.scores(seen), "valid": valid}
             found = valid[task.metric]
-            better = best is None or (found > best if task.better == "higher" else found < best)
+            better = best is None or (found > best if higher else found < best)
             progress.rows.append(row)
             progress.epoch, progress.batch, seen = epoch + 1, 0, Totals()
             reporter.epoch(row, better)
@@ -314,7 +321,8 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
                 best = found
             if better or cfg.keep == "last":
                 progress.best_epoch = epoch
-                run.save("best", {"model": model.state_dict(), "epoch": epoch, "valid": valid, "assets": task.assets()})
+                state = {"model": model.state_dict(), "epoch": epoch, "valid": valid, "assets": task.assets()}
+                run.save("best", state | {"fingerprints": fingerprints})
             look(task, run, device, epoch, progress.step)
             progress.seconds += (time.monotonic() - began) * learner.share
             reporter.flush()

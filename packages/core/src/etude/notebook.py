@@ -151,8 +151,13 @@ def expectations(section: Section) -> str:
     asked = section.outcome.study
     lines = [f"**{asked.question}**"]
     if asked.expect:
-        lines += ["", "Written down before the runs (A > B: A is better):", ""]
-        lines += [f"- `{claim.text}`, because {claim.because}" for claim in asked.expect]
+        lines += [
+            "",
+            "Written down before the runs (A > B: A is better; A = B: as good, within the margin):",
+            "",
+        ]
+        margins = [f" (margin {claim.margin:g})" if claim.relation == "=" else "" for claim in asked.expect]
+        lines += [f"- `{c.text}`{m}, because {c.because}" for c, m in zip(asked.expect, margins, strict=True)]
     return "\n".join(lines)
 
 

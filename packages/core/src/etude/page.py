@@ -121,7 +121,7 @@ def scores(found: Section) -> Markup | None:
     for setting, row in zip(found.settings, found.outcome.rows, strict=True):
         values = list(row.test.values())
         if (middle := study.mean(row.test)) is not None:
-            rows.append(chart.Span(setting.name, setting.number, middle, study.bootstrap(values), values))
+            rows.append(chart.Span(setting.name, setting.number, middle, row.interval, values))
     return chart.spans(rows, f"test {found.metric} ({found.better} is better)")
 
 
@@ -138,15 +138,7 @@ def verdicts(found: Section) -> list[dict[str, Any]]:
                 continue
             claim = verdict.claim
             sides = [f"{report.in_words(of)}: {study.cell(means[of], '.4f')}" for of in (claim.left, claim.right)]
-            numbers = "there is no seed of both yet"
-            if verdict.difference is not None:
-                seeds = f"{verdict.pairs} seed{'s' * (verdict.pairs > 1)}"
-                interval = (
-                    "no interval from one seed"
-                    if verdict.interval is None
-                    else f"interval {study.bounds(verdict.interval, '+.4f')}"
-                )
-                numbers = f"difference {verdict.difference:+.4f}, {interval}, {seeds}"
+            numbers = study.measured(verdict)
             items.append({"claim": claim.text, "because": claim.because, "sides": sides, "numbers": numbers})
         groups.append({"kind": kind, "id": kind.replace(" ", "-"), "items": items})
     return groups

@@ -215,7 +215,7 @@ def unfinished(one: Record) -> str:
 
 
 def of_study(package: "Package", place: Path, call: str) -> Section:
-    asked = replace(study.load(str(place / "study.yaml"), package.module), name=place.name)
+    asked = replace(study.load(str(place / "study.yaml"), package.module, package.scores), name=place.name)
     outcome = study.summarise(asked, place)
     settings = []
     for number, row in enumerate(outcome.rows):
@@ -247,7 +247,7 @@ def in_words(group: str) -> str:
 def study_command(package: "Package", asked: study.Study, place: Path, call: str) -> str:
     """The command line that gives this study anew: by the name it has in the package, if it is that one."""
     for name in study.available(package.module):
-        ours = study.load(name, package.module)
+        ours = study.load(name, package.module, package.scores)
         extra = {knob: value for knob, value in asked.fixed.items() if ours.fixed.get(knob) != value}
         if replace(ours, fixed={**ours.fixed, **extra}, name="", given="") == replace(asked, name="", given=""):
             flags = to_flags(extra)
@@ -271,34 +271,21 @@ def conclusions(found: Section) -> list[str]:
         if one.test is not None:
             said.append(f"On the test part: {found.metric} {study.cell(one.test.get(found.metric), '.4f')}.")
         return said or ["The run is not finished; there is nothing to conclude yet."]
-    rows = [row for row in outcome.rows if row.test]
+    rows = [row for row in outcome.rows if row.valid]
     if not rows:
-        return ["No run has a test score yet; there is nothing to conclude."]
-    sign = outcome.study.sign()
-    rows.sort(key=lambda row: (-len(row.test), -sign * (study.mean(row.test) or 0)))  # few seeds cannot win
-    first, seeds = rows[0], outcome.study.seeds
-    interval = study.bootstrap(list(first.test.values()))
-    said = [
-        f"Best on the test part: {in_words(first.of)}, {found.metric} {study.cell(study.mean(first.test), '.4f')}"
-        + (f", interval {study.bounds(interval, '.4f')}" if interval else "")
-        + (f", {len(first.test)} of {seeds} seeds." if len(first.test) < seeds else ".")
-    ]
+        return ["No run is finished yet; there is nothing to conclude."]
+    sign, seeds = outcome.study.sign(), outcome.study.seeds
+    rows.sort(key=lambda row: (-len(row.valid), -sign * (study.mean(row.valid) or 0)))  # few seeds cannot win
+
+    def scored(row: study.Row) -> str:
+        valid, test = (study.cell(study.mean(of), ".4f") for of in (row.valid, row.test))
+        interval = f" {study.bounds(row.interval, '.4f')}" if row.interval else ""
+        few = f", {len(row.valid)} of {seeds} seeds" if len(row.valid) < seeds else ""
+        return f"{in_words(row.of)}: {found.metric} {valid} there, {test}{interval} on the test part{few}"
+
+    said = [f"Best on the validation part is {scored(rows[0])}."]
     if len(rows) > 1:
-        second = rows[1]
-        claim = study.Claim("", "", first.of, second.of, left_wins=True)
-        lead = study.judge(claim, {row.of: row for row in rows}, sign)
-        sure = {
-            "as expected": "it is better",
-            "not expected": "it is worse",
-            "unclear": "none is better for sure",
-        }
-        over = f"{lead.pairs} common seed{'s' * (lead.pairs != 1)}"
-        told = (
-            f"difference {lead.difference:+.4f} over {over}: {sure[lead.verdict]}"
-            if lead.difference is not None
-            else "no seed has both"
-        )
-        said.append(f"Next is {in_words(second.of)} ({told}).")
+        said.append(f"Next is {scored(rows[1])}. Whether two settings differ only an expectation asks.")
     if verdicts := outcome.verdicts:
         counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in ("as expected", "not expected", "unclear")}
         told = ", ".join(f"{count} {kind}" for kind, count in counts.items())

@@ -16,6 +16,7 @@ import sys
 import time
 import warnings
 import zipfile
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -30,6 +31,7 @@ from etude.errors import UserError
 
 C = TypeVar("C")
 State = dict[str, Any]
+UNKNOWN = "the data have changed since cannot be checked"
 
 
 def new_folder(package: str) -> Path:
@@ -153,6 +155,20 @@ class Run:
             raise UserError(f"{damage[0]}, and there is no other: put a copy there, or give --run another folder")
         return None
 
+    def compare_data(self, kept: Any, found: Mapping[str, str]) -> None:
+        """Raises UserError unless the data are those of which this run `kept` the fingerprints.
+
+        Says so where that cannot be known, as a run of before there were any has kept none.
+        """
+        if not kept:
+            if self.device.leads:
+                print(f"{self.path} does not say what it was trained on: whether {UNKNOWN}", file=sys.stderr)
+        elif parts := changed(kept, found):
+            raise UserError(
+                f"{self.path} was trained on other data, which have changed since under the same name (part "
+                f"{', '.join(parts)}): put them back as they were, or give --run another folder"
+            )
+
     def finished(self) -> State | None:
         """The result, if the run has come to its end."""
         file = self.path / "result.json"
@@ -165,11 +181,13 @@ class Run:
         if self.device.leads:
             write(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
 
-    def about(self, data: str, model: str, architecture: str, metric: str, better: str) -> None:
+    def about(
+        self, data: str, model: str, architecture: str, metric: str, better: str, fingerprints: dict[str, str]
+    ) -> None:
         """about.json: what is trained on what, in words, for whoever reads the folder later (`etude.report`)."""
         task = type(self.config).__module__.partition(".")[0]
         words = {"task": task, "data": data, "model": model, "architecture": architecture}
-        self.write_result("about.json", words | {"metric": metric, "better": better})
+        self.write_result("about.json", words | {"metric": metric, "better": better, "fingerprints": fingerprints})
 
     def write_result(self, name: str, result: dict[str, Any]) -> None:
         if self.device.leads:
@@ -286,6 +304,18 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read ({error}): delete it and start the run again") from None
+
+
+def trained_on(folder: Path) -> Any:
+    """The fingerprints of the data of a run, from its about.json; None where it does not say."""
+    file = folder / "about.json"
+    about = read_json(file) if file.is_file() else None
+    return about.get("fingerprints") if isinstance(about, dict) else None
+
+
+def changed(kept: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """The parts of the data whose content is not what a run kept the fingerprint of, of those that are loaded."""
+    return [part for part, fingerprint in found.items() if kept.get(part) != fingerprint]
 
 
 def compact(state: Any) -> Any:

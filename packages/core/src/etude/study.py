@@ -11,10 +11,10 @@ line in a process of its own, so it can be repeated by hand, and a crash takes n
 Runs that differ in seed and in numbers such as the learning rate only are trained by one process, as one stacked
 program (`etude.many`), unless the study says `together: off`; what cannot be stacked gets processes of its own.
 
-The intervals are percentile bootstrap intervals over the seeds (Efron 1979), nominally of 95 %. Few seeds cannot keep
-that promise: with 3 the interval is just the range of the seeds, and covers the true mean only about 3 times in 4
-(simulated on normal scores: 2 seeds 51 %, 3 seeds 75 %, 4 seeds 80 %, 5 seeds 83 %, 10 seeds 89 %). A verdict leans on
-it, so "as expected" after 3 seeds is a hint, no proof.
+What the scores say of the expectations is judged by `etude.judge`: Student's t on differences paired by seed, with the
+error of a small test part, and Holm over all expectations, so that at most 5 % of studies have a false verdict
+(`benchmarks/verdicts.py`). Few seeds then say little: with 3 only differences of several standard deviations are found,
+and the others stay unclear.
 """
 
 import csv
@@ -34,37 +34,26 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote_plus
 
-import numpy as np
 import yaml
 from tqdm import tqdm
 
-from etude.config import flatten, take, to_flags
+from etude.config import Scores, flatten, take, to_flags
 from etude.config import parse as parse_config
 from etude.errors import UserError
+from etude.judge import BLOCKS, Claim, Score, Verdict, estimate, judge
 
 Values = dict[str, Any]  # knob -> value: a word as it is written, True, False, None, or a list of those
 Interval = tuple[float, float] | None  # None: not available
 
-KEYS = ("question", "compare", "tune", "fixed", "seeds", "metric", "better", "together", "expect")
+KEYS = ("question", "compare", "tune", "fixed", "seeds", "metric", "together", "expect")
 MOST = 32  # runs that are trained together
-RESAMPLES = 10_000  # of the bootstrap, where enumerating all of them would be too many
-
-
-@dataclass(frozen=True)
-class Claim:
-    """An expectation, written down before the runs: setting `left` is better (or worse) than setting `right`."""
-
-    text: str
-    because: str
-    left: str  # settings are named as their folders are: "kernel=3"
-    right: str
-    left_wins: bool
+CLAIM = '{claim: "A > B", because: "..."}, or {claim: "A = B", margin: 0.01, because: "..."}'
 
 
 @dataclass(frozen=True)
@@ -81,6 +70,7 @@ class Study:
     seeds: int
     metric: str
     better: str
+    """higher or lower; the task says which"""
     expect: list[Claim]
     together: str = "auto"
     """auto: runs that can be are trained together; off: each by itself"""
@@ -134,6 +124,14 @@ class Scored:
     best_epoch: int | None = None
     seconds: float | None = None
     parameters: int | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    """every score of the run, "valid_loss", "test_accuracy", ..."""
+    part: str = ""
+    """the test part by content; empty: not known, or the test score has no evidence yet"""
+    blocks: tuple[float, ...] = ()
+    """of the test score, see `etude.judge`"""
+    machine: str = ""
+    commit: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,17 +146,8 @@ class Row:
     parameters: int | None
     seconds: float | None
     """Mean over the runs."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """An expectation held against the outcome; `difference` is the mean of left - right over their common seeds."""
-
-    claim: Claim
-    verdict: str  # as expected | not expected | unclear
-    difference: float | None
     interval: Interval
-    pairs: int
+    """of the mean test score, 95 %"""
 
 
 @dataclass(frozen=True)
@@ -284,8 +273,8 @@ def available(module: str) -> list[str]:
     return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml")) if folder.is_dir() else []
 
 
-def load(name_or_path: str, module: str) -> Study:
-    """A study file, by path or by its name among the studies of the package `module`."""
+def load(name_or_path: str, module: str, scores: Scores) -> Study:
+    """A study file, by path or by its name among the studies of the package `module`, which gives these `scores`."""
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         source: Path | Traversable = path
@@ -297,6 +286,11 @@ def load(name_or_path: str, module: str) -> Study:
     else:
         has = f"it has: {', '.join(known)}" if known else "it has none; give the path of a .yaml file"
         raise UserError(f"{module} has no study {name_or_path!r}{hint(name_or_path, known)}; {has}")
+    return parse(raw_of(source, where), where, name, name_or_path, scores)
+
+
+def raw_of(source: Path | Traversable, where: str) -> Any:
+    """What YAML reads in a study file; `where` is the file, for the errors."""
     try:
         text = source.read_text(encoding="utf-8")
     except OSError as e:
@@ -304,12 +298,11 @@ def load(name_or_path: str, module: str) -> Study:
     except UnicodeDecodeError as e:
         raise UserError(f"{where}: is no text in UTF-8; it has to be a study file") from e
     try:
-        raw = yaml.load(text, Loader)
+        return yaml.load(text, Loader)
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
         raise UserError(f"{where}: cannot be read as YAML{line}: {getattr(e, 'problem', None) or 'unreadable'}") from e
-    return parse(raw, where, name, name_or_path)
 
 
 def hint(word: str, known: Sequence[str]) -> str:
@@ -317,10 +310,12 @@ def hint(word: str, known: Sequence[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def parse(raw: Any, where: str, name: str, given: str) -> Study:
+def parse(raw: Any, where: str, name: str, given: str, scores: Scores) -> Study:
     """What YAML read -> a Study; `where` is the file, for the errors."""
     if not isinstance(raw, dict) or not raw:
         raise UserError(f"{where}: is no study; it needs the keys question, compare and metric")
+    if "better" in raw:
+        raise UserError(f"{where}: better: the task knows which way each of its scores is better; delete this line")
     for key in raw:
         if key not in KEYS:
             raise UserError(f"{where}: unknown key {key!r}{hint(str(key), KEYS)}; a study has {', '.join(KEYS)}")
@@ -341,21 +336,22 @@ def parse(raw: Any, where: str, name: str, given: str) -> Study:
     seeds = raw.get("seeds", "3")
     if not isinstance(seeds, str) or not seeds.isdecimal() or int(seeds) < 1:
         raise UserError(f"{where}: seeds: has to be a whole number from 1 up, not {seeds!r}")
-    better = raw.get("better", "higher")
-    if better not in ("higher", "lower"):
-        raise UserError(f"{where}: better: has to be higher or lower, not {better!r}")
+    metric = raw["metric"]
+    if metric not in scores:
+        has = ", ".join(f"{score} ({way} is better)" for score, way in scores.items()) or "none"
+        raise UserError(f"{where}: metric: there is no score {metric!r}{hint(metric, list(scores))}; there are: {has}")
     together = raw.get("together", "auto")
     if together not in ("auto", "off"):
         raise UserError(f"{where}: together: has to be auto or off, not {together!r}")
     expect = raw.get("expect") or []
     if not isinstance(expect, list):
-        raise UserError(f'{where}: expect: has to be a list of {{claim: "A > B", because: "..."}}')
+        raise UserError(f"{where}: expect: has to be a list of {CLAIM}")
     claims = [
         parse_claim(entry, f"{where}: expect[{i}]", compare, short_names([*compare, *tune]))
         for i, entry in enumerate(expect)
     ]
-    question, metric = raw["question"].strip(), raw["metric"]
-    return Study(name, given, question, compare, tune, fixed, int(seeds), metric, better, claims, together)
+    question = raw["question"].strip()
+    return Study(name, given, question, compare, tune, fixed, int(seeds), metric, scores[metric], claims, together)
 
 
 def knobs(raw: Any, where: str) -> Values:
@@ -391,17 +387,28 @@ def parse_claim(raw: Any, where: str, compare: Mapping[str, list[Any]], shorts: 
     """{"claim": "3 > 1", "because": "..."} -> Claim. ">" means "is better than", whichever way the metric runs."""
     if (
         not isinstance(raw, dict)
-        or raw.keys() != {"claim", "because"}
+        or raw.keys() - {"margin"} != {"claim", "because"}
         or not all(isinstance(text, str) and text.strip() for text in raw.values())
     ):
-        raise UserError(f'{where}: has to be {{claim: "A > B", because: "the reason"}}, not {raw!r}')
-    sides = re.fullmatch(r"([^<>]+)([<>])([^<>]+)", raw["claim"])
+        raise UserError(f"{where}: has to be {CLAIM}, not {raw!r}")
+    text = raw["claim"].strip()
+    sides = re.fullmatch(r"([^<>]+)([<>])([^<>]+)", text) or re.fullmatch(r"((?:(?! = ).)+) (=) ((?:(?! = ).)+)", text)
     if not sides:
-        raise UserError(f'{where}: claim: {raw["claim"]!r} has to be "A > B" (A is better) or "A < B" (A is worse)')
-    left, right = (find_setting(side.strip(), f"{where}: claim", compare, shorts) for side in sides.group(1, 3))
+        raise UserError(
+            f'{where}: claim: {text!r} has to be "A > B" (A is better), "A < B" (A is worse) or "A = B" (with a margin)'
+        )
+    left, relation, right = sides.groups()
+    margin = number(raw.get("margin", "0"))
+    if relation == "=" and not (margin and margin > 0):
+        raise UserError(
+            f"{where}: margin: {text!r} needs the difference up to which both are as good, above 0, like margin: 0.01"
+        )
+    if relation != "=" and "margin" in raw:
+        raise UserError(f'{where}: margin: belongs to a claim "A = B", not to {text!r}; delete it')
+    left, right = (find_setting(side.strip(), f"{where}: claim", compare, shorts) for side in (left, right))
     if left == right:
-        raise UserError(f"{where}: claim: {raw['claim']!r} holds a setting against itself")
-    return Claim(raw["claim"].strip(), raw["because"].strip(), left, right, sides[2] == ">")
+        raise UserError(f"{where}: claim: {text!r} holds a setting against itself")
+    return Claim(text, raw["because"].strip(), left, right, cast(Any, relation), margin or 0.0)
 
 
 def find_setting(text: str, where: str, compare: Mapping[str, list[Any]], shorts: Mapping[str, str]) -> str:
@@ -439,48 +446,15 @@ def dump(study: Study) -> str:
 
     raw = {key: getattr(study, key) for key in KEYS if key != "expect" and getattr(study, key) != {}}
     raw |= {key: plain(raw[key]) for key in ("compare", "tune", "fixed") if key in raw}
-    raw["expect"] = [{"claim": c.text, "because": c.because} for c in study.expect]
+    raw["expect"] = [
+        {"claim": c.text, **({"margin": c.margin} if c.relation == "=" else {}), "because": c.because}
+        for c in study.expect
+    ]
     return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=120)
-
-
-# ---------------------------------------------------------------------------------------------------------- statistics
 
 
 def mean(values: Mapping[int, float]) -> float | None:
     return math.fsum(values.values()) / len(values) if values else None
-
-
-def bootstrap(values: Sequence[float]) -> Interval:
-    """Percentile bootstrap interval of the mean, nominally 95 % (Efron 1979); None for fewer than two values.
-
-    Up to 5 values all n^n resamples are enumerated, so the interval is exact; beyond, 10,000 are drawn from a fixed
-    seed.
-    It is symmetric: that of the negated values is the negated interval.
-    """
-    n = len(values)
-    if n < 2:
-        return None
-    if n <= 5:
-        picks = np.array(list(itertools.product(range(n), repeat=n)))
-    else:
-        picks = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
-    means = np.sort(np.asarray(values, np.float64)[picks].mean(axis=1))
-    cut = math.ceil(0.025 * len(means)) - 1  # the smallest mean that at least 2.5 % of the resamples do not exceed
-    return float(means[cut]), float(means[-1 - cut])
-
-
-def judge(claim: Claim, rows: Mapping[str, Row], sign: int) -> Verdict:
-    """Hold a claim against the test scores, paired by seed: the same seed means the same split and initialisation."""
-    left, right = rows[claim.left].test, rows[claim.right].test
-    pairs = {seed: left[seed] - right[seed] for seed in left if seed in right}
-    interval = bootstrap(list(pairs.values()))
-    verdict = "unclear"
-    if interval is not None:
-        zero = 1e-9 * max(map(abs, pairs.values()))  # 0.3 - 0.2 - 0.1 is no difference
-        side = sign * (1 if claim.left_wins else -1)
-        low, high = sorted(side * end for end in interval)
-        verdict = "as expected" if low > zero else "not expected" if high < -zero else "unclear"
-    return Verdict(claim, verdict, mean(pairs), interval, len(pairs))
 
 
 # ------------------------------------------------------------------------------------------------- what the runs leave
@@ -527,8 +501,31 @@ def measure(study: Study, out: Path, trial: Trial) -> Scored:
     problem = "" if math.isfinite(valid) else f"left out: valid {study.metric} is {valid}"
     if score is not None and not math.isfinite(score):
         problem = problem or f"left out: test {study.metric} is {score}"
-    facts = {key: result.get(key) for key in ("best_epoch", "seconds", "parameters")}
-    return Scored(trial, problem, valid, score, **facts)
+    scores = {
+        f"{part}_{name}": float(value)
+        for part, found in (("valid", result["valid"]), ("test", test or {}))
+        for name, value in found.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    kept = read(folder / BLOCKS) or {}
+    kept = kept if kept.get("scores") == test else {}  # of other scores, which a kill left there
+    blocks = tuple(kept.get("blocks", {}).get(study.metric, ()))
+    starts = folder / "environment.json"
+    start = json.loads(starts.read_text(encoding="utf-8"))[-1] if starts.is_file() else {}
+    return Scored(
+        trial,
+        problem,
+        valid,
+        score,
+        result.get("best_epoch"),
+        result.get("seconds"),
+        result.get("parameters"),
+        scores,
+        str(kept.get("part", "")),
+        blocks,
+        str(start.get("device", "")),
+        str(start.get("git") or ""),
+    )
 
 
 def choose(study: Study, runs: Sequence[Scored]) -> list[Scored]:
@@ -550,13 +547,18 @@ def choose(study: Study, runs: Sequence[Scored]) -> list[Scored]:
 
 def summarise(study: Study, out: Path) -> Outcome:
     """Read whatever runs of the study are in `out`, and judge; nothing is written."""
-    runs = [measure(study, out, trial) for trial in study.trials()]
+    return conclude(study, [measure(study, out, trial) for trial in study.trials()])
+
+
+def conclude(study: Study, runs: list[Scored]) -> Outcome:
+    """What the runs of a study say, one for each of its trials."""
     problems = [f"{run.trial}: {run.problem}" for run in runs if run.problem and run.problem != "not run"]
     missing = [str(run.trial) for run in runs if run.problem == "not run"]
     if missing:
         problems.append(f"{len(missing)} of {len(runs)} runs are missing: {', '.join(missing)}")
     shorts = short_names([*study.compare, *study.tune])
     rows: dict[str, Row] = {}
+    tested: dict[str, dict[int, Score]] = {}
     edges = []
     for of in dict.fromkeys(run.trial.of for run in runs):
         best = choose(study, [run for run in runs if run.trial.of == of])
@@ -565,21 +567,28 @@ def summarise(study: Study, out: Path) -> Outcome:
         untested = [str(run.trial) for run in counted if run.test is None]
         if untested:
             problems.append(f"no test score yet: {', '.join(untested)}")
+        tested[of] = {
+            run.trial.seed: Score(run.test, run.part, run.blocks, tuple(run.scores.values()))
+            for run in counted
+            if run.test is not None
+        }
         seconds = [run.seconds for run in counted if run.seconds is not None]
+        found = estimate(tested[of])
         rows[of] = Row(
             setting,
             tuned,
             of,
-            test={run.trial.seed: run.test for run in counted if run.test is not None},
+            test={seed: score.value for seed, score in tested[of].items()},
             valid={run.trial.seed: run.valid for run in counted if run.valid is not None},
             parameters=counted[0].parameters if counted else None,
             seconds=math.fsum(seconds) / len(seconds) if seconds else None,
+            interval=found.interval() if found else None,
         )
         for knob, value in tuned.items() if counted else ():
             tried = [x for x in map(number, study.tune[knob]) if x is not None]
             if len(tried) == len(study.tune[knob]) > 1 and number(value) in (min(tried), max(tried)):
                 edges.append(f"{shorts[knob]}={label(value)} is the edge of its range ({of}): widen it")
-    verdicts = [judge(c, rows, study.sign()) for c in study.expect]
+    verdicts = judge(study.expect, tested, study.seeds, study.sign())
     return Outcome(study, list(rows.values()), verdicts, edges, problems, runs)
 
 
@@ -605,8 +614,9 @@ def table(outcome: Outcome) -> list[list[str]]:
         lines.append(
             [label(value) for value in row.setting.values()]
             + [label(value) if row.valid else "-" for value in row.tuned.values()]
-            + [cell(mean(row.test), ".4f"), bounds(bootstrap(list(row.test.values())), ".4f")]
-            + [cell(mean(row.valid), ".4f"), cell(row.parameters, ","), cell(row.seconds, ".1f"), str(len(row.valid))]
+            + [cell(mean(row.test), ".4f"), bounds(row.interval, ".4f"), cell(mean(row.valid), ".4f")]
+            + [cell(row.parameters, ","), cell(row.seconds, ".1f")]
+            + [str(study.seeds) if len(row.valid) == study.seeds else f"{len(row.valid)} of {study.seeds}"]
         )
     return lines
 
@@ -620,27 +630,42 @@ def notes(outcome: Outcome) -> list[str]:
     ]
     if study.seeds == 1:
         found.append("One seed: there is no interval, and every verdict is unclear.")
-    elif study.seeds <= 3:
-        times = {2: "1 time in 2", 3: "3 times in 4"}[study.seeds]
-        found.append(
-            f"Interval: percentile bootstrap over the seeds (Efron 1979), nominally 95 %. With {study.seeds} seeds it "
-            f"is just the range of the seeds, and covers the true mean only about {times}."
-        )
     else:
         found.append(
-            "Interval: percentile bootstrap over the seeds (Efron 1979), nominally 95 %; few seeds make it too narrow "
-            "(on normal scores it covers the true mean 83 times in 100 with 5 seeds, 89 with 10)."
+            "Interval: Student's t over the seeds, with the error of the test examples where all seeds share a test "
+            "part. It is of one number; what two settings differ by is judged seed by seed."
+        )
+    if study.expect:
+        count = len(study.expect)
+        over = f", Holm's procedure over all {count} expectations" if count > 1 else ""
+        found.append(
+            f"Verdicts: p at most 0.05{over}, so that at most 5 % of studies have a false one. "
+            "Unclear means that the difference may be chance, not that there is none."
         )
     return found
 
 
+def measured(verdict: Verdict) -> str:
+    """The numbers behind a verdict, and why there is none."""
+    if verdict.difference is None:
+        return "no seed of both is there"
+    found = f"difference {verdict.difference:+.4f}, "
+    found += "no interval" if verdict.interval is None else f"95 % interval {bounds(verdict.interval, '+.4f')}"
+    if verdict.claim.relation == "=":
+        found += f", margin {verdict.claim.margin:g}"
+    if verdict.p is not None:
+        found += f", p {probability(verdict.p)}"
+    found += f", {verdict.pairs} seed{'s' * (verdict.pairs != 1)}"
+    return f"{found}; {verdict.reason}" if verdict.reason else found
+
+
+def probability(p: float) -> str:
+    return "below 0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.1 else f"{p:.2f}"
+
+
 def verdict_line(verdict: Verdict, metric: str) -> str:
-    measured = "no seed of both is there"
-    if verdict.difference is not None:
-        seeds = "1 seed" if verdict.pairs == 1 else f"{verdict.pairs} seeds"
-        interval = "no interval" if verdict.interval is None else f"interval {bounds(verdict.interval, '+.4f')}"
-        measured = f"difference in {metric} {verdict.difference:+.4f}, {interval}, {seeds}"
-    return f"{verdict.claim.text}: {verdict.verdict} ({measured}). Expected because {verdict.claim.because}"
+    told = measured(verdict).replace("difference", f"difference in {metric}", 1)
+    return f"{verdict.claim.text}: {verdict.verdict} ({told}). Expected because {verdict.claim.because}"
 
 
 def sections(outcome: Outcome) -> list[tuple[str, list[str]]]:
@@ -678,24 +703,82 @@ def markdown(outcome: Outcome, command: str) -> str:
 def save(outcome: Outcome, out: Path, command: str) -> None:
     """Write results.md, results.csv and the curves of every setting."""
     (out / "results.md").write_text(markdown(outcome, command), encoding="utf-8")
-    columns = [*outcome.study.compare, *outcome.study.tune]
     with (out / "results.csv").open("w", newline="", encoding="utf-8") as f:
-        writer = csv.writer(f)
-        writer.writerow([*columns, "seed", "valid", "test", "best_epoch", "seconds", "parameters"])
-        for run in outcome.runs:
-            values = {**run.trial.setting, **run.trial.tuned}
-            writer.writerow(
-                [
-                    *(label(values[knob]) for knob in columns),
-                    *(run.trial.seed, run.valid, run.test, run.best_epoch, run.seconds, run.parameters),
-                ]
-            )
+        csv.writer(f, lineterminator="\n").writerows(lines_of(outcome))
     groups: dict[str, list[Path]] = {}
     for run in outcome.runs:
         if not run.problem:
             groups.setdefault(run.trial.group, []).append(run.trial.folder(out))
     for group, folders in groups.items():
         write_curves(out / group, mean_curves(folders))
+
+
+# ---------------------------------------------------------------------------------------- the runs as one file to keep
+
+FACTS = ("best_epoch", "seconds", "parameters", "machine", "commit", "problem", "part", "blocks")
+
+
+def lines_of(outcome: Outcome) -> list[list[str]]:
+    """Header and a line for each run: all that `conclude` needs, so that a study can be judged again from this alone.
+
+    The compared and tuned knobs, the seed, every score ("valid_loss", "test_accuracy"), and FACTS; `part` is the test
+    part, `blocks` the pseudo-values of the study's metric there, see `etude.judge`. What is not known is empty.
+    """
+    knobs = [*outcome.study.compare, *outcome.study.tune]
+    names = list(dict.fromkeys(name for run in outcome.runs for name in run.scores))
+    lines = [[*knobs, "seed", *names, *FACTS]]
+    for run in outcome.runs:
+        values = {**run.trial.setting, **run.trial.tuned}
+        facts = {**{name: getattr(run, name) for name in FACTS}, "blocks": " ".join(map(repr, run.blocks))}
+        cells = [run.trial.seed, *(run.scores.get(name) for name in names), *facts.values()]
+        lines.append([label(values[knob]) for knob in knobs] + ["" if x is None else str(x) for x in cells])
+    return lines
+
+
+def kept(study: Study, file: Path) -> list[Scored]:
+    """The runs of a study that a file like results.csv tells of, for `conclude`; those it does not are "not run"."""
+    try:
+        with file.open(newline="", encoding="utf-8") as f:
+            lines = list(csv.DictReader(f, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        raise UserError(f"{file}: cannot be read as CSV ({e}); it has to be the results.csv of a study") from e
+    knobs = [*study.compare, *study.tune]
+    found: dict[tuple[str, ...], Scored] = {}
+    trials = {(*(label({**t.setting, **t.tuned}[k]) for k in knobs), str(t.seed)): t for t in study.trials()}
+    for n, line in enumerate(lines, 2):
+        try:
+            which = (*(line[knob] for knob in knobs), line["seed"])
+            if which not in trials:
+                raise ValueError(f"the study has no run {' '.join(which)}")
+            if which in found:
+                raise ValueError(f"the run {' '.join(which)} stands here twice")
+            found[which] = scored_of(study, trials[which], line)
+        except (KeyError, ValueError, TypeError, AttributeError) as e:
+            raise UserError(f"{file}, line {n}: {e}; it has to be the results.csv of this study") from e
+    return [found.get(which, Scored(trial, "not run")) for which, trial in trials.items()]
+
+
+def scored_of(study: Study, trial: Trial, line: Mapping[str, str]) -> Scored:
+    """A line of results.csv. Raises KeyError or ValueError for what is none."""
+    scores = {name: float(x) for name, x in line.items() if name.startswith(("valid_", "test_")) and x}
+    valid, test = (scores.get(f"{part}_{study.metric}") for part in ("valid", "test"))
+    if valid is None and not line["problem"]:
+        raise ValueError(f"there is no valid_{study.metric}")
+    best, seconds, parameters = line["best_epoch"], line["seconds"], line["parameters"]
+    return Scored(
+        trial,
+        line["problem"],
+        valid,
+        test,
+        int(best) if best else None,
+        float(seconds) if seconds else None,
+        int(parameters) if parameters else None,
+        scores,
+        line["part"],
+        tuple(map(float, line["blocks"].split())),
+        line["machine"],
+        line["commit"],
+    )
 
 
 def mean_curves(folders: Sequence[Path]) -> list[tuple[int, dict[str, float]]]:
@@ -865,7 +948,8 @@ def work(
         if not over or (study.tune and len(over) < sum(t.of == of for t in trials)):
             return []
         best = choose(study, [measure(study, out, t) for t in over])
-        due = [run.trial for run in best if not run.problem and run.test is None and str(run.trial) not in asked]
+        due = [r.trial for r in best if not r.problem and not (r.test is not None and r.part)]
+        due = [trial for trial in due if str(trial) not in asked]  # what has no evidence is scored again
         asked.update(map(str, due))
         return [([trial], "evaluate") for trial in due]
 
@@ -975,7 +1059,9 @@ def refuse_other_runs(study: Study, out: Path) -> None:
     """Runs made with other fixed flags must not be taken for runs of this study."""
     if not (out / "study.yaml").is_file():
         return
-    old = load(str(out / "study.yaml"), "").fixed
+    raw = raw_of(out / "study.yaml", str(out / "study.yaml"))
+    old = knobs((raw if isinstance(raw, dict) else {}).get("fixed") or {}, f"{out / 'study.yaml'}: fixed")
+    old = {knob: flag_value(value, f"{out / 'study.yaml'}: fixed: {knob}") for knob, value in old.items()}
     differ = [
         f"{knob} ({label(old[knob]) if knob in old else 'not set'} there, "
         f"{label(study.fixed[knob]) if knob in study.fixed else 'not set'} now)"
@@ -1024,8 +1110,8 @@ def run(study: Study, module: str, out: Path, extra: Sequence[str], jobs: int, c
 # --------------------------------------------------------------------------------------------------------- the command
 
 
-def usage(module: str, task: str) -> str:
-    known = {name: load(name, module).question for name in available(module)}
+def usage(module: str, task: str, scores: Scores) -> str:
+    known = {name: load(name, module, scores).question for name in available(module)}
     width = max(map(len, known), default=0)
     lines = [
         f"usage: {task} study NAME|FILE.yaml [--jobs N] [--out DIR] [--together off] [--flag value ...]",
@@ -1045,15 +1131,21 @@ def usage(module: str, task: str) -> str:
 
 
 def main(
-    module: str, task: str, argv: Sequence[str], config: type | None = None, call: Sequence[str] | None = None
+    module: str,
+    task: str,
+    argv: Sequence[str],
+    scores: Scores,
+    config: type | None = None,
+    call: Sequence[str] | None = None,
 ) -> int:
     """`PACKAGE study ...`, `argv` being what follows. Returns 0: done, 1: some runs failed, 130/143: stopped.
 
-    Every run's flags are tried on `config` before the first run starts; `call` is how the command was called.
+    `scores`: those of the task, and which way each is better. Every run's flags are tried on `config` before the first
+    run starts; `call` is how the command was called.
     """
     words = list(argv)
     if "--help" in words or "-h" in words:
-        print(usage(module, task))
+        print(usage(module, task, scores))
         return 0
     jobs, place, together = take(words, "--jobs"), take(words, "--out"), take(words, "--together")
     if together not in (None, "auto", "off"):
@@ -1063,7 +1155,7 @@ def main(
     if not words or words[0].startswith("-"):
         known = f"one of {', '.join(available(module))}, or " if available(module) else ""
         raise UserError(f"which study? give {known}a .yaml file first: {task} study NAME [--jobs N] [--flag value ...]")
-    study, extra = load(words[0], module), words[1:]
+    study, extra = load(words[0], module, scores), words[1:]
     study = replace(study, together=together or study.together)
     out = Path(place) if place is not None else default_out(task, study, extra)
     if config is not None:

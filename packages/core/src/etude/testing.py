@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import re
 import shutil
+from collections.abc import Collection
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from etude import cli, config, draw, loop, optim, report, run, study
+from etude import cli, config, draw, judge, loop, optim, report, run, study
 from etude.device import Device
 from etude.loop import Task, Totals
 
@@ -22,11 +24,14 @@ class Cut(BaseException):
     """Stands for a kill in the middle of a run; nothing catches it."""
 
 
-def check_task(package: cli.Package, flags: list[str], inputs: list[str], folder: Path) -> None:
+def check_task(
+    package: cli.Package, flags: list[str], inputs: list[str], folder: Path, uncompared: Collection[str] = ()
+) -> None:
     """Holds a task against the promises of this project; raises AssertionError naming the first that is broken.
 
     `flags` should ask for something small, of at least 3 optimiser steps an epoch (it is trained for 2 epochs, three
-    times), that can learn 16 examples by heart. `inputs` are given to `predict`. `folder` must be empty.
+    times), that can learn 16 examples by heart. `inputs` are given to `predict`. `folder` must be empty. `uncompared`:
+    scores that are not in `Package.scores`, because neither way is better, or not every configuration gives them.
     """
     flags = [*flags, "--fit.epochs", "2", "--fit.save-every", "0", "--fit.device", "cpu", "--fit.precision", "fp32"]
     parsed: Any = config.parse(package.config, flags)
@@ -37,6 +42,8 @@ def check_task(package: cli.Package, flags: list[str], inputs: list[str], folder
     check_overfits(make(package, parsed), parsed)
     check_bf16(make(package, parsed))
     check_resume(package, parsed, folder)
+    check_fingerprints(package, parsed, folder / "whole")
+    check_scores(package, parsed, folder / "whole", uncompared)
     check_predict(package, folder / "whole", inputs, folder / "copied")
     check_report(package, folder / "whole")
 
@@ -48,7 +55,7 @@ def check_presets(package: cli.Package, presets: list[str], studies: list[str]) 
     names = study.available(package.module)
     assert names == studies, f"the studies of {package.name} are {names}"
     for name in names:
-        found = study.load(name, package.module)
+        found = study.load(name, package.module, package.scores)
         assert found.seeds >= 3
         assert found.expect
         for trial in found.trials():
@@ -211,6 +218,45 @@ def different(a: Any, b: Any, name: str) -> str | None:
     if isinstance(a, list):
         return name if len(a) != len(b) else different(dict(enumerate(a)), dict(enumerate(b)), name)
     return None if a == b else name
+
+
+def check_fingerprints(package: cli.Package, parsed: Any, folder: Path) -> None:
+    """Each part has a fingerprint, which differs between parts and is found again where the run is scored."""
+    made, kept = dict(make(package, parsed).fingerprints), run.checkpoint(folder)
+    assert made.keys() == {"train", "valid", "test"}, f"the parts with a fingerprint are {', '.join(made)}"
+    assert all(re.fullmatch("[0-9a-f]{16}", found) for found in made.values()), f"{made} are no fingerprints"
+    assert len(set(made.values())) == 3, "two parts have the same fingerprint: is it of their content?"
+    assert kept["fingerprints"] == made, "the fingerprints are not a function of the data"
+    scored = package.task.restore(parsed, kept["assets"], CPU.where).fingerprints
+    assert "test" in scored, "restored to be scored, the task has no fingerprint of its test part"
+    assert {**made, **scored} == made, "restored to be scored, the task has other data"
+
+
+def check_scores(package: cli.Package, parsed: Any, folder: Path, uncompared: Collection[str]) -> None:
+    """A study knows which way every score is better, and what it owes to the examples of the test part."""
+    task = make(package, parsed)
+    assert dict(task.better) == dict(package.scores), "Task.better is not Package.scores"
+    assert task.metric in package.scores, f"Package.scores does not say which way {task.metric} is better"
+    with redirect_stdout(StringIO()):
+        assert cli.main(package, ["evaluate", str(folder)]) == 0
+    valid = run.read_json(folder / "result.json")["valid"]
+    test, kept = (run.read_json(folder / name) for name in ("test.json", judge.BLOCKS))
+    both = {name for name in valid if isinstance(test.get(name), float)}
+    known = {*package.scores, *uncompared}
+    assert both <= known, f"Package.scores does not say which way {', '.join(sorted(both - known))} is better"
+    gone = sorted(package.scores.keys() - both)
+    assert not gone, f"Package.scores has {', '.join(gone)}, which validation and evaluate do not both give"
+    other = make(package, dataclasses.replace(parsed, fit=dataclasses.replace(parsed.fit, seed=parsed.fit.seed + 1)))
+    for name in package.scores:
+        values = kept["blocks"].get(name)
+        if values is None:  # the spread of the seeds shows it, where each has a test part of its own
+            same = task.fingerprints["test"] == other.fingerprints["test"]
+            assert not same, f"{name} has no evidence (etude.evidence), but all seeds share one test part"
+        else:
+            away, error = abs(judge.mean(values) - test[name]), math.sqrt(judge.of_mean(values).variance)
+            assert away <= 3 * error + abs(test[name]) / 4 + 1e-3, (  # BLEU near 0 is not smooth
+                f"{name} without some examples is not {name} of the others: `scores` takes more than the totals"
+            )
 
 
 def check_predict(package: cli.Package, folder: Path, inputs: list[str], copied: Path) -> None:

@@ -1,9 +1,9 @@
 import sys
 
 from etude import cli
-from toy.config import Config
+from toy.config import SCORES, Config
 
-PACKAGE = cli.Package("toy", Config, next_step="--no-norm")
+PACKAGE = cli.Package("toy", Config, next_step="--no-norm", scores=SCORES)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from etude.config import Fit
+from etude.config import Fit, Scores
+
+SCORES: Scores = {"loss": "lower", "accuracy": "higher"}
 
 
 @dataclass(frozen=True)
@@ -11,7 +13,17 @@ class Config:
     """One run of toy."""
 
     flaw: Literal[
-        "none", "padding", "padding-train", "means", "means-train", "state", "assets", "generator", "steer"
+        "none",
+        "padding",
+        "padding-train",
+        "means",
+        "means-train",
+        "state",
+        "assets",
+        "generator",
+        "steer",
+        "fingerprint",
+        "part-size",
     ] = "none"
     """a promise that is broken on purpose"""
     norm: bool = True

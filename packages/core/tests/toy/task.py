@@ -7,7 +7,9 @@ from torch.nn import functional as F
 
 from etude import draw
 from etude.errors import UserError
+from etude.fingerprint import fingerprint
 from etude.loop import even_batches
+from toy.config import SCORES
 
 CLASSES = 3
 
@@ -32,7 +34,7 @@ class Net(nn.Module):
 
 
 class Toy:
-    metric, better = "accuracy", "higher"
+    metric, better = "accuracy", SCORES
 
     def __init__(self, config: Any) -> None:
         self.config, self.model, self.calls = config, Net(config), 0
@@ -40,6 +42,12 @@ class Toy:
         rng = np.random.default_rng(0)
         self.rows = [rng.integers(0, 10, rng.integers(1, 9)) for _ in range(190)]
         self.parts = {"train": np.arange(110), "valid": np.arange(110, 150), "test": np.arange(150, 190)}
+
+    @property
+    def fingerprints(self):
+        if self.config.flaw == "fingerprint":
+            return dict.fromkeys(self.parts, fingerprint(["digits"]))
+        return {split: fingerprint(*(self.rows[i] for i in ids)) for split, ids in self.parts.items()}
 
     def plan(self, split, epoch, batch_size):
         ids = self.parts[split]
@@ -81,6 +89,8 @@ class Toy:
         return {"loss": (loss, len(labels)), "accuracy": (hits, len(labels))}
 
     def scores(self, totals):
+        if self.config.flaw == "part-size":
+            return {name: float(total) / 40 for name, total in totals.sums.items()}
         return totals.means()
 
     def show(self, run, epoch, step):

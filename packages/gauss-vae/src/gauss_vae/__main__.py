@@ -3,9 +3,9 @@
 import sys
 
 from etude import cli
-from gauss_vae.config import Config
+from gauss_vae.config import SCORES, Config
 
-PACKAGE = cli.Package("gauss-vae", Config, next_step="--data.dimension 8", number=4)
+PACKAGE = cli.Package("gauss-vae", Config, next_step="--data.dimension 8", scores=SCORES, number=4)
 
 
 def main(argv: list[str] | None = None) -> int:

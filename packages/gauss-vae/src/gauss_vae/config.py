@@ -4,8 +4,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from etude.config import Fit, at_least
+from etude.config import Fit, Scores, at_least
 from etude.errors import UserError
+
+SCORES: Scores = {"loss": "lower", "elbo": "higher", "nll": "lower", "gap": "lower", "reconstruction": "lower"}
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,13 @@ def load(data: Data, seed: int) -> Mixture:
     raise UserError(f"there is no data set {data.name!r}; choose sample, or the path of a JSON file")
 
 
+def origin(data: Data, mixture: Mixture) -> list[np.ndarray]:
+    """What, with a seed, decides a mixture that `load` gives, to the bit on every machine."""
+    if data.name == "sample":
+        return [np.array([data.clusters, data.dimension, data.intrinsic, data.noise, data.separation])]
+    return [mixture.weights, mixture.means, mixture.covariances]
+
+
 def drawn(data: Data, seed: int) -> Mixture:
     """A mixture of equal weights, a function of the seed.
 

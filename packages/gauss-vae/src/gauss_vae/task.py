@@ -1,7 +1,8 @@
 """gauss-vae as a Task: how far is a variational autoencoder from the density that its data have?"""
 
 import math
-from typing import Any, Literal, NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -9,10 +10,11 @@ from torch import Tensor
 
 from etude import draw
 from etude.errors import UserError
+from etude.fingerprint import fingerprint
 from etude.loop import Split, Sums, Task, Totals, even_batches
 from etude.run import Run
 from gauss_vae import data, likelihood, show, yardsticks
-from gauss_vae.config import Config
+from gauss_vae.config import SCORES, Config
 from gauss_vae.data import PARTS, Mixture
 from gauss_vae.model import VAE, Weighed, bound
 
@@ -47,7 +49,7 @@ class Compared:
     """The Task; without data when it was restored to predict."""
 
     metric = "gap"
-    better: Literal["lower"] = "lower"
+    better = SCORES
 
     def __init__(self, config: Config, dimension: int, mixture: Mixture | None = None) -> None:
         self.config, self.mixture = config, mixture
@@ -74,6 +76,14 @@ class Compared:
             f"{sizes} examples to train, validate and test"
         )
         self.model.standardise(torch.from_numpy(self.parts["train"].x))
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Of what decides the draws: their last bits are another machine's own, as it multiplies in another order."""
+        assert self.mixture is not None
+        what, seed = data.origin(self.config.data, self.mixture), self.config.fit.seed
+        drawn = {split: np.array([seed, PARTS[split], len(part.x)]) for split, part in self.parts.items()}
+        return {split: fingerprint(*what, of, self.parts[split].clusters) for split, of in drawn.items()}
 
     def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
         n = len(self.parts[split].x)

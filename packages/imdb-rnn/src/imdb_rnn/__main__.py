@@ -3,9 +3,9 @@
 import sys
 
 from etude import cli
-from imdb_rnn.config import Config
+from imdb_rnn.config import SCORES, Config
 
-PACKAGE = cli.Package("imdb-rnn", Config, next_step="--data aclimdb", number=6)
+PACKAGE = cli.Package("imdb-rnn", Config, next_step="--data aclimdb", scores=SCORES, number=6)
 
 
 def main(argv: list[str] | None = None) -> int:

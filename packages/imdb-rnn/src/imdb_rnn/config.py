@@ -4,8 +4,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from etude.config import Fit, at_least, probabilities
+from etude.config import Fit, Scores, at_least, probabilities
 from etude.errors import UserError
+
+SCORES: Scores = {"loss": "lower", "accuracy": "higher", "f1": "higher"}
 
 
 @dataclass(frozen=True)

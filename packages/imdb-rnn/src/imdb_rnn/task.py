@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from etude import draw, text
+from etude.fingerprint import fingerprint
 from etude.loop import Split, Sums, Task, Totals, even_batches
 from etude.run import Run
 from etude.scores import f1
 from etude.text.batching import by_length, pad
 from etude.text.tokenizer import Tokenizer
 from imdb_rnn import data
-from imdb_rnn.config import Config, Text
+from imdb_rnn.config import SCORES, Config, Text
 from imdb_rnn.data import Dataset
 from imdb_rnn.model import Classifier, NGrams, ngrams
 
@@ -41,7 +42,7 @@ class Sentiment:
     """The Task; `data` is missing when it was restored to predict."""
 
     metric = "accuracy"
-    better: Literal["higher"] = "higher"
+    better = SCORES
 
     def __init__(
         self, config: Config, tokenizer: Tokenizer, dataset: Dataset | None, keys: Tensor | None = None
@@ -62,6 +63,11 @@ class Sentiment:
     def part(self, split: str) -> data.Reviews:
         reviews: data.Reviews = getattr(self.dataset, split)
         return reviews
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        parts = {split: self.part(split) for split in ("train", "valid", "test")}
+        return {split: fingerprint(part.texts, part.labels) for split, part in parts.items()}
 
     def repeated(self) -> Tensor:
         """The n-grams of two training reviews or more, int64, sorted: one of a single review says nothing of others."""

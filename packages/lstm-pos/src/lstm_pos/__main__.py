@@ -3,9 +3,11 @@
 import sys
 
 from etude import cli
-from lstm_pos.config import Config, Predict
+from lstm_pos.config import SCORES, Config, Predict
 
-PACKAGE = cli.Package("lstm-pos", Config, next_step="--data nerus --data.documents 10000", number=2, options=Predict)
+PACKAGE = cli.Package(
+    "lstm-pos", Config, next_step="--data nerus --data.documents 10000", scores=SCORES, number=2, options=Predict
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,8 +4,10 @@ import os
 from dataclasses import dataclass, field
 from typing import Literal
 
-from etude.config import Fit, at_least, probabilities
+from etude.config import Fit, Scores, at_least, probabilities
 from etude.errors import UserError
+
+SCORES: Scores = {"loss": "lower", "accuracy": "higher", "macro_f1": "higher", "unseen_accuracy": "higher"}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,10 +18,14 @@ from tqdm import tqdm
 from etude.download import fetch, root
 from etude.draw import shuffled
 from etude.errors import UserError
+from etude.fingerprint import fingerprint as digest
+from etude.text.fingerprints import fingerprints
 from lstm_pos import conllu, sample
+from lstm_pos.forms import ranges
 
 NERUS = "https://storage.yandexcloud.net/natasha-nerus/data/nerus_lenta.conllu.gz"  # about 2 GB; no hash is published
 FORMAT = 1  # of the files in the cache; another number makes what is there stale
+BLOCK = 100_000  # sentences that are looked at together, where all would need too much memory
 HASHED = 1 << 22  # entries of an array, or of a table, that are hashed together
 SPLIT = -1  # the stream that the parts are drawn from; epochs, which draw their order likewise, count from 0
 ARRAYS: dict[str, np.dtype[Any]] = {  # the files of a corpus that are arrays
@@ -127,6 +131,27 @@ def fingerprint(corpus: Corpus) -> dict[str, Any]:
         "words": len(corpus.word_ids),
         "hash": found.hexdigest(),
     }
+
+
+def part_fingerprints(corpus: Corpus, parts: Mapping[str, np.ndarray], morphology: bool) -> dict[str, str]:
+    """Of the words and tags of the sentences of each part, whatever numbers they have in the corpus.
+
+    With `morphology` also of the column FEATS of the training part, which alone learns from it.
+    """
+    words, tags, feats = (fingerprints(table) for table in (corpus.words, corpus.tags, corpus.feats))
+    found = {}
+    for name, sentences in parts.items():
+        blocks = []
+        for some in np.array_split(sentences, max(1, len(sentences) // BLOCK)):
+            starts = corpus.sentences[some]
+            lengths = corpus.sentences[some + 1] - starts
+            tokens = ranges(starts, lengths)
+            columns = [words[corpus.word_ids[tokens]], tags[corpus.tag_ids[tokens]]]
+            if morphology and name == "train":
+                columns.append(feats[corpus.feat_ids[tokens]])
+            blocks.append(digest(lengths, *columns))
+        found[name] = digest(blocks)
+    return found
 
 
 def divided(name: str, corpus: Corpus, seed: int, held_out: float) -> Dataset:

@@ -5,10 +5,10 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from etude.scores import f1, per_class
 from etude.text.batching import by_length, padded
 from etude.text.fingerprints import fingerprints
 from lstm_pos import conllu, data
-from lstm_pos.config import Config
+from lstm_pos.config import SCORES, Config
 from lstm_pos.data import Corpus, Dataset
 from lstm_pos.forms import Encoder, Forms, Morphology, Words, packed, ranges
 from lstm_pos.model import Batch, Sizes, Tagger
@@ -82,7 +82,7 @@ class Tagging:
     """The Task; data are missing when it was restored to predict, and but for the test part when to be scored."""
 
     metric = "accuracy"
-    better: Literal["higher"] = "higher"
+    better = SCORES
 
     def __init__(self, config: Config, learnt: Learnt, dataset: Dataset | None = None) -> None:
         self.config, self.learnt, self.tags = config, learnt, list(learnt.tags)
@@ -103,7 +103,7 @@ class Tagging:
         self.summary = f"{parameters:,} parameters, {vocabulary}, LSTM: {LSTM.__module__}"
         if dataset is None:
             return
-        self.data, self.corpus = dataset.description, dataset.corpus
+        self.dataset, self.data, self.corpus = dataset, dataset.description, dataset.corpus
         corpus = self.corpus
         self.tags += [tag for tag in corpus.tags if tag not in learnt.tags]  # never answered
         self.tag_ids = np.array([self.tags.index(tag) for tag in corpus.tags], dtype=np.int64)
@@ -130,6 +130,13 @@ class Tagging:
         np.add.at(counts, self.forms.pieces[self.numbers], occurrences(self.corpus, sentences))
         often = counts[self.forms.pieces]
         return self.config.model.word_dropout / (self.config.model.word_dropout + np.maximum(often, 1))
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Of words and tags; the column FEATS counts where training learns from it."""
+        parts = {"train": self.dataset.train, "valid": self.dataset.valid, "test": self.dataset.test}
+        loaded = {split: sentences for split, sentences in parts.items() if len(sentences)}
+        return data.part_fingerprints(self.corpus, loaded, bool(self.config.model.morphology))
 
     def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
         lengths = self.parts[split].lengths

@@ -3,8 +3,16 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from etude.config import Fit, at_least, probabilities
+from etude.config import Fit, Scores, at_least, probabilities
 from etude.errors import UserError
+
+SCORES: Scores = {
+    "loss": "lower",
+    "accuracy": "higher",
+    "exact": "higher",
+    "bleu": "higher",
+    "chrf": "higher",
+}
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 import re
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import groupby
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from etude import draw, text
 from etude.device import Device, best_precision
 from etude.errors import UserError
+from etude.fingerprint import fingerprint
 from etude.loop import Split, Sums, Task, Totals, even_batches
 from etude.run import Run
 from etude.text.batching import by_length, pad
@@ -21,7 +23,7 @@ from etude.text.fingerprints import fingerprints
 from etude.text.rows import Rows
 from etude.text.tokenizer import Tokenizer, without_surrogates
 from text_ae import data, scores
-from text_ae.config import Config
+from text_ae.config import SCORES, Config
 from text_ae.data import Dataset
 from text_ae.meaning import meanings
 from text_ae.model import Autoencoder, Autoregressive, Sizes, Superposition, Texts
@@ -53,7 +55,7 @@ class Restoring:
     """The Task; data are missing when it was restored to predict."""
 
     metric = "accuracy"
-    better: Literal["higher"] = "higher"
+    better = SCORES
 
     def __init__(self, config: Config, tokenizer: Tokenizer, counts: Tensor, seen: Tensor) -> None:
         """`counts`: how often training has each token, float [V]; `seen`: the sorted fingerprints of its texts."""
@@ -74,7 +76,7 @@ class Restoring:
         Texts of more than `text.max_length` tokens are in no part, and counted.
         """
         every = (dataset.train, dataset.valid, dataset.test)
-        self.classes, self.rows = dataset.classes, rows
+        self.dataset, self.classes, self.rows = dataset, dataset.classes, rows
         self.texts = [text for part in every for text in part.texts]
         self.labels = np.concatenate([part.labels for part in every])
         short = rows.lengths <= self.config.text.max_length
@@ -90,6 +92,14 @@ class Restoring:
                 "raise text.max-length"
             )
         self.shown = self.parts["valid"][draw.shuffled(len(parts[1]), self.config.fit.seed)]
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        parts = {"train": self.dataset.train, "valid": self.dataset.valid, "test": self.dataset.test}
+        return {
+            split: fingerprint(part.texts, (self.classes[label] for label in part.labels))
+            for split, part in parts.items()
+        }
 
     def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
         lengths = self.rows.lengths[self.parts[split]]
