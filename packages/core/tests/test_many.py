@@ -235,6 +235,23 @@ def test_every_optimiser_and_bf16(optimizer, precision, tmp_path, monkeypatch):
         near(a, b, 1e-5 if precision == "fp32" else 2e-2)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])
+def test_runs_of_other_momentum_are_the_runs_alone(optimizer, tmp_path):
+    """With and without momentum in one stack: each has its own, and the optimiser's state that it would have alone."""
+    cfgs = [
+        dataclasses.replace(config(n, double=True, optimizer=optimizer, lr=1e-3, momentum=momentum), examples=200)
+        for n, momentum in enumerate((0.0, 0.5, 0.9))
+    ]
+    alone(cfgs, tmp_path / "alone")
+    together(cfgs, tmp_path / "together")
+    for n in range(3):
+        one, other = tmp_path / "alone" / str(n), tmp_path / "together" / str(n)
+        near(rows(one), rows(other), 1e-9)
+        a, b = (run.checkpoint(folder, "last") for folder in (one, other))
+        near(a["model"], b["model"], 1e-7)
+        near(a["optimizer"], b["optimizer"], 1e-7)
+
+
 def short(n, **fit):
     return dataclasses.replace(config(n, double=True, **{"epochs": 3, **fit}), examples=200)
 

@@ -4,6 +4,7 @@ from torch import nn
 
 from etude import optim
 from etude.config import Fit
+from etude.errors import UserError
 
 
 def rates(fit, steps):
@@ -78,3 +79,39 @@ def test_decay_spares_biases_and_norms_and_every_optimiser_learns(name):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "rmsprop"])
+def test_momentum_and_decay_are_those_of_the_formulas(name, momentum):
+    """Three steps on a matrix, by hand: Loshchilov & Hutter 2019; Nesterov as torch has it; Tieleman & Hinton 2012."""
+    lr, decay = 0.01, 0.1
+    weight = nn.Linear(3, 2, bias=False)
+    optimizer = optim.optimizer(Fit(optimizer=name, lr=lr, weight_decay=decay, momentum=momentum), weight)
+    w = weight.weight.detach().clone()
+    m, v = torch.zeros_like(w), torch.zeros_like(w)
+    for step in range(1, 4):
+        torch.manual_seed(step)
+        g = torch.randn_like(w)
+        weight.weight.grad = g.clone()
+        optimizer.step()
+        if name != "adamw":
+            g = g + decay * w
+        if name == "adamw":
+            w = w - lr * decay * w
+            m, v = momentum * m + (1 - momentum) * g, 0.999 * v + 0.001 * g**2
+            w = w - lr * (m / (1 - momentum**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
+        elif name == "sgd":
+            m = momentum * m + g
+            w = w - lr * (g + momentum * m)
+        else:
+            v = 0.99 * v + 0.01 * g**2
+            m = momentum * m + g / (v.sqrt() + 1e-8)
+            w = w - lr * m
+        torch.testing.assert_close(weight.weight.detach(), w)
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.0, float("nan")])
+def test_a_momentum_that_is_none_is_refused(momentum):
+    with pytest.raises(UserError, match=r"fit\.momentum is a part of the step before, from 0 to below 1, not"):
+        Fit(momentum=momentum)

@@ -52,11 +52,14 @@ class Fit:
     accumulate: int = 1
     """compute each step's gradient in this many pieces, one after the other, to save memory"""
     optimizer: Literal["adamw", "sgd", "rmsprop"] = "adamw"
-    """AdamW; SGD with Nesterov momentum 0.9; RMSprop with momentum 0.9"""
+    """AdamW; SGD with Nesterov momentum; RMSprop"""
     lr: float = 3e-3
     """the highest learning rate of the schedule"""
+    momentum: float = 0.9
+    """how much of the direction of earlier steps is kept; 0: none. sgd: Nesterov's, rmsprop: plain, adamw: its beta1"""
     weight_decay: float = 0.05
-    """on weight matrices and kernels only, never on biases or normalisation"""
+    """on weight matrices and kernels only; adamw shrinks them by it times the learning rate, apart from the gradient;
+    sgd and rmsprop add it times the weight to the gradient (L2), which rmsprop then divides like the rest"""
     schedule: Literal["constant", "cosine", "one-cycle"] = "one-cycle"
     """how the learning rate moves after the warm-up: stays; falls to 0 as a cosine; falls to 0 in a straight line"""
     warmup: float = 0.2
@@ -79,6 +82,8 @@ class Fit:
     def __post_init__(self) -> None:
         at_least(1, "fit", self, "epochs", "batch_size", "accumulate")
         at_least(0, "fit", self, "seed", "patience", "lr", "weight_decay", "clip", "save_every", "warmup")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"fit.momentum is a part of the step before, from 0 to below 1, not {self.momentum}")
         if self.seed >= 2**63:
             raise UserError(f"fit.seed must be below 2^63, not {self.seed}")
         if self.accumulate > self.batch_size:

@@ -429,7 +429,10 @@ class Stack:
 
     def share_state(self, r: int, optimizer: torch.optim.Optimizer) -> None:
         """Moves the state of a replica's optimiser to the stack; what it has not yet is 0."""
-        pieces = {name: self.cut(slot[r]) for name, slot in self.slots.items()}
+        kept = [name for name in self.slots if name != "momentum_buffer" or self.learners[r].cfg.momentum > 0]
+        if not kept:
+            return
+        pieces = {name: self.cut(self.slots[name][r]) for name in kept}
         for n, name in enumerate(self.names):
             parameter = self.parameters[r][name]
             state = optimizer.state[parameter]
@@ -486,21 +489,21 @@ class Stack:
         return dict(zip(names, values, strict=True))
 
     def update(self, gradient: Tensor, lrs: Sequence[float]) -> None:
-        """A step of every replica's optimiser, each with its learning rate and weight decay."""
-        groups: dict[tuple[float, float], list[int]] = {}
+        """A step of every replica's optimiser, each with its learning rate, weight decay and momentum."""
+        groups: dict[tuple[float, float, float], list[int]] = {}
         for r, (learner, lr) in enumerate(zip(self.learners, lrs, strict=True)):
-            groups.setdefault((lr, learner.cfg.weight_decay), []).append(r)
+            groups.setdefault((lr, learner.cfg.weight_decay, learner.cfg.momentum), []).append(r)
             optim.set_learning_rate(learner.optimizer, lr)  # which is kept in its checkpoints
-        knobs = self.learners[0].optimizer.param_groups[0]
         self.steps += 1
-        size, cut = self.weights.shape[1], self.decaying if any(decay for _, decay in groups) else 0
+        size, cut = self.weights.shape[1], self.decaying if any(decay for _, decay, _ in groups) else 0
         for start, stop in ((0, cut), (cut, size)):
             if start == stop:
                 continue
             weights, *slots = self.rows[start, stop]
             vectors = weights, gradient[:, start:stop].unbind(), *slots
             steps = self.steps.clone().unbind()  # which a function of torch's may count on
-            for (lr, decay), some in groups.items():
+            for (lr, decay, _), some in groups.items():
+                knobs = self.learners[some[0]].optimizer.param_groups[0]
                 chosen = [[x[r] for r in some] for x in (*vectors, steps)]
                 optimise(self.kind, chosen[:-1], chosen[-1], lr, decay if start < cut else 0.0, knobs)
 
@@ -525,9 +528,10 @@ def optimise(
         torch._fused_adamw_(weights, gradients, means, squares, [], steps, **common)  # what torch.optim.AdamW calls
     elif kind == "sgd":
         common = {name: knobs[name] for name in ("momentum", "dampening", "nesterov", "maximize")}
-        sgd.sgd(weights, gradients, slots[0], fused=True, lr=lr, weight_decay=weight_decay, **common)
+        moments = slots[0] if knobs["momentum"] > 0 else [None] * len(weights)
+        sgd.sgd(weights, gradients, moments, fused=True, lr=lr, weight_decay=weight_decay, **common)
     else:
-        squares, moments = slots
+        squares, moments = slots if knobs["momentum"] > 0 else (slots[0], [])
         common = {name: knobs[name] for name in ("alpha", "eps", "momentum", "centered", "maximize")}
         common |= {"lr": lr, "weight_decay": weight_decay, "foreach": True}
         rmsprop.rmsprop(weights, gradients, squares, [], moments, steps, **common)

@@ -9,10 +9,10 @@ from etude.config import Fit
 
 
 def optimizer(fit: Fit, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019), SGD with Nesterov momentum, or RMSprop with momentum.
+    """AdamW (Loshchilov & Hutter 2019), SGD with Nesterov momentum, or RMSprop (Tieleman & Hinton 2012).
 
-    Weight decay falls on matrices and kernels only: decaying a bias or a normalisation's gain has no use
-    (Goyal et al. 2017, section 5.3).
+    `fit.momentum` is that of SGD and RMSprop and the beta1 of AdamW, as in torch's OneCycleLR. Weight decay falls on
+    matrices and kernels only: decaying a bias or a normalisation's gain has no use (Goyal et al. 2017, section 5.3).
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -20,11 +20,11 @@ def optimizer(fit: Fit, model: nn.Module) -> torch.optim.Optimizer:
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    if fit.optimizer == "adamw":
-        return torch.optim.AdamW(groups, fit.lr, fused=True)  # one kernel for all parameters, on CPU too
-    if fit.optimizer == "sgd":
-        return torch.optim.SGD(groups, fit.lr, momentum=0.9, nesterov=True, fused=True)
-    return torch.optim.RMSprop(groups, fit.lr, momentum=0.9, foreach=True)
+    if fit.optimizer == "adamw":  # fused: one kernel for all parameters, on CPU too
+        return torch.optim.AdamW(groups, fit.lr, betas=(fit.momentum, 0.999), fused=True)
+    if fit.optimizer == "sgd":  # torch refuses Nesterov's way of looking ahead where nothing is kept
+        return torch.optim.SGD(groups, fit.lr, momentum=fit.momentum, nesterov=fit.momentum > 0, fused=True)
+    return torch.optim.RMSprop(groups, fit.lr, momentum=fit.momentum, foreach=True)
 
 
 def learning_rate(fit: Fit, done: float) -> float:
