@@ -181,8 +181,8 @@ def identify(files: Sequence[Path], index: Index) -> tuple[list[bytes], dict[int
                 with file.open("rb") as stream:
                     digest = hashlib.file_digest(stream, "sha256").digest()
                 new.append((path, stamp, digest))
-        except OSError as error:
-            broken[number], digest = error.strerror or str(error), b""
+        except (OSError, ValueError) as error:  # ValueError: a name that holds NUL
+            broken[number], digest = getattr(error, "strerror", None) or str(error), b""
         digests.append(digest)
         if len(new) >= 1000:
             index.know(new)

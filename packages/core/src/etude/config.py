@@ -295,7 +295,7 @@ def read_flags(words: list[str], known: Mapping[str, Any]) -> list[Setting]:
 def read_yaml(path: Path, known: Mapping[str, Any]) -> list[Setting]:
     """The settings of a YAML file. Scalars are taken as they are written, so that only the typed parser judges them."""
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        root = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise UserError(f"{path} is no YAML file: {' '.join(str(error).split())}") from None
     if root is None:

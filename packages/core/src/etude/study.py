@@ -298,7 +298,7 @@ def load(name_or_path: str, module: str) -> Study:
         has = f"it has: {', '.join(known)}" if known else "it has none; give the path of a .yaml file"
         raise UserError(f"{module} has no study {name_or_path!r}{hint(name_or_path, known)}; {has}")
     try:
-        text = source.read_text(encoding="utf-8")
+        text = source.read_text(encoding="utf-8-sig")
     except OSError as e:
         raise UserError(f"{where}: cannot be read ({e.strerror}); it has to be a study file") from e
     except UnicodeDecodeError as e:

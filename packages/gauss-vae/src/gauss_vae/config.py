@@ -37,6 +37,8 @@ class Data:
         at_least(0, "data", self, "intrinsic", "noise", "separation")
         if not (math.isfinite(self.noise) and math.isfinite(self.separation)):
             raise UserError("data.noise and data.separation must be finite")
+        if max(self.noise, self.separation) > 1e15:
+            raise UserError("data.noise and data.separation must be 1e15 at most")
         if self.intrinsic > self.dimension:
             raise UserError(
                 f"data.intrinsic {self.intrinsic} is more than data.dimension {self.dimension}: lower it, or 0 for all"

@@ -24,7 +24,7 @@ from lstm_pos import conllu, sample
 from lstm_pos.forms import ranges
 
 NERUS = "https://storage.yandexcloud.net/natasha-nerus/data/nerus_lenta.conllu.gz"  # about 2 GB; no hash is published
-FORMAT = 1  # of the files in the cache; another number makes what is there stale
+FORMAT = 2  # of the files in the cache; another number makes what is there stale
 BLOCK = 100_000  # sentences that are looked at together, where all would need too much memory
 HASHED = 1 << 22  # entries of an array, or of a table, that are hashed together
 SPLIT = -1  # the stream that the parts are drawn from; epochs, which draw their order likewise, count from 0
@@ -211,7 +211,7 @@ def arrays(reader: conllu.Reader, stream: "BinaryIO | conllu.Unpacked") -> Itera
 
 
 def tables(reader: conllu.Reader) -> dict[str, Any]:
-    return {name: [content.decode() for content in getattr(reader, name)] for name in TABLES}
+    return {name: [*getattr(reader, name).numbers] for name in TABLES}
 
 
 def read_whole(path: str | Path, documents: int = 0) -> Corpus:
