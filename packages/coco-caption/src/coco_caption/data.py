@@ -17,6 +17,7 @@ import numpy as np
 from coco_caption import sample
 from coco_caption.config import Data
 from coco_caption.words import words
+from etude.config import is_path
 from etude.download import fetch, fetch_all, root
 from etude.draw import shuffled
 from etude.errors import UserError
@@ -132,7 +133,7 @@ def place(data: Data) -> Path:
         return coco(data.year)
     if Path(data.name).is_dir():
         return Path(data.name)
-    if "/" in data.name or os.path.lexists(data.name):
+    if is_path(data.name):
         raise UserError(f"there is no folder {data.name}; give one that holds annotations/captions_train*.json")
     raise UserError(f"there is no data set {data.name!r}; choose sample, coco, or the path of a folder in COCO's form")
 

@@ -21,6 +21,7 @@ from coco_caption.features import TOGETHER, Features, features
 from coco_caption.model import Captioner
 from coco_caption.words import END, SPECIAL, Vocabulary, words
 from etude import draw
+from etude.config import absolute
 from etude.errors import UserError
 from etude.fingerprint import fingerprint
 from etude.loop import Split, Sums, Task, Totals, even_batches
@@ -302,7 +303,7 @@ def restored_encoder(config: Config, kept: dict[str, Any], where: torch.device) 
     if asked.backbone not in ("auto", kept["backbone"]):
         raise UserError(f"this run sees with {kept['backbone']}, not {asked.backbone}: leave --encoder.backbone out")
     weights = kept["weights"]
-    if asked.weights not in ("auto", weights):  # the same ones may lie elsewhere now
+    if asked.weights not in ("auto", weights, absolute(weights)):  # the same ones may lie elsewhere now
         encoder = Encoder(kept["backbone"], asked.weights, None, where)
     else:
         encoder = Encoder(kept["backbone"], weights, kept["state"] or None, where)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from etude.config import Fit, at_least
+from etude.config import Fit, at_least, keep_path
 from etude.errors import UserError
 
 
@@ -32,6 +32,7 @@ class Data:
     """examples drawn to be scored on"""
 
     def __post_init__(self) -> None:
+        keep_path(self, "name", ".json", known=("sample",))
         at_least(1, "data", self, "clusters", "dimension")
         at_least(2, "data", self, "train", "valid", "test")
         at_least(0, "data", self, "intrinsic", "noise", "separation")

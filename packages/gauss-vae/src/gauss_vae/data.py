@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from etude import draw
+from etude.config import is_path
 from etude.errors import UserError
 from etude.text.lines import lines
 from gauss_vae.config import Data
@@ -73,7 +74,7 @@ def load(data: Data, seed: int) -> Mixture:
         mixture = drawn(data, seed)
         check_rounding(f"the mixture of separation {data.separation:g} and noise {data.noise:g}", mixture)
         return check_count(data, mixture)
-    if "/" in data.name or data.name.lower().endswith(".json"):
+    if is_path(data.name, ".json"):
         mixture = read_mixture(Path(data.name))
         if len(mixture.weights) > data.train:
             raise UserError(

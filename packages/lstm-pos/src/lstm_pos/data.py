@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
+from etude.config import is_path
 from etude.download import fetch, root
 from etude.draw import shuffled
 from etude.errors import UserError
@@ -85,7 +86,7 @@ def read(name: str, documents: int = 0) -> Corpus:
         case "nerus":
             file = fetch(NERUS, root() / "nerus" / "nerus_lenta.conllu.gz", None, "nerus")
             return read_whole(file, documents)
-        case _ if os.path.lexists(name) or "/" in name or ".conllu" in name:
+        case _ if is_path(name, ".conllu", ".conllu.gz"):
             return read_whole(name, documents)
         case _:
             raise UserError(f"there is no data set {name!r}; choose sample, nerus, or the path of a CoNLL-U file")

@@ -380,7 +380,14 @@ def make(config: Config, where: torch.device) -> Task:
         raise UserError(
             f"column FEATS of {config.data.name} is empty: leave out --model.morphology, which learns from it"
         )
+    if len(tags) < 2:
+        raise UserError(
+            f"all words of the training part of {config.data.name} are tagged {tags[0]}, which is nothing to learn: "
+            "tag the words in column UPOS, or use more documents"
+        )
     encoder = Encoder.train(config, counts, texts)
+    if isinstance(encoder.cutter, Words) and not encoder.cutter.classes and not encoder.cutter.words:
+        raise UserError(f"text.vocabulary {config.text.vocabulary} has room for no word: raise it")
     learnt = Learnt(encoder, tags, morphology, np.sort(fingerprints(counts)), source(config, corpus))
     return Tagging(config, learnt, dataset)
 

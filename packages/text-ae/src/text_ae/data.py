@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from etude.config import is_path
 from etude.download import fetch, root
 from etude.draw import shuffled
 from etude.errors import UserError
@@ -88,7 +89,7 @@ def load(name: str, seed: int, held_out: float = 0.1, normalise: bool = True, me
             return generated(messages)
         case "twitter":
             texts, labels, classes = read_csv(tweets(root() / "twitter"))
-        case _ if "/" in name or name.lower().endswith(".csv") or os.path.lexists(name):
+        case _ if is_path(name, ".csv"):
             texts, labels, classes = read_csv(Path(name))
         case _:
             raise UserError(f"there is no data set {name!r}; choose sample, twitter, or the path of a CSV file")
