@@ -63,7 +63,7 @@ def one_line(error):
         (b'\xef\xbb\xbf"one, ""two"""\n', ['one, "two"']),
         (b"\xef\xbb\xbf", []),
         (b"nul \0 and \x01", ["nul \0 and \x01"]),
-        ("日本 🎬 e\u0301".encode(), ["日本 🎬 e\u0301"]),
+        ("日本 🎬 e\u0301".encode(), ["日本 🎬 \u00e9"]),
         (b'"say ""yes"", or ""no"""', ['say "yes", or "no"']),
         (b'"all quoted"\r\n', ["all quoted"]),
         (b'""', [""]),
@@ -329,7 +329,8 @@ TEXTS = [
 def test_texts_of_the_archive_are_no_csv(serve):
     odd = [member(f"aclImdb/test/pos/{100 + i}_9.txt", text.encode()) for i, text in enumerate(TEXTS)]
     serve(packed(*complete(), *odd))
-    expected = [re.sub(r"(<br />)+|[\r\n]", " ", text.replace("\r\n", "  ")) for text in TEXTS]
+    seen = [text.removeprefix("\ufeff") for text in TEXTS]
+    expected = [re.sub(r"(<br />)+|[\r\n]", " ", text.replace("\r\n", "  ")) for text in seen]
     assert data.load("aclimdb", 0).test.texts[-len(TEXTS) :] == expected
 
 

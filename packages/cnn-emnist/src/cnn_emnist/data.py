@@ -90,6 +90,8 @@ def load(name: str, seed: int) -> Dataset:
     if missing := [file for pair in files for file in pair if not os.path.exists(folder / file)]:
         fetch(name, folder, missing)
     whole, test = (read(folder / images, folder / labels, source) for images, labels in files)
+    if len(whole.labels.unique()) < 2:
+        raise bad(folder / files[0][1], "holds labels of one class only")
     order = shuffled(len(whole.labels), seed, SPLIT)
     held = len(order) // source.valid
     if held == 0:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from etude.config import Fit, Scores, at_least, probabilities
+from etude.config import Fit, Scores, absolute, at_least, keep_path, probabilities
 from etude.errors import UserError
 
 SCORES: Scores = {
@@ -32,6 +32,7 @@ class Data:
     """the part of the training images that is held out for validation, 5,000 at most; the sample has its own"""
 
     def __post_init__(self) -> None:
+        keep_path(self, "name", known=("sample", "coco"))
         if self.images < 0:
             raise UserError(f"data.images is a number of images, or 0 for all, not {self.images}")
         if not 0 < self.held_out < 0.5:
@@ -49,6 +50,12 @@ class Encoder:
     first used; auto: IMAGENET1K_V1, and for the sample random"""
     cache: str = ""
     """the folder in which features are kept; empty: features, in etude's folder in the user's cache"""
+
+    def __post_init__(self) -> None:
+        if not self.weights.replace("_", "").isupper():  # as published ones are called, though a file may be, too
+            keep_path(self, "weights", ".pth", ".pt", known=("auto", "random"))
+        if self.cache:
+            object.__setattr__(self, "cache", absolute(self.cache))
 
 
 @dataclass(frozen=True)

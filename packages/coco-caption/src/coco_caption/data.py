@@ -17,9 +17,11 @@ import numpy as np
 from coco_caption import sample
 from coco_caption.config import Data
 from coco_caption.words import words
+from etude.config import is_path
 from etude.download import fetch, fetch_all, root
 from etude.draw import shuffled
 from etude.errors import UserError
+from etude.text.lines import clean
 
 # the streams that parts and `images` are drawn from; epochs, which draw their order likewise, count from 0
 SPLIT = -1
@@ -58,7 +60,7 @@ class Dataset:
             if part and not parts[-1]:
                 file = part[0].file
                 raise UserError(f"no image of a part of {self.name} can be read, such as {file} ({broken[file]})")
-        named = [f"{file.name} ({why})" for file, why in [*broken.items()][:NAMED]]
+        named = [f"{file.parent.name}/{file.name} ({why})" for file, why in [*broken.items()][:NAMED]]
         more = f" and {len(broken) - NAMED:,} more" if len(broken) > NAMED else ""
         note = f"{len(broken):,} images that cannot be read: {', '.join(named)}{more}"
         return Dataset(self.name, parts[0], parts[1], parts[2], [*self.notes, note])
@@ -131,7 +133,7 @@ def place(data: Data) -> Path:
         return coco(data.year)
     if Path(data.name).is_dir():
         return Path(data.name)
-    if "/" in data.name or os.path.lexists(data.name):
+    if is_path(data.name):
         raise UserError(f"there is no folder {data.name}; give one that holds annotations/captions_train*.json")
     raise UserError(f"there is no data set {data.name!r}; choose sample, coco, or the path of a folder in COCO's form")
 
@@ -175,7 +177,7 @@ def read(folder: Path, file: Path, notes: Counter[str]) -> list[Captioned]:
     where = Finder(folder, file.stem.removeprefix("captions_"))
     found = []
     for id, image in coco.imgs.items():
-        captions = tuple(annotation["caption"] for annotation in coco.imgToAnns[id])
+        captions = tuple(clean(annotation["caption"]) for annotation in coco.imgToAnns[id])
         if captions:
             found.append(Captioned(where(image["file_name"]), id, captions, str(image.get("coco_url") or "")))
         else:
@@ -235,26 +237,42 @@ def checked(file: Path, notes: Counter[str]) -> dict[str, Any]:
 
 
 class Finder:
-    """Where the image files of a part are: in the folder of its name, or in another one beside the annotations."""
+    """Where the image files of a part are: in the folder of its name, or in another one beside the annotations.
+
+    A name with folders is looked for with them, in each of these places; what bears its last part alone is another.
+    """
 
     def __init__(self, folder: Path, part: str) -> None:
         self.folder, self.part = folder, part
         first = [folder / part, folder / "images" / part, folder / "images", folder / "Images", folder]
-        others = sorted(other for other in folder.iterdir() if other.is_dir() and other.name != "annotations")
-        self.places = [place for place in dict.fromkeys([*first, *others]) if place.is_dir()]
+        others = [other for other in folder.iterdir() if other.is_dir() and other.name != "annotations"]
+        self.first = [place for place in first if place.is_dir()]
+        self.others = [place for place in sorted(others) if place not in first]
         self.names: dict[Path, set[str]] = {}
 
     def __call__(self, name: str) -> Path:
-        """The path of an image file; if it is nowhere, where it should be."""
-        if "/" in name:
-            return self.folder / name if (self.folder / name).exists() else self(name.rpartition("/")[2])
-        for place in self.places:
-            if place not in self.names:
-                with os.scandir(place) as entries:
-                    self.names[place] = {entry.name for entry in entries}
-            if name in self.names[place]:
+        """The path of an image file; if it is nowhere, or in several of the other folders, where it should be.
+
+        That is below `folder`, whatever the name says, as it may be fetched to there.
+        """
+        if "/" in name and os.path.exists(self.folder / name):
+            return self.folder / name
+        name = "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
+        for place in self.first:
+            if self.has(place, name):
                 return place / name
-        return self.folder / self.part / name
+        found = [place for place in self.others if self.has(place, name)]
+        if len(found) == 1:
+            return found[0] / name
+        return self.folder / name if "/" in name else self.folder / self.part / name
+
+    def has(self, place: Path, name: str) -> bool:
+        if "/" in name:
+            return os.path.exists(place / name)  # False for what can be no name
+        if place not in self.names:
+            with os.scandir(place) as entries:
+                self.names[place] = {entry.name for entry in entries}
+        return name in self.names[place]
 
 
 # ---------------------------------------------------------------------------------------------------------------- COCO

@@ -58,7 +58,7 @@ def features(
     Memory stays bounded, whatever the number of images. A file that is no image is left out, and named. Processes that
     want the same features wait for the first. Raises UserError if the cache cannot be written.
     """
-    place = Path(cache).expanduser() if cache else download.cache() / "features"
+    place = Path(cache) if cache else download.cache() / "features"
     said = {"backbone": encoder.backbone, "weights": encoder.digest, "preprocessing": asdict(encoder.preprocess)}
     said["kind"] = "map" if spatial else "mean"
     name = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
@@ -181,8 +181,8 @@ def identify(files: Sequence[Path], index: Index) -> tuple[list[bytes], dict[int
                 with file.open("rb") as stream:
                     digest = hashlib.file_digest(stream, "sha256").digest()
                 new.append((path, stamp, digest))
-        except OSError as error:
-            broken[number], digest = error.strerror or str(error), b""
+        except (OSError, ValueError) as error:  # ValueError: a name that holds NUL
+            broken[number], digest = getattr(error, "strerror", None) or str(error), b""
         digests.append(digest)
         if len(new) >= 1000:
             index.know(new)

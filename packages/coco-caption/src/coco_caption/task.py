@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +19,9 @@ from coco_caption.data import Captioned, Dataset
 from coco_caption.encoder import Encoder
 from coco_caption.features import TOGETHER, Features, features
 from coco_caption.model import Captioner
-from coco_caption.words import END, Vocabulary, words
+from coco_caption.words import END, SPECIAL, Vocabulary, words
 from etude import draw
+from etude.config import absolute
 from etude.errors import UserError
 from etude.fingerprint import fingerprint
 from etude.loop import Split, Sums, Task, Totals, even_batches
@@ -205,6 +207,12 @@ def make(config: Config, where: torch.device) -> Task:
     dataset = dataset.without(broken)
     captions = [words(caption) for image in dataset.train for caption in image.captions]
     vocabulary = Vocabulary.of(captions, config.text.threshold)
+    if len(vocabulary) == len(SPECIAL):
+        often = max(Counter(word for caption in captions for word in caption).values())
+        raise UserError(
+            f"no word is said {config.text.threshold:,} times in the training captions of {config.data.name}, "
+            f"{often:,} times at most: lower text.threshold"
+        )
     counts = np.bincount([id for c in captions for id in [*vocabulary.encode(c), END]], minlength=len(vocabulary))
     seen = torch.from_numpy(np.sort(fingerprints_of([contents[file] for file in files if contents[file]])))
     task = Telling(config, vocabulary, encoder, torch.from_numpy(counts).float(), seen)
@@ -299,7 +307,7 @@ def restored_encoder(config: Config, kept: dict[str, Any], where: torch.device) 
     if asked.backbone not in ("auto", kept["backbone"]):
         raise UserError(f"this run sees with {kept['backbone']}, not {asked.backbone}: leave --encoder.backbone out")
     weights = kept["weights"]
-    if asked.weights not in ("auto", weights):  # the same ones may lie elsewhere now
+    if asked.weights not in ("auto", weights, absolute(weights)):  # the same ones may lie elsewhere now
         encoder = Encoder(kept["backbone"], asked.weights, None, where)
     else:
         encoder = Encoder(kept["backbone"], weights, kept["state"] or None, where)

@@ -4,9 +4,12 @@
 the Penn Treebank (Marcus et al. 1993), lower case, without punctuation. Where it differs stands in the README.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+
+import regex
+
+from etude.text.lines import clean
 
 END, UNKNOWN = 0, 1  # ids; END also begins a caption, and fills up rows
 SPECIAL = ("<end>", "<unk>")
@@ -27,25 +30,29 @@ PLAIN = str.maketrans(
     }
 )
 CLITIC = r"(?:n't|'(?:s|m|d|re|ve|ll))"
-TOKEN = re.compile(
+LETTER = r"\p{L}\p{N}\p{M}\u200c"  # with the marks on letters, such as vowel signs, and what joins them (Persian)
+END_OF_WORD = rf"(?![_{LETTER}])"
+# What stands before a clitic is looked for so far and no further: else a long row of marks would take for ever.
+BEFORE = rf"[_{LETTER}]{{1,64}}(?:['&][_{LETTER}]+){{0,8}}?(?:[-/][_{LETTER}]{{1,64}}(?:'[_{LETTER}]+){{0,8}}?){{0,16}}"
+TOKEN = regex.compile(
     rf"""
-      \d+(?:[.,:/]\d+)*(?:st|nd|rd|th|s|am|pm)?(?:-\w+)*    # numbers, 1/2, 4:30, 20th, 3-way
+      \d+(?:[.,:/]\d+)*(?:st|nd|rd|th|s|am|pm)?(?:-[_{LETTER}]+)*    # numbers, 1/2, 4:30, 20th, 3-way
     | (?:[a-z]\.){{2,}} | (?:mr|mrs|ms|dr|st|jr|sr|vs)\.(?=\s)    # u.s., a.m.
-    | [a-z0-9-]+\.(?:com|org|net)\b
-    | (?:{CLITIC})(?!\w)                                    # what is split off the word before it
-    | [^\W_]+?(?=n't\b) | can(?=not\b)                      # do n't, can not
-    | o'\w+ | \w+(?:['&]\w+)*?(?:[-/]\w+(?:'\w+)*?)*(?={CLITIC}\b)    # the word before it
-    | [^\W_]+(?:[-/&'_][^\W_]+)*                            # t-shirt, and/or, at&t
+    | [a-z0-9-]{{1,64}}\.(?:com|org|net)\b
+    | (?:{CLITIC}){END_OF_WORD}                              # what is split off the word before it
+    | [{LETTER}]+?(?=n't{END_OF_WORD}) | can(?=not{END_OF_WORD})    # do n't, can not
+    | o'[_{LETTER}]+ | {BEFORE}(?={CLITIC}{END_OF_WORD})     # the word before it
+    | [{LETTER}]+(?:[-/&'_][{LETTER}]+)*                     # t-shirt, and/or, at&t
     | \.{{2,}} | -+ | \S                                    # whatever else, a character at a time
     """,
-    re.VERBOSE,
+    regex.VERBOSE,
 )
 
 
 def words(caption: str) -> list[str]:
-    """The tokens of a caption as the metrics compare them."""
+    """The tokens of a caption as the metrics compare them, in NFC."""
     found = []
-    for token in TOKEN.findall(caption.translate(PLAIN).lower()):
+    for token in TOKEN.findall(clean(caption.translate(PLAIN).lower())):
         if token not in PUNCTUATION and token.strip(".-'\""):
             found.append(BRACKETS.get(token, token))
     return found

@@ -6,9 +6,10 @@ would read it as a string) and a run's `config.yaml` is a saved command line. No
 
 import dataclasses
 import difflib
+import os
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -29,6 +30,48 @@ def at_least(least: float, group: str, config: Any, *names: str) -> None:
         if not getattr(config, name) >= least:
             flag = name.replace("_", "-")
             raise UserError(f"{group}.{flag} must be at least {least}, not {getattr(config, name)}")
+
+
+def is_path(value: str, *endings: str) -> bool:
+    """Whether a text names a file or folder rather than something known: by its form, its ending, or by being there."""
+    return (
+        value.startswith(("~", ".", os.sep))
+        or any(separator in value for separator in (os.sep, os.altsep) if separator)
+        or value.lower().endswith(endings)
+        or os.path.lexists(value)
+    )
+
+
+def absolute(path: str) -> str:
+    """What a path means from here, to be found again wherever one stands: `~` is somebody's home, links stay links.
+
+    Raises UserError if the current folder is gone.
+    """
+    path = os.path.expanduser(path)
+    try:
+        if ".." in Path(path).parts:  # behind a link it is not the folder before
+            folder, name = os.path.split(path)
+            return os.path.realpath(path) if name == ".." else os.path.join(os.path.realpath(folder), name)
+        return os.path.abspath(path)
+    except OSError as error:
+        raise UserError(f"the folder that {path} starts from is gone ({error.strerror}): go to another") from None
+
+
+def keep_path(config: Any, name: str, *endings: str, known: Sequence[str] = ()) -> None:
+    """Makes a knob, if it is a path, absolute, as a run's config.yaml has to name the same file from everywhere.
+
+    `known` are the values that are no path, though there may be a folder of that name.
+    """
+    value = getattr(config, name)
+    if value and value not in known and is_path(value, *endings):
+        object.__setattr__(config, name, absolute(value))
+
+
+def keep_folder(config: Any, name: str) -> None:
+    """Makes a knob absolute if it is a folder that is there, or is written as no name on the Hugging Face hub is."""
+    value = getattr(config, name)
+    if value.startswith(("~", ".", os.sep)) or os.path.isdir(value):
+        object.__setattr__(config, name, absolute(value))
 
 
 def probabilities(group: str, config: Any, *names: str) -> None:
@@ -301,7 +344,7 @@ def read_flags(words: list[str], known: Mapping[str, Any]) -> list[Setting]:
 def read_yaml(path: Path, known: Mapping[str, Any]) -> list[Setting]:
     """The settings of a YAML file. Scalars are taken as they are written, so that only the typed parser judges them."""
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        root = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise UserError(f"{path} is no YAML file: {' '.join(str(error).split())}") from None
     if root is None:

@@ -292,7 +292,7 @@ def load(name_or_path: str, module: str, scores: Scores) -> Study:
 def raw_of(source: Path | Traversable, where: str) -> Any:
     """What YAML reads in a study file; `where` is the file, for the errors."""
     try:
-        text = source.read_text(encoding="utf-8")
+        text = source.read_text(encoding="utf-8-sig")
     except OSError as e:
         raise UserError(f"{where}: cannot be read ({e.strerror}); it has to be a study file") from e
     except UnicodeDecodeError as e:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from etude.config import Fit, Scores, at_least
+from etude.config import Fit, Scores, at_least, keep_path
 from etude.errors import UserError
 
 SCORES: Scores = {"loss": "lower", "elbo": "higher", "nll": "lower", "gap": "lower", "reconstruction": "lower"}
@@ -34,11 +34,14 @@ class Data:
     """examples drawn to be scored on"""
 
     def __post_init__(self) -> None:
+        keep_path(self, "name", ".json", known=("sample",))
         at_least(1, "data", self, "clusters", "dimension")
         at_least(2, "data", self, "train", "valid", "test")
         at_least(0, "data", self, "intrinsic", "noise", "separation")
         if not (math.isfinite(self.noise) and math.isfinite(self.separation)):
             raise UserError("data.noise and data.separation must be finite")
+        if max(self.noise, self.separation) > 1e15:
+            raise UserError("data.noise and data.separation must be 1e15 at most")
         if self.intrinsic > self.dimension:
             raise UserError(
                 f"data.intrinsic {self.intrinsic} is more than data.dimension {self.dimension}: lower it, or 0 for all"

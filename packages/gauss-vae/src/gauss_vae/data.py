@@ -6,7 +6,6 @@ is what the model sees; their density is that of the rounded numbers.
 
 import json
 import math
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,16 @@ from typing import Any
 import numpy as np
 
 from etude import draw
+from etude.config import is_path
 from etude.errors import UserError
-from etude.text.lines import stripped
+from etude.text.lines import lines
 from gauss_vae.config import Data
 
 # The streams that things are drawn from; epochs, which draw their order and noise likewise, count from 0.
 MIXTURE, PARTS = -1, {"train": -2, "valid": -3, "test": -4}
 AXES = (0.5, 2.0)  # the shortest and the longest standard deviation of a cluster
+MOST = 1e15  # the largest mean or standard deviation: squares of what is drawn have to be numbers in float32
+ROUNDED = 4  # steps of float32 that a standard deviation has to have
 KEYS = ("weights", "means", "covariances")
 
 
@@ -69,15 +71,40 @@ def load(data: Data, seed: int) -> Mixture:
     Raises UserError if the file is no mixture.
     """
     if data.name == "sample":
-        return drawn(data, seed)
-    if "/" in data.name or data.name.lower().endswith(".json"):
+        mixture = drawn(data, seed)
+        check_rounding(f"the mixture of separation {data.separation:g} and noise {data.noise:g}", mixture)
+        return check_count(data, mixture)
+    if is_path(data.name, ".json"):
         mixture = read_mixture(Path(data.name))
         if len(mixture.weights) > data.train:
             raise UserError(
                 f"{data.name} has {len(mixture.weights)} clusters, more than data.train {data.train}: draw more"
             )
-        return mixture
+        return check_count(data, mixture)
     raise UserError(f"there is no data set {data.name!r}; choose sample, or the path of a JSON file")
+
+
+def check_count(data: Data, mixture: Mixture) -> Mixture:
+    """Raises UserError if there are too few training examples for the single Gaussian that `evaluate` compares with."""
+    if data.train <= mixture.dimension:
+        raise UserError(
+            f"data.train {data.train} examples have no density in {mixture.dimension} dimensions: draw more of them"
+        )
+    return mixture
+
+
+def check_rounding(name: str, mixture: Mixture) -> None:
+    """Raises UserError for a cluster that is too narrow to be drawn from, as examples are rounded to float32."""
+    for k, (mean, sigma) in enumerate(zip(mixture.means, mixture.covariances, strict=True)):
+        step = np.spacing((np.abs(mean) + np.sqrt(sigma.diagonal())).astype(np.float32)).astype(np.float64)
+        values, directions = np.linalg.eigh(sigma)
+        narrow = np.sqrt(np.maximum(values, 0)) < ROUNDED * np.sqrt((directions**2).T @ step**2)
+        if narrow.any():
+            raise UserError(
+                f"{name}: cluster {k} has a standard deviation of {math.sqrt(max(values[narrow][0], 0)):.2g} around "
+                f"{np.abs(mean).max():.2g}, where float32 rounds to steps of {step.max():.2g}: move the means towards "
+                "0, or make the cluster wider"
+            )
 
 
 def origin(data: Data, mixture: Mixture) -> list[np.ndarray]:
@@ -113,14 +140,16 @@ def read_mixture(file: Path) -> Mixture:
     Raises UserError, naming the cluster, for what is no mixture of Gaussians.
     """
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}); give a JSON file, or sample") from None
+        found = json.loads("".join(lines(file, "give a JSON file, or sample")))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is no JSON file: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict) or found.keys() != set(KEYS):
         raise UserError(f"{file}: expected one object with the keys {', '.join(KEYS)}")
     weights, means, covariances = (array(file, key, found[key], axes) for axes, key in enumerate(KEYS, 1))
+    ranges = {"weights": (weights, MOST), "means": (means, MOST), "covariances": (covariances, MOST**2)}
+    for key, (numbers, most) in ranges.items():
+        if np.abs(numbers).max() > most:
+            raise UserError(f"{file}: {key} has {numbers.flat[np.abs(numbers).argmax()]:g}; numbers up to {most:g}")
     k = len(weights)
     if len(means) != k or covariances.shape != (k, *means.shape[1:] * 2):
         raise UserError(
@@ -137,7 +166,9 @@ def read_mixture(file: Path) -> Mixture:
                 f"{file}: covariances[{i}] is not positive definite, its smallest eigenvalue is "
                 f"{np.linalg.eigvalsh(sigma)[0]:.3g}; add a little to its diagonal"
             )
-    return Mixture(weights / weights.sum(), means, covariances)
+    mixture = Mixture(weights / weights.sum(), means, covariances)
+    check_rounding(str(file), mixture)
+    return mixture
 
 
 def array(file: Path, key: str, value: Any, axes: int) -> np.ndarray:
@@ -156,14 +187,8 @@ def read_rows(path: str, dimension: int) -> np.ndarray:
 
     Raises UserError, naming file and line, for what is no such row.
     """
-    try:
-        if path == "-":
-            rows = list(parsed("standard input", stripped("standard input", sys.stdin.buffer), dimension))
-        else:
-            with open(path, "rb") as stream:
-                rows = list(parsed(path, stripped(path, stream), dimension))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give a CSV file of numbers") from None
+    name = "standard input" if path == "-" else path
+    rows = list(parsed(name, lines(path, "give a CSV file of numbers"), dimension))
     return np.array(rows, np.float32).reshape(-1, dimension)
 
 

@@ -177,12 +177,16 @@ def describe(task: Compared, totals: Totals) -> tuple[str, dict[str, Any]]:
     found = task.scores(totals)
     x = torch.from_numpy(test.x).to(task.model.shift.device)
     iwae = likelihood.importance(task.model, x, samples, seed, SCORING)
-    densities = {
-        "gaussian": yardsticks.gaussian(train).log_density(test.x),
-        "ppca": yardsticks.ppca(train, q).log_density(test.x),
-        "gmm": yardsticks.gmm(train, k, seed).log_density(test.x),
-        "iwae": iwae.log_density.numpy(),
-    }
+    try:
+        densities = {
+            "gaussian": yardsticks.gaussian(train).log_density(test.x),
+            "ppca": yardsticks.ppca(train, q).log_density(test.x),
+            "gmm": yardsticks.gmm(train, k, seed).log_density(test.x),
+        }
+    except (np.linalg.LinAlgError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"no density can be fitted to {len(train):,} training examples ({reason}): draw more") from None
+    densities["iwae"] = iwae.log_density.numpy()
     result: dict[str, Any] = {"entropy": -test.truth.mean(), "entropy_se": se(test.truth)}
     # Three standard errors of the mean, and the bias: what was never drawn weighs about as much as the largest weight
     # that was (as of Good 1953). The delta method's bias, half the square of the error, is too small for heavy tails.

@@ -15,7 +15,7 @@ import numpy as np
 from etude.download import fetch, root
 from etude.draw import shuffled
 from etude.errors import UserError
-from etude.text.lines import stripped
+from etude.text.lines import ended, lines
 from imdb_rnn import sample
 
 SPLIT = -1  # the stream that the validation part is drawn from; epochs, which draw their order likewise, count from 0
@@ -142,14 +142,10 @@ def read_lines(file: Path) -> list[str]:
 
     Only \\n and \\r\\n end a line, the last may lack it. Raises UserError with the line if it cannot be read.
     """
-    try:
-        with file.open("rb") as stream:
-            return [clean(line) for line in stripped(str(file), stream)]
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}); give a text file, one review a line") from error
+    return [unquoted(line) for line in ended(lines(file, "give a text file, one review a line"))]
 
 
-def clean(line: str) -> str:
+def unquoted(line: str) -> str:
     """The quoting of a CSV field undone (RFC 4180), `<br />`s a space. A quote inside that is not doubled: no field."""
     if len(line) > 1 and line[0] == line[-1] == '"' and '"' not in (inside := line[1:-1]).replace('""', ""):
         line = inside.replace('""', '"')
@@ -157,7 +153,7 @@ def clean(line: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """The line that `clean` makes `text` of, but for the `<br />`s."""
+    """The line that `unquoted` makes `text` of, but for the `<br />`s."""
     return '"' + text.replace("\r", " ").replace("\n", " ").replace('"', '""') + '"'
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import regex
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,6 +18,7 @@ from etude.loop import Split, Sums, Task, Totals, even_batches
 from etude.run import Run
 from etude.scores import f1
 from etude.text.batching import by_length, pad
+from etude.text.lines import clean
 from etude.text.tokenizer import Tokenizer
 from imdb_rnn import data
 from imdb_rnn.config import SCORES, Config, Text
@@ -34,8 +36,11 @@ TOKENIZERS: dict[str, Callable[[list[str], int], Tokenizer]] = {
 }
 Batch = tuple[Tensor, Tensor, Tensor]  # ids int64 [B, T], lengths int64 [B], labels int64 [B]
 
-_contraction = re.compile(r"(\w) (n't|'(?:s|ve|re|ll|d|m)\b)")  # in the way of the Penn Treebank: "do n't"
-_words = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|[^\w\s]|_").findall
+LETTER = r"\p{L}\p{N}\p{M}\u200c"  # with the marks on letters, such as vowel signs, and what joins them (Persian)
+_contraction = regex.compile(
+    rf"([{LETTER}_]) (n't|'(?:s|ve|re|ll|d|m)(?![{LETTER}_]))"
+)  # the Penn Treebank's: "do n't"
+_words = regex.compile(rf"[{LETTER}]+(?:['’][{LETTER}]+)*|[^{LETTER}\s]").findall
 
 
 class Sentiment:
@@ -168,7 +173,7 @@ class Sentiment:
 
 def plain(review: str) -> str:
     """Lower case and one space around every word and mark, so that tokenised and ordinary text look alike."""
-    return " ".join(_words(_contraction.sub(r"\1\2", review.lower())))
+    return " ".join(_words(_contraction.sub(r"\1\2", clean(review.lower()))))
 
 
 def encode(reviews: list[str], tokenizer: Tokenizer, config: Text) -> list[np.ndarray]:

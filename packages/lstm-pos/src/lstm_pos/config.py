@@ -1,10 +1,9 @@
 """Every knob of a run. No torch here: `lstm-pos train --help` answers at once."""
 
-import os
 from dataclasses import dataclass, field
 from typing import Literal
 
-from etude.config import Fit, Scores, at_least, probabilities
+from etude.config import Fit, Scores, at_least, keep_folder, keep_path, probabilities
 from etude.errors import UserError
 
 SCORES: Scores = {"loss": "lower", "accuracy": "higher", "macro_f1": "higher", "unseen_accuracy": "higher"}
@@ -22,10 +21,7 @@ class Data:
     """the part of the documents that is held out for validation, and as many for the test"""
 
     def __post_init__(self) -> None:
-        path = "/" in self.name or ".conllu" in self.name or os.path.lexists(self.name)
-        if path and self.name not in ("sample", "nerus"):  # though a folder may have the name of a data set
-            # What is kept in a run must name the same file wherever the run is scored or gone on with.
-            object.__setattr__(self, "name", os.path.abspath(self.name))
+        keep_path(self, "name", ".conllu", ".conllu.gz", known=("sample", "nerus"))
         if self.documents < 0:
             raise UserError(f"data.documents is a number of documents, or 0 for all, not {self.documents}")
         if not 0 < self.held_out < 0.5:
@@ -49,6 +45,7 @@ class Text:
 
     def __post_init__(self) -> None:
         at_least(1, "text", self, "vocabulary", "max_length")
+        keep_folder(self, "pretrained")
 
 
 @dataclass(frozen=True)

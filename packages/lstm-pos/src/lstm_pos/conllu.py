@@ -20,6 +20,7 @@ from typing import BinaryIO
 import numpy as np
 
 from etude.errors import UserError
+from etude.text.lines import UTF16, clean
 
 BLOCK = 1 << 20  # bytes of text that are read at a time: the arrays of a block stay in the processor's cache
 LONGEST = 1 << 26  # bytes without an empty line after which this is no CoNLL-U file
@@ -62,15 +63,25 @@ class Malformed(Exception):
 
 
 class Table(dict[bytes, int]):
-    """What stands in a column -> its number, in the order of first appearance."""
+    """What stands in a column -> the number of its text, in the order of first appearance.
+
+    What looks the same is the same (`etude.text.lines.clean`), unless texts are to stay `as_written`.
+    """
+
+    def __init__(self, as_written: bool = False) -> None:
+        super().__init__()
+        self.as_written = as_written
+        self.numbers: dict[str, int] = {}
 
     def __missing__(self, content: bytes) -> int:
         try:
-            content.decode()
+            text = content.decode()
         except UnicodeDecodeError as error:
             raise Malformed(f"byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8") from error
         self.judge(content)
-        self[content] = len(self)
+        if not self.as_written:
+            text = clean(text) or text  # a word that nobody sees is one all the same
+        self[content] = self.numbers.setdefault(text, len(self.numbers))
         return self[content]
 
     def judge(self, content: bytes) -> None:
@@ -81,12 +92,12 @@ class Table(dict[bytes, int]):
 class Tags(Table):
     def __init__(self, needed: bool) -> None:
         super().__init__()
-        self.needed = needed
+        self.needed = needed  # every word has to have one
 
     def judge(self, content: bytes) -> None:
         if not content or (content == b"_" and self.needed):
             raise Malformed("the word has no tag in column UPOS; tag it, or leave its sentence out")
-        if len(self) == MAX_TAGS:
+        if len(self.numbers) == MAX_TAGS:
             raise Malformed(f"more than {MAX_TAGS} different tags in column UPOS; is it the right column?")
 
 
@@ -126,11 +137,11 @@ class Reader:
     def __init__(self, where: str, documents: int = 0, tagged: bool = True) -> None:
         """`where` names the file in errors; reading stops after so many `documents`, 0 reads all.
 
-        Unless they are to be `tagged`, words may have `_` in column UPOS.
+        Unless they are `tagged`, words may have `_` in column UPOS, and stay as they are written.
         """
         self.where = where
         self.wanted = documents
-        self.words, self.tags, self.feats = Table(), Tags(tagged), Feats()
+        self.words, self.tags, self.feats = Table(as_written=not tagged), Tags(tagged), Feats()
         self.lines = Lines(self.words, self.tags, self.feats)
         self.line = 1  # number of the next block's first line
         self.begun = 0  # documents
@@ -166,6 +177,10 @@ class Reader:
             if not data:
                 break
             data = held + (data.removeprefix(b"\xef\xbb\xbf") if first else data)
+            if first and data.startswith(UTF16):
+                raise UserError(
+                    f"{self.where}, line 1: byte 0x{data[0]:02x} is not UTF-8, but UTF-16; save the file as UTF-8"
+                )
             first = False
             held = b"\r" if data.endswith(b"\r") else b""
             data = data[: len(data) - len(held)]

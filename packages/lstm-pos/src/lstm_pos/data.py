@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
+from etude.config import is_path
 from etude.download import fetch, root
 from etude.draw import shuffled
 from etude.errors import UserError
@@ -24,7 +25,7 @@ from lstm_pos import conllu, sample
 from lstm_pos.forms import ranges
 
 NERUS = "https://storage.yandexcloud.net/natasha-nerus/data/nerus_lenta.conllu.gz"  # about 2 GB; no hash is published
-FORMAT = 1  # of the files in the cache; another number makes what is there stale
+FORMAT = 2  # of the files in the cache; another number makes what is there stale
 BLOCK = 100_000  # sentences that are looked at together, where all would need too much memory
 HASHED = 1 << 22  # entries of an array, or of a table, that are hashed together
 SPLIT = -1  # the stream that the parts are drawn from; epochs, which draw their order likewise, count from 0
@@ -85,7 +86,7 @@ def read(name: str, documents: int = 0) -> Corpus:
         case "nerus":
             file = fetch(NERUS, root() / "nerus" / "nerus_lenta.conllu.gz", None, "nerus")
             return read_whole(file, documents)
-        case _ if os.path.lexists(name) or "/" in name or ".conllu" in name:
+        case _ if is_path(name, ".conllu", ".conllu.gz"):
             return read_whole(name, documents)
         case _:
             raise UserError(f"there is no data set {name!r}; choose sample, nerus, or the path of a CoNLL-U file")
@@ -211,7 +212,7 @@ def arrays(reader: conllu.Reader, stream: "BinaryIO | conllu.Unpacked") -> Itera
 
 
 def tables(reader: conllu.Reader) -> dict[str, Any]:
-    return {name: [content.decode() for content in getattr(reader, name)] for name in TABLES}
+    return {name: [*getattr(reader, name).numbers] for name in TABLES}
 
 
 def read_whole(path: str | Path, documents: int = 0) -> Corpus:

@@ -1,13 +1,11 @@
 """lstm-pos as a Task: which part of speech is each word of a sentence?"""
 
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +23,7 @@ from etude.run import Run
 from etude.scores import f1, per_class
 from etude.text.batching import by_length, padded
 from etude.text.fingerprints import fingerprints
+from etude.text.lines import clean, lines, spans
 from lstm_pos import conllu, data
 from lstm_pos.config import SCORES, Config
 from lstm_pos.data import Corpus, Dataset
@@ -202,7 +201,8 @@ class Tagging:
     def tagged(self, sentences: Sequence[Sequence[str]], precision: str = "fp32") -> list[list[str]]:
         """The tags of every word of every sentence."""
         names: dict[str, int] = {}
-        flat, bounds = packed([[names.setdefault(word, len(names)) for word in words] for words in sentences])
+        plain = ((clean(word) or word for word in words) for words in sentences)
+        flat, bounds = packed([[names.setdefault(word, len(names)) for word in words] for words in plain])
         forms = self.learnt.encoder.encode(list(names))
         part = cut(flat, bounds[:-1], bounds[1:], forms.counts, self.config.text.max_length)
         found = self.answers(forms, flat, part, precision)
@@ -380,7 +380,14 @@ def make(config: Config, where: torch.device) -> Task:
         raise UserError(
             f"column FEATS of {config.data.name} is empty: leave out --model.morphology, which learns from it"
         )
+    if len(tags) < 2:
+        raise UserError(
+            f"all words of the training part of {config.data.name} are tagged {tags[0]}, which is nothing to learn: "
+            "tag the words in column UPOS, or use more documents"
+        )
     encoder = Encoder.train(config, counts, texts)
+    if isinstance(encoder.cutter, Words) and not encoder.cutter.classes and not encoder.cutter.words:
+        raise UserError(f"text.vocabulary {config.text.vocabulary} has room for no word: raise it")
     learnt = Learnt(encoder, tags, morphology, np.sort(fingerprints(counts)), source(config, corpus))
     return Tagging(config, learnt, dataset)
 
@@ -455,9 +462,6 @@ def predict(task: Tagging, inputs: list[str], format: str = "text") -> list[str]
 
 def sentences_of(given: str) -> list[tuple[str, list[str]]]:
     """The sentences of an input of `predict` and their words, cut as those of NERUS were. Raises UserError."""
-    from razdel import sentenize, tokenize
-
-    name, text = repr(given), given
     if given.endswith((".conllu", ".conllu.gz")):
         try:
             with open(given, "rb") as file:
@@ -467,30 +471,29 @@ def sentences_of(given: str) -> list[tuple[str, list[str]]]:
         cut = [corpus.sentence(n)[0] for n in range(len(corpus.sentences) - 1)]
         return [(" ".join(words), words) for words in cut]
     if given == "-":
-        name, text = "standard input", decoded(sys.stdin.buffer.read(), "standard input")
+        name, every = "standard input", lines("-", "give a text or a file", as_written=True)
     elif " " not in given and given.endswith(".txt") and not os.path.isfile(given):
         raise UserError(f"there is no file {given}; give a text, a file, or - for standard input")
     elif os.path.isfile(given):  # not Path.is_file, which fails for a text too long to be a name
-        try:
-            name, text = given, decoded(Path(given).read_bytes(), given)
-        except OSError as error:
-            raise UserError(f"{given} cannot be read ({error.strerror}); give another file") from error
+        name, every = given, lines(given, "give another file", as_written=True)
     elif not given.isascii() and any("\ud800" <= character <= "\udfff" for character in given):
         raise UserError(f"{given!r} is not UTF-8; give the text in UTF-8")
-    found = []
-    for line in text.splitlines():
-        for sentence in sentenize(line):
-            if words := [token.text for token in tokenize(sentence.text)]:
-                found.append((sentence.text, words))
+    else:
+        name, every = repr(given), iter([given])
+    found = [sentence for some in every for line in some.splitlines() for sentence in sentences_in(line)]
     if not found:
         raise UserError(f"there is no word in {name}; give a text, a file, or - for standard input")
     return found
 
 
-def decoded(content: bytes, name: str) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        wrong = f"byte 0x{content[error.start]:02x} is not UTF-8; save it as UTF-8"
-        raise UserError(f"{name}, line {line}: {wrong}") from None
+def sentences_in(line: str) -> Iterator[tuple[str, list[str]]]:
+    """The sentences of a line and their words, as they are written, but cut where their clean form would be."""
+    from razdel import sentenize, tokenize
+
+    plain = clean(line)
+    places = spans(line) if plain != line else [(n, n + 1) for n in range(len(line))]
+    for sentence in sentenize(plain):
+        cuts = [(sentence.start + word.start, sentence.start + word.stop) for word in tokenize(sentence.text)]
+        words = [line[places[start][0] : places[stop - 1][1]] for start, stop in cuts]
+        if words:
+            yield line[places[sentence.start][0] : places[sentence.stop - 1][1]], words

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from etude.config import Fit, Scores, at_least, probabilities
+from etude.config import Fit, Scores, at_least, keep_folder, keep_path, probabilities
 from etude.errors import UserError
 
 SCORES: Scores = {
@@ -29,6 +29,7 @@ class Data:
     """HTML entities become characters, each link <link>, white space single spaces; off: texts as they are"""
 
     def __post_init__(self) -> None:
+        keep_path(self, "name", ".csv", known=("sample", "twitter"))
         if self.messages < 0:
             raise UserError(f"data.messages is a number of messages, or 0 for all, not {self.messages}")
         if not 0 < self.held_out < 0.5:
@@ -50,6 +51,7 @@ class Text:
 
     def __post_init__(self) -> None:
         at_least(1, "text", self, "vocabulary", "max_length")
+        keep_folder(self, "pretrained")
         if self.max_length > 1_000:
             raise UserError(
                 f"text.max-length is 1,000 tokens at most, not {self.max_length:,}: this is for short texts"

@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import TextIOWrapper
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
 
+from etude.config import is_path
 from etude.download import fetch, root
 from etude.draw import shuffled
 from etude.errors import UserError
-from etude.text.lines import decoded, stripped
+from etude.text.lines import clean, ended, lines
 from text_ae import sample
 
 # the streams that parts and `messages` are drawn from; epochs, which draw their order likewise, count from 0
@@ -33,6 +33,8 @@ TAGS = {"0": "0.0", "4": "1.0"}  # of MEMBER's polarities; "2" is neutral, and o
 LONGEST = 10_000  # characters of a message; what is longer is a quote that was not closed, or no message
 LINK = "<link>"  # stands for any address on the web
 
+NESTED = 50  # what is unescaped so often and still holds an entity was made to hold them
+LONG = re.compile(r"(&#[0-9]{600,};?)")  # the number of no character; from 640 digits on Python may refuse to read it
 AMPERSANDS = re.compile(r"&(?:amp;|AMP;)+")
 # Control characters but for those that are white space; surrogates, which no file can hold; and U+FFFD, also as its
 # UTF-8 looks when read as latin-1, which is how most of them came into Sentiment140.
@@ -87,7 +89,7 @@ def load(name: str, seed: int, held_out: float = 0.1, normalise: bool = True, me
             return generated(messages)
         case "twitter":
             texts, labels, classes = read_csv(tweets(root() / "twitter"))
-        case _ if "/" in name or name.lower().endswith(".csv") or os.path.lexists(name):
+        case _ if is_path(name, ".csv"):
             texts, labels, classes = read_csv(Path(name))
         case _:
             raise UserError(f"there is no data set {name!r}; choose sample, twitter, or the path of a CSV file")
@@ -170,17 +172,28 @@ def divided(name: str, kept: np.ndarray, seed: int, held_out: float) -> list[np.
 def normalised(text: str) -> str:
     """The text as people saw it: HTML entities are characters, each link is `<link>`, white space is single spaces.
 
-    Entities are unescaped until none is left, as some tweets are escaped twice. Control characters and U+FFFD, which
-    stands for a character that got lost, are dropped. Case, names and punctuation stay. What is normalised stays as it
-    is if it is normalised again.
+    Entities are unescaped until none is left, as some tweets are escaped twice; a text in which they stand more than
+    `NESTED` deep in one another keeps them. Control characters and U+FFFD, which stands for a character that got lost,
+    are dropped. Case, names and punctuation stay. What is normalised stays as it is if it is normalised again.
     """
-    before = None
-    while text != before:  # what is left where something was dropped may be an entity; it ends, as nothing grows
-        before = text
-        if "&" in text:
-            text = html.unescape(AMPERSANDS.sub("&", text))
-        text = " ".join(DROPPED.sub("", text).split())
-    return ADDRESS.sub(LINK, text)
+    found, before = text, None
+    for _ in range(NESTED):
+        if found == before:
+            return linked(found)
+        before = found  # what is left where something was dropped may be an entity
+        if "&" in found:
+            parts = LONG.split(AMPERSANDS.sub("&", found))
+            found = "".join(part if LONG.fullmatch(part) else html.unescape(part) for part in parts)
+        found = dropped(found)
+    return linked(dropped(text))
+
+
+def linked(text: str) -> str:
+    return clean(ADDRESS.sub(LINK, text))  # a joiner may have stood before an address
+
+
+def dropped(text: str) -> str:
+    return " ".join(clean(DROPPED.sub("", text)).split())
 
 
 def read_lines(path: str | Path) -> list[str]:
@@ -188,13 +201,7 @@ def read_lines(path: str | Path) -> list[str]:
 
     Only \\n and \\r\\n end a line, the last may lack it. Raises UserError with the line if it cannot be read.
     """
-    try:
-        if str(path) == "-":
-            return list(stripped("standard input", sys.stdin.buffer))
-        with open(path, "rb") as stream:
-            return list(stripped(str(path), stream))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give a text file, one text a line") from error
+    return [*ended(lines(path, "give a text file, one text a line"))]
 
 
 def read_csv(file: Path) -> tuple[list[str], np.ndarray, list[str]]:
@@ -206,38 +213,32 @@ def read_csv(file: Path) -> tuple[list[str], np.ndarray, list[str]]:
     texts: list[str] = []
     numbers: list[int] = []
     tags: dict[str, int] = {}
-    try:
-        with file.open("rb") as stream:
-            rows = numbered(file, stream)
-            start, header = next(rows, (1, []))
-            if not header:
-                raise UserError(f"{file} is empty, but should begin with a header that names tag and message")
-            for column in ("tag", "message"):
-                if header.count(column) != 1:
-                    raise UserError(
-                        f"{file}, line {start}: the header has {'two columns' if column in header else 'no column'} "
-                        f"{column}, but {shown(', '.join(map(repr, header)))}; name one tag and one message"
-                    )
-            tag_at, message_at, width = header.index("tag"), header.index("message"), len(header)
-            for start, row in rows:
-                if len(row) != width:
-                    raise UserError(
-                        f"{file}, line {start}: the row has {len(row)} columns, the header {width}; "
-                        "put a message that holds commas in quotes"
-                    )
-                tag, message = row[tag_at].strip(), row[message_at]
-                if not tag:
-                    raise UserError(f"{file}, line {start}: the tag is empty; fill it in, or delete the row")
-                if not message or message.isspace():
-                    raise UserError(f"{file}, line {start}: the message is empty; fill it in, or delete the row")
-                if len(message) > LONGEST:
-                    raise UserError(giant(file, start, f"the message has {len(message):,}"))
-                texts.append(message)
-                numbers.append(tags.setdefault(tag, len(tags)))
-    except OSError as error:
-        raise UserError(
-            f"{file} cannot be read ({error.strerror}); give a CSV file with the columns tag and message"
-        ) from error
+    rows = numbered(file)
+    start, header = next(rows, (1, []))
+    if not header:
+        raise UserError(f"{file} is empty, but should begin with a header that names tag and message")
+    for column in ("tag", "message"):
+        if header.count(column) != 1:
+            raise UserError(
+                f"{file}, line {start}: the header has {'two columns' if column in header else 'no column'} "
+                f"{column}, but {shown(', '.join(map(repr, header)))}; name one tag and one message"
+            )
+    tag_at, message_at, width = header.index("tag"), header.index("message"), len(header)
+    for start, row in rows:
+        if len(row) != width:
+            raise UserError(
+                f"{file}, line {start}: the row has {len(row)} columns, the header {width}; "
+                "put a message that holds commas in quotes"
+            )
+        tag, message = row[tag_at].strip(), row[message_at]
+        if not tag:
+            raise UserError(f"{file}, line {start}: the tag is empty; fill it in, or delete the row")
+        if not message or message.isspace():
+            raise UserError(f"{file}, line {start}: the message is empty; fill it in, or delete the row")
+        if len(message) > LONGEST:
+            raise UserError(giant(file, start, f"the message has {len(message):,}"))
+        texts.append(message)
+        numbers.append(tags.setdefault(tag, len(tags)))
     if not texts:
         raise UserError(f"{file} has a header but no row; add some messages")
     classes = sorted(tags)
@@ -245,9 +246,9 @@ def read_csv(file: Path) -> tuple[list[str], np.ndarray, list[str]]:
     return texts, np.array([rank[tag] for tag in tags])[numbers], classes
 
 
-def numbered(file: Path, stream: BinaryIO) -> Iterator[tuple[int, list[str]]]:
+def numbered(file: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV file that are not blank, each with the line that it begins in, counting from 1."""
-    reader = csv.reader(decoded(str(file), stream), strict=True)
+    reader = csv.reader(lines(file, "give a CSV file with the columns tag and message"), strict=True)
     while True:
         start = reader.line_num + 1
         try:

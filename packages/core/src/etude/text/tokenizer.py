@@ -422,7 +422,7 @@ class Tokenizer(ABC):
         Raises UserError if the file is missing, broken, of another version or (on a subclass) of another type.
         """
         try:
-            state = json.loads(Path(path).read_text(encoding="utf-8"))
+            state = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}: give the file of a saved tokenizer") from None
         except (ValueError, RecursionError):
