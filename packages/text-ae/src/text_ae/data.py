@@ -17,6 +17,7 @@ from typing import BinaryIO
 import numpy as np
 from tqdm import tqdm
 
+from etude import files
 from etude.download import fetch, root
 from etude.draw import shuffled
 from etude.errors import UserError
@@ -299,7 +300,7 @@ def tweets(folder: Path) -> Path:
                 writer.writerow(("tag", "message"))
                 writer.writerows(read_archive(archive))
                 out.flush()
-                os.fsync(out.fileno())
+                files.sync(out)
             made.rename(file)
     except OSError as error:
         raise UserError(f"{file} cannot be written ({error.strerror}); set ETUDE_DATA to another folder") from error
