@@ -267,8 +267,9 @@ def test_broken_images(tmp_path, what, monkeypatch):
         case "folder":
             file.mkdir()
         case "bomb":
-            file.write_bytes(whole)
-            monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+            Image.new("RGB", (64, 64)).save(file, "PNG")  # a JPEG would be decoded at a fraction of its size
+            monkeypatch.setattr("etude.images.LARGE", 1000)
+            monkeypatch.setattr("etude.images.MOST", 3000)
         case "tiff":
             file.write_bytes(b"II*\0\x08\0\0\0\x01\0\xff\xff" + b"\xff" * 40)
         case "missing":

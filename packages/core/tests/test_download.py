@@ -1,21 +1,26 @@
 """Downloads from a server of our own, which misbehaves on demand and counts what it sends."""
 
+import errno
+import gzip
 import hashlib
 import io
 import re
 import subprocess
 import sys
 import threading
+import time
+import zipfile
 from contextlib import ExitStack
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from etude import download
+from etude import download, files
 from etude.errors import UserError
 
-BODY = bytes(range(256)) * 5000  # 1.28 MB: several blocks
+BODY = b"\x1f\x8b" + bytes(range(2, 256)) + bytes(range(256)) * 4999  # 1.28 MB: several blocks
 HALF = len(BODY) // 2
 SHA = hashlib.sha256(BODY).hexdigest()
 
@@ -23,6 +28,8 @@ SHA = hashlib.sha256(BODY).hexdigest()
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.ranges.append(self.headers.get("Range"))
+        self.server.paths.append(self.path)
+        self.server.conditions.append(self.headers.get("If-Range"))
         self.server.answer(self)
 
     def begin(self, status, length, span=None):
@@ -31,6 +38,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(length))
         if span:
             self.send_header("Content-Range", span)
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
         self.end_headers()
 
     def send(self, data):
@@ -50,7 +59,8 @@ class Server(ThreadingHTTPServer):
         self.over = threading.Event()
         self.answer = whole
         self.body = BODY
-        self.ranges = []
+        self.headers = {}
+        self.ranges, self.conditions, self.paths = [], [], []
         self.sent = 0
 
     def handle_error(self, request, client_address):
@@ -59,8 +69,9 @@ class Server(ThreadingHTTPServer):
 
 def whole(request):
     """All of it, or the range asked for, as a well-behaved server does."""
-    body = request.server.body
-    if not (asked := request.headers.get("Range")):
+    body, known = request.server.body, request.server.headers
+    asked, condition = request.headers.get("Range"), request.headers.get("If-Range")
+    if not asked or (condition and condition not in (known.get("ETag"), known.get("Last-Modified"))):
         request.begin(200, len(body))
         request.send(body)
         return
@@ -232,29 +243,75 @@ def test_a_failure_leaves_nothing_that_looks_whole(server, file, answer, says, k
     assert server.sent == len(BODY) - kept
 
 
+OLD = "Sun, 01 Nov 2026 08:00:00 GMT"
+
+
+def part(file, content, version=""):
+    """What an interrupted transfer left, and what the server had said of its version."""
+    file.parent.mkdir()
+    file.with_name(file.name + ".part").write_bytes(content)
+    if version:
+        file.with_name(file.name + ".part.version").write_text(version)
+
+
 @pytest.mark.parametrize("had", [0, 1000, len(BODY)])
 def test_without_a_hash_the_length_counts(server, file, had):
-    file.parent.mkdir()
-    file.with_name(file.name + ".part").write_bytes(BODY[:had])
+    server.headers = {"ETag": '"1"'}
+    part(file, BODY[:had], '"1"')
     fetch(server, file, None)
     assert left(file) == {file.name: BODY} and server.sent == len(BODY) - had
 
 
-def test_without_a_hash_it_goes_on_too(server, file):
-    server.answer = cut
+@pytest.mark.parametrize("headers", [{"ETag": '"1"'}, {"Last-Modified": OLD}, {"ETag": 'W/"1"', "Last-Modified": OLD}])
+def test_without_a_hash_it_goes_on_with_the_same_version(server, file, headers):
+    server.answer, server.headers = cut, headers
+    refusal(server, file, None)
+    version = OLD if "Last-Modified" in headers else '"1"'
+    assert left(file) == {file.name + ".part": BODY[:HALF], file.name + ".part.version": version.encode()}
+    server.answer = whole
+    fetch(server, file, None)
+    assert left(file) == {file.name: BODY} and server.ranges == [None, f"bytes={HALF}-"]
+    assert server.conditions == [None, version]
+
+
+@pytest.mark.parametrize("deaf_to_conditions", [False, True])
+@pytest.mark.parametrize("had", [HALF, len(BODY)])
+@pytest.mark.parametrize(
+    ("before", "now"), [({"ETag": '"1"'}, {"ETag": '"2"'}), ({"Last-Modified": OLD}, {"ETag": '"2"'})]
+)
+def test_without_a_hash_two_versions_of_one_length_do_not_mix(server, file, before, now, had, deaf_to_conditions):
+    part(file, b"\x1f\x8b" + b"x" * (had - 2), next(iter(before.values())))
+    server.headers = now
+    if deaf_to_conditions:
+
+        def deaf_to_if_range(request):
+            del request.headers["If-Range"]
+            whole(request)
+
+        server.answer = deaf_to_if_range
+    fetch(server, file, None)
+    assert left(file) == {file.name: BODY}
+
+
+@pytest.mark.parametrize("headers", [{}, {"ETag": 'W/"1"'}, {"Last-Modified": "yesterday"}, {"Last-Modified": "now"}])
+def test_without_a_hash_or_a_version_it_begins_anew(server, file, headers):
+    """A date that is that of the answer proves nothing: the file may change within the same second."""
+    if headers.get("Last-Modified") == "now":
+        headers = {"Last-Modified": formatdate(time.time() + 60, usegmt=True)}
+    server.answer, server.headers = cut, headers
     refusal(server, file, None)
     assert left(file) == {file.name + ".part": BODY[:HALF]}
     server.answer = whole
     fetch(server, file, None)
-    assert left(file) == {file.name: BODY} and server.ranges == [None, f"bytes={HALF}-"]
+    assert left(file) == {file.name: BODY} and server.ranges == [None, None]
 
 
 def test_without_a_hash_more_than_there_is_begins_anew(server, file):
     """The bytes that were there are of another, longer version."""
-    file.parent.mkdir()
-    file.with_name(file.name + ".part").write_bytes(b"x" * (len(BODY) + 1))
+    part(file, b"x" * (len(BODY) + 1), '"1"')
+    server.headers = {"ETag": '"2"'}
     fetch(server, file, None)
-    assert left(file) == {file.name: BODY} and server.ranges == [f"bytes={len(BODY) + 1}-", None]
+    assert left(file) == {file.name: BODY}
 
 
 @pytest.mark.parametrize("answer", [unmeasured, cut_unmeasured])
@@ -397,4 +454,127 @@ def test_a_folder_that_cannot_be_written(server, file, what):
     else:
         file.with_name(file.name + ".part").mkdir(parents=True)
     with pytest.raises(UserError, match="^[^\n]*set.tar.gz cannot be written .*; set ETUDE_DATA to another folder$"):
+        fetch(server, file)
+
+
+# --------------------------------------------------------------------------- what is no archive, no address, no disk
+
+
+PAGE = b"\n<!DOCTYPE html>\n<html><body>Welcome to the WLAN of this hotel</body></html>"
+
+
+def packed(name):
+    """An archive as its name says."""
+    out = io.BytesIO()
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(out, "w") as archive:
+            archive.writestr("a.txt", "text")
+        return out.getvalue()
+    return gzip.compress(b"text")
+
+
+def sent(body, status=200):
+    def answer(request):
+        request.begin(status, len(body))
+        request.send(body)
+
+    return answer
+
+
+@pytest.mark.parametrize("name", ["set.zip", "set.csv.gz", "set.tar.gz", "set.jpg", "set.bin"])
+@pytest.mark.parametrize("digest", [None, SHA])
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "the answer is empty"),
+        (PAGE, "what came is a page of HTML"),
+        (b"\xef\xbb\xbf<html lang='ru'>", "what came is a page of HTML"),
+    ],
+)
+def test_nothing_that_is_not_the_archive_is_kept(server, tmp_path, name, digest, body, says):
+    """An empty answer and the page of a network that wants a login: named, and no fault of the disk."""
+    server.answer, server.headers = sent(body), {"ETag": '"1"'}
+    file = tmp_path / "sets" / name
+    assert f"({says}" in refusal(server, file, digest)
+    assert left(file) == {}
+
+
+@pytest.mark.parametrize("name", ["set.zip", "set.csv.gz", "set.jpg", "set.png"])
+@pytest.mark.parametrize("body", [b"no such file\n", b'{"error": 7}', b"PK\x03\x04 and no more", b"\x1f"])
+def test_without_a_hash_it_has_to_begin_as_a_file_of_its_name(server, tmp_path, name, body):
+    server.answer = sent(body)
+    file = tmp_path / "sets" / name
+    assert f"(what came is no {file.suffix} file)" in refusal(server, file, None)
+    assert left(file) == {}
+
+
+@pytest.mark.parametrize("name", ["set.zip", "set.csv.gz"])
+def test_without_a_hash_an_archive_is_kept(server, tmp_path, name):
+    server.answer = sent(packed(name))
+    file = tmp_path / "sets" / name
+    fetch(server, file, None)
+    assert left(file) == {name: packed(name)}
+
+
+def test_what_was_coded_on_the_way_is_not_kept(server, tmp_path):
+    server.answer, server.headers = sent(gzip.compress(b"text")), {"Content-Encoding": "gzip"}
+    file = tmp_path / "sets" / "set.csv"
+    assert "sent it coded as gzip" in refusal(server, file, None)
+    assert left(file) == {}
+
+
+def test_a_redirect_to_a_page_of_errors(server, tmp_path):
+    def elsewhere(request):
+        server.answer = sent(PAGE)
+        request.send_response(302)
+        request.send_header("Location", "/sorry?what=нет".encode().decode("latin-1"))
+        request.end_headers()
+
+    server.answer = elsewhere
+    file = tmp_path / "sets" / "set.zip"
+    assert "page of HTML" in refusal(server, file, None)
+    assert left(file) == {}
+
+
+def test_a_proxy_that_wants_a_password_is_named(server, file):
+    server.answer = lambda request: request.send_error(407)
+    assert "407: Proxy Authentication Required: set https_proxy to http://USER:PASSWORD@" in refusal(server, file)
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/данные/набор.tar.gz", "/%D0%B4%D0%B0%D0%BD%D0%BD%D1%8B%D0%B5/%D0%BD%D0%B0%D0%B1%D0%BE%D1%80.tar.gz"),
+        ("/a b.gz?q=слово", "/a%20b.gz?q=%D1%81%D0%BB%D0%BE%D0%B2%D0%BE"),
+        ("/%D0%B4.gz?a=1&b=%20", "/%D0%B4.gz?a=1&b=%20"),
+    ],
+)
+def test_an_address_as_people_write_it(server, file, path, asked):
+    server.url = server.url.replace("/set.tar.gz", path)
+    fetch(server, file)
+    assert server.paths == [asked]
+
+
+def test_a_host_as_people_write_it():
+    assert download.ascii_address("https://я:п@пример.рф:8080/а") == (
+        "https://%D1%8F:%D0%BF@xn--e1afmkfd.xn--p1ai:8080/%D0%B0"
+    )
+    assert download.ascii_address("http://[::1]:80/a?b#c") == "http://[::1]:80/a?b"
+
+
+@pytest.mark.parametrize(
+    "url", ["", "set.zip", "//host/set.zip", "http://", "http://" + "ы" * 80, "http://[::1", "x://a", "http://a:b/"]
+)
+def test_no_address(server, file, url):
+    server.url = url
+    refusal(server, file)
+    assert left(file) == {}
+
+
+def test_a_full_disk_is_told_as_one(server, file, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "sync", full)
+    with pytest.raises(UserError, match=r"set.tar.gz cannot be written \(No space left on device\); set ETUDE_DATA"):
         fetch(server, file)

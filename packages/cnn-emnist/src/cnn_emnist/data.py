@@ -1,10 +1,12 @@
 """Files -> images: the embedded sample and three published sets, all 28x28 grey images, white on black and upright."""
 
+import gzip
 import os
 import shutil
 import socket
 import sys
 import tempfile
+import zlib
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -87,7 +89,7 @@ def load(name: str, seed: int) -> Dataset:
     source = SOURCES[name]
     folder = root() / source.kind / "raw"
     files = [[part.format(what) for what in ("images-idx3", "labels-idx1")] for part in source.parts]
-    if missing := [file for pair in files for file in pair if not os.path.exists(folder / file)]:
+    if missing := [file for pair in files for file in pair if not os.path.exists(found(folder / file))]:
         fetch(name, folder, missing)
     whole, test = (read(folder / images, folder / labels, source) for images, labels in files)
     if len(whole.labels.unique()) < 2:
@@ -108,40 +110,54 @@ def load(name: str, seed: int) -> Dataset:
 
 def read(images: Path, labels: Path, source: Source) -> Images:
     """One part from its two idx files; raises UserError that names the file that is not what it should be."""
-    from torchvision.datasets.mnist import read_image_file, read_label_file
-
-    count, *shape = header(images, 3)
+    images, labels = found(images), found(labels)
+    (count, *shape), pixels = arrays(images, 3)
     if shape != [SIZE, SIZE]:
         raise bad(images, f"holds images of {shape[0]}x{shape[1]} pixels, not {SIZE}x{SIZE}")
-    (named,) = header(labels, 1)
+    (named,), classes = arrays(labels, 1)
     if named != count:
         raise bad(labels, f"holds {named} labels for the {count} images of {images.name}")
-    classes = read_label_file(str(labels)) - source.first
+    classes = classes.long() - source.first
     if not ((classes >= 0) & (classes < len(source.classes))).all():
         last = source.first + len(source.classes) - 1
         raise bad(labels, f"holds labels outside {source.first}..{last}")
-    pixels = read_image_file(str(images))
     return Images(pixels.transpose(1, 2).contiguous() if source.transposed else pixels, classes)
 
 
-def header(file: Path, dimensions: int) -> list[int]:
-    """The sizes an idx file of bytes declares (http://yann.lecun.com/exdb/mnist), after a check that it is whole."""
+def found(file: Path) -> Path:
+    """This file, or where it may have been put by hand as it is published: compressed, and of EMNIST in a folder more.
+
+    The file itself if there is none of these.
+    """
+    packed = (file.with_name(f"{file.name}.gz"), file.parent / "gzip" / f"{file.name}.gz")
+    return next((place for place in (file, *packed) if place.exists()), file)
+
+
+def arrays(file: Path, dimensions: int) -> tuple[list[int], Tensor]:
+    """An idx file of bytes (http://yann.lecun.com/exdb/mnist): the sizes that it declares, and uint8 of these sizes.
+
+    Raises UserError if it is not whole.
+    """
     try:
-        with file.open("rb") as stream:
-            words = np.frombuffer(stream.read(4 + 4 * dimensions), ">u4").tolist()
-            length = os.fstat(stream.fileno()).st_size
+        content = file.read_bytes()
+        if file.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise bad(file, f"is no whole gzip file ({error})") from None
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}); set ETUDE_DATA to another folder") from error
-    except ValueError:  # not a whole number of words
-        raise bad(file, "is too short") from None
-    if words[:1] != [0x800 + dimensions]:
+    head = 4 + 4 * dimensions
+    if len(content[:head]) % 4:
+        raise bad(file, "is too short")
+    first, *sizes = np.frombuffer(content[:head], ">u4").tolist() or [0]
+    if first != 0x800 + dimensions:
         raise bad(file, f"is no idx file of bytes in {dimensions} dimension{'s' * (dimensions > 1)}")
-    sizes = words[1:]
-    if len(sizes) < dimensions or length != 4 + 4 * dimensions + int(np.prod(sizes, dtype=object)):
-        raise bad(file, f"is {length} bytes long, which is not what it declares")
+    values = np.frombuffer(content[head:], np.uint8)
+    if len(sizes) < dimensions or len(values) != int(np.prod(sizes, dtype=object)):
+        raise bad(file, f"is {len(content)} bytes long, which is not what it declares")
     if not sizes[0]:
         raise bad(file, "is empty")
-    return sizes
+    return sizes, torch.from_numpy(values.reshape(sizes).copy())
 
 
 def bad(file: Path, what: str) -> UserError:

@@ -16,22 +16,25 @@ from etude.errors import UserError
 
 FAINT = 0.08  # of the darkest ink: what still belongs to a stroke's soft edge, and so to its bounding box
 SPECK = 0.02  # of all ink: what a separate piece must hold to be no speck of dust
+DOTTED = 0.25  # of all ink: if no piece holds so much, the letter is made of dots, as by printers and LEDs
+JOINED = 0.6  # of all ink: what the largest piece holds once they are joined; the rest may be the dot of an i, and dust
 FINE = (
     400  # pixels of the long side that are looked at; larger pictures are averaged down, which also calms their noise
 )
 BLANK = 12  # grey levels out of 255: less contrast than this is no ink
 
 
-def frame(picture: Image.Image, side: int) -> Tensor:
+def frame(picture: Image.Image, side: int, name: str = "") -> Tensor:
     """A picture of any size, mode and polarity -> uint8 [28, 28], white ink on black, its long side `side` pixels.
 
-    Only the first frame of an animation is read; the camera's rotation (EXIF) is undone. Raises UserError if the
-    picture is damaged or shows no ink. The paper may be uneven and noisy, but must be what the picture's rim shows.
+    Only the first frame of an animation is read; the camera's rotation (EXIF) is undone. Raises UserError, with the
+    picture's `name`, if it is damaged or shows no ink. The paper may be uneven and noisy, but must be what the
+    picture's rim shows. A letter of dots is joined.
     """
-    name = getattr(picture, "filename", "") or "the picture"
+    name = name or getattr(picture, "filename", "") or "the picture"
     try:
         light = grey(picture)
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # whatever Pillow makes of a damaged file
         raise UserError(f"{name} cannot be read ({error}); save it anew as PNG") from error
     framed = as_is(light, side)
     if framed is not None:
@@ -127,12 +130,39 @@ def pieces(light: np.ndarray) -> np.ndarray | None:
         return None
     full = float(np.percentile(depth[strong], 99))
     ink = (depth - 3 * noise).clip(0)
-    label = labels(depth > max(FAINT * full, 4 * noise))
-    amount = np.bincount(label.ravel(), (ink * strong).ravel())
-    amount[0] = 0
-    dust = amount < SPECK * amount.sum()
+    mask = depth > max(FAINT * full, 4 * noise)
+    label, amount = measured(mask, ink * strong)
+    total, wide = amount.sum(), 0
+    if amount.max() < DOTTED * total:
+        while amount.max() < JOINED * total and wide < max(light.shape) // 10:
+            wide += 1
+            label, amount = measured(grown(mask, wide), ink * strong)
+    dust = amount < SPECK * total
+    if dust.all():
+        return None
     dust[0] = False
-    return np.where(dust[label], 0, ink).astype(np.float32)
+    clean = np.where(dust[label], 0, ink).astype(np.float32)
+    return -grown(-grown(clean, wide), wide) if wide else clean
+
+
+def measured(mask: np.ndarray, ink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The pieces of a mask: bool [H, W] -> `labels`, int64 [H, W], and how much of the ink [H, W] each holds."""
+    label = labels(mask)
+    amount = np.bincount(label.ravel(), ink.ravel())
+    amount[0] = 0
+    return label, amount
+
+
+def grown(values: np.ndarray, steps: int) -> np.ndarray:
+    """The largest value [H, W] within so many steps, of a king in chess: joins what is not farther apart than two."""
+    for _ in range(steps):
+        for axis in (0, 1):
+            across = np.moveaxis(values.copy(), axis, 0)
+            before = np.moveaxis(values, axis, 0)
+            np.maximum(across[1:], before[:-1], out=across[1:])
+            np.maximum(across[:-1], before[1:], out=across[:-1])
+            values = np.moveaxis(across, 0, axis)
+    return values
 
 
 def paper(light: np.ndarray) -> tuple[np.ndarray, float]:

@@ -1,13 +1,11 @@
 """cnn-emnist as a Task: which image is which class, and what that looks like while it is learnt."""
 
-import struct
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,7 +14,7 @@ from cnn_emnist.config import SCORES, Config
 from cnn_emnist.data import Dataset, Images
 from cnn_emnist.data import load as load_data
 from cnn_emnist.model import CNN
-from etude import draw
+from etude import draw, images
 from etude.errors import UserError
 from etude.fingerprint import fingerprint
 from etude.loop import Split, Sums, Task, Totals, even_batches
@@ -170,9 +168,7 @@ def predict(task: Letters, inputs: list[str]) -> list[str]:
 def read(file: Path, side: int) -> Tensor:
     """An image file -> uint8 [28, 28], framed. Raises UserError if it is none or shows nothing."""
     try:
-        with Image.open(file) as picture:
-            return frame.frame(picture, side)
-    except FileNotFoundError:
-        raise UserError(f"there is no file {file}") from None
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        raise UserError(f"{file} is no image that can be read: {' '.join(str(error).split())}") from None
+        picture = images.load(file)
+    except images.Broken as error:
+        raise UserError(f"{file} is no image that can be read: {error}") from None
+    return frame.frame(picture, side, str(file))

@@ -60,7 +60,7 @@ class Dataset:
             if part and not parts[-1]:
                 file = part[0].file
                 raise UserError(f"no image of a part of {self.name} can be read, such as {file} ({broken[file]})")
-        named = [f"{file.parent.name}/{file.name} ({why})" for file, why in [*broken.items()][:NAMED]]
+        named = [f"{file} ({why})" for file, why in [*broken.items()][:NAMED]]
         more = f" and {len(broken) - NAMED:,} more" if len(broken) > NAMED else ""
         note = f"{len(broken):,} images that cannot be read: {', '.join(named)}{more}"
         return Dataset(self.name, parts[0], parts[1], parts[2], [*self.notes, note])

@@ -6,11 +6,10 @@ listed, so that whatever a crash leaves is either whole or not there; the next s
 """
 
 import errno
-import fcntl
 import hashlib
 import json
-import os
 import sqlite3
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +25,7 @@ from tqdm import tqdm
 from coco_caption import images
 from coco_caption.encoder import Encoder
 from etude import download
+from etude import files as disk
 from etude.errors import UserError
 
 TOGETHER = 32  # images that are encoded at once; twice as many are in memory
@@ -67,12 +67,8 @@ def features(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"waiting for another process that encodes images ({folder})", file=sys.stderr)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            (folder / "what.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+            disk.lock(lock, f"waiting for another process that encodes images ({folder})")
+            disk.write(folder / "what.json", (json.dumps(said, indent=1) + "\n").encode())
             with Index(folder / "index.sqlite") as index:
                 rows, digests, broken = complete(files, index, folder / "features.bin", encoder, spatial, shape)
                 digests += identify(others, index)[0]
@@ -155,7 +151,7 @@ def complete(
                             added.append((digest, free))
                             free += 1
                     out.flush()
-                    os.fsync(out.fileno())
+                    disk.sync(out)
                     index.add(added)
                     rows.update(added)
                     bar.update(len(group))
@@ -175,6 +171,8 @@ def identify(files: Sequence[Path], index: Index) -> tuple[list[bytes], dict[int
         path = str(file.absolute())
         try:
             status = file.stat()
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # to read a pipe would be to wait
+                raise OSError(errno.EINVAL, "it is no regular file")
             stamp = f"{status.st_size} {status.st_mtime_ns}"
             was, digest = known.get(path, ("", b""))
             if was != stamp:

@@ -20,12 +20,12 @@ from coco_caption.encoder import Encoder
 from coco_caption.features import TOGETHER, Features, features
 from coco_caption.model import Captioner
 from coco_caption.words import END, SPECIAL, Vocabulary, words
-from etude import draw
+from etude import draw, files
 from etude.config import absolute
 from etude.errors import UserError
 from etude.fingerprint import fingerprint
 from etude.loop import Split, Sums, Task, Totals, even_batches
-from etude.run import Run, write
+from etude.run import Run
 from etude.text.batching import of_equal_work
 
 SHOWN = 8  # images shown before, during and after training
@@ -179,7 +179,7 @@ class Telling:
         if file.exists() and epoch:
             history = {int(key): value for key, value in json.loads(file.read_text(encoding="utf-8")).items()}
         history[epoch] = told
-        write(file, json.dumps(history, indent=1, ensure_ascii=False).encode())
+        run.write("samples/captions.json", files.encode(json.dumps(history, indent=1, ensure_ascii=False)))
         run.picture("contact sheet", show.contact_sheet(pictures, history), step, "contact-sheet")
         if epoch == 0:
             out = [f"- {note}" for note in [*self.left_out]] or ["nothing"]

@@ -95,7 +95,7 @@ def read(folder: Path) -> Iterator[Any]:
     from tensorboard.compat.proto.event_pb2 import SessionLog
 
     events: list[Any] = []
-    for file in sorted(folder.glob("events.out.tfevents.*"), key=lambda file: (file.stat().st_mtime, file.name)):
+    for file in sorted(folder.glob("events.out.tfevents.*")):  # the order in which they were begun: see `etude.events`
         for event in LegacyEventFileLoader(str(file)).Load():
             if event.HasField("session_log") and event.session_log.status == SessionLog.START:
                 events = [earlier for earlier in events if earlier.step < event.step or not earlier.HasField("summary")]
@@ -148,12 +148,6 @@ def evenly(steps: Sequence[int], most: int) -> list[int]:
 
 def written(events: Sequence[Any]) -> bytes:
     """The events as the content of an event file."""
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.summary.writer.record_writer import RecordWriter
+    from etude.events import beginning, records
 
-    out = io.BytesIO()
-    writer = RecordWriter(out)
-    start = Event(wall_time=events[0].wall_time, file_version="brain.Event:2")
-    for event in (start, *events):
-        writer.write(event.SerializeToString())
-    return out.getvalue()
+    return records([beginning(events[0].wall_time), *events])

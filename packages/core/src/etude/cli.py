@@ -15,7 +15,7 @@ import os
 import shlex
 import sys
 import typing
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from etude import config as configs
+from etude import files
 from etude.errors import UserError
 from etude.judge import BLOCKS
 
@@ -120,23 +121,35 @@ def main(package: Package, argv: list[str] | None = None) -> int:
     verbs = {"train": train, "evaluate": evaluate, "predict": predict, "study": study, "report": report}
     if package.embeds:
         verbs["embed"] = embed
-    if words == ["together"]:  # what a study starts: no verb for people, as it reads what to do from stdin
-        return together(package)
+    files.mend_streams()
     try:
-        if not words or words[0] in ("-h", "--help"):
-            print(usage(package))
-            return 0 if words else 2
-        if words[0] not in verbs:
-            raise UserError(f"there is no {words[0]!r} in {package.name}: {configs.similar(words[0], verbs)}")
-        return verbs[words[0]](package, list(words[1:]))
+        try:
+            if words == ["together"]:  # what a study starts: no verb for people, as it reads what to do from stdin
+                return together(package)
+            if not words or words[0] in ("-h", "--help"):
+                print(usage(package))
+                return 0 if words else 2
+            if words[0] not in verbs:
+                raise UserError(f"there is no {words[0]!r} in {package.name}: {configs.similar(words[0], verbs)}")
+            return verbs[words[0]](package, list(words[1:]))
+        finally:
+            sys.stdout.flush()  # here, where it can be told that it fails
     except UserError as error:
-        print(f"{package.name}: {error}", file=sys.stderr)
+        say_error(package, str(error))
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
-        sys.stderr.close()
-        return 141
+    except files.Unsaid as error:
+        if not error.gone:
+            say_error(package, f"its output cannot be written ({error}): give it another place")
+        return 141 if error.gone else 2  # gone: the reader of our output, such as `head`
+    finally:
+        files.give_up_what_is_unsaid()
+
+
+def say_error(package: Package, line: str) -> None:
+    with suppress(files.Unsaid):
+        print(f"{package.name}: {line}", file=sys.stderr, flush=True)
 
 
 def invocation(package: Package) -> str:
@@ -164,7 +177,7 @@ def usage(package: Package) -> str:
 def train(package: Package, words: list[str]) -> int:
     """Trains a model in a run folder; goes on where an earlier start of the same run stopped."""
     folder = configs.take(words, "--run")
-    path = Path(folder) if folder else None
+    path = None if folder is None else files.given(folder)
     if path and (path / "config.yaml").is_file():
         words = [str(path / "config.yaml"), *words]
     presets = sorted(p.stem for p in Path(str(resources.files(package.module))).glob("configs/*.yaml"))
@@ -204,7 +217,11 @@ def train(package: Package, words: list[str]) -> int:
     finally:
         one.close()
         where.leave()
-    score = result["valid"][task.metric]
+    score = result["valid"].get(task.metric)
+    if not isinstance(score, int | float):
+        raise UserError(
+            f"{path}/result.json cannot be read (it has no {task.metric}): delete it and start the run again"
+        )
     how = "already finished" if done else f"took {result['seconds']:.0f} s"
     say(f"done     validation {task.metric} {score:.4f}, epoch {result['best_epoch']} of {result['epochs']}; {how}")
     board = "tensorboard" if call == package.name else f"{call.rpartition(' ')[0]} tensorboard"
@@ -226,7 +243,7 @@ def together(package: Package) -> int:
     outcome = many.Outcome()
     if asked["verb"] == "evaluate":
         for one in asked["runs"]:
-            log = (Path(one["folder"]) / "log.txt").open("a", encoding="utf-8")
+            log = files.open_log(Path(one["folder"]) / "log.txt")
             with log, redirect_stdout(log), redirect_stderr(log):
                 if main(package, ["evaluate", one["folder"]]) != 0:
                     outcome.failed.append(one["folder"])
@@ -267,7 +284,7 @@ def evaluate(package: Package, words: list[str]) -> int:
 
     from etude import device, evidence, loop, run
 
-    folder, flags = Path(words[0]), words[1:]
+    folder, flags = files.given(words[0]), words[1:]
     config: Any = run.read_config(folder, package.config, flags)
     state = run.checkpoint(folder, chosen or "best")
     where = device.choose(config.fit)
@@ -288,7 +305,7 @@ def evaluate(package: Package, words: list[str]) -> int:
         if package.results:
             results = package.task.results(task, totals)
             if out:
-                put(out, json.dumps(results).encode())
+                files.put(out, json.dumps(results).encode())
             if out or keep(folder / "results.json", results):
                 print(f"results  {out or folder / 'results.json'}")
         print(json.dumps(scores), flush=True)
@@ -340,16 +357,18 @@ def predict(package: Package, words: list[str]) -> int:
     inputs = words[1:] + inputs
     if not words or not inputs:
         raise UserError(f"give the run folder and what to predict: {usage}")
+    if out is None and files.is_closed(sys.stdout):
+        raise UserError("there is no standard output to write to: give --out FILE")
 
     import torch
 
-    task = restored(package, Path(words[0]))
+    task = restored(package, files.given(words[0]))
     with torch.inference_mode():
         text = "".join(line + "\n" for line in package.task.predict(task, inputs, **(vars(options) if options else {})))
     if out is None:
         sys.stdout.write(text)
     else:
-        put(out, text.encode())
+        files.put(out, files.encode(text))
     return 0
 
 
@@ -368,12 +387,12 @@ def embed(package: Package, words: list[str]) -> int:
     import numpy as np
     import torch
 
-    task = restored(package, Path(words[0]))
+    task = restored(package, files.given(words[0]))
     with torch.inference_mode():
         vectors = package.task.embed(task, words[1:])
     content = io.BytesIO()
     np.save(content, vectors, allow_pickle=False)
-    put(out, content.getvalue())
+    files.put(out, content.getvalue())
     print(f"{out}: {vectors.shape[0]:,} vectors of {vectors.shape[1]} numbers, {vectors.dtype}", file=sys.stderr)
     return 0
 
@@ -394,23 +413,12 @@ def restored(package: Package, folder: Path) -> "Task":
 
 def keep(file: Path, content: Any) -> bool:
     """Writes JSON to a run folder; if that cannot be, says so, and that it was not."""
-    from etude import run
-
     try:
-        run.write(file, (json.dumps(content) + "\n").encode())
+        files.write(file, (json.dumps(content) + "\n").encode())
     except OSError as error:
-        print(f"{file} is not written: {error.strerror}", file=sys.stderr)
+        print(f"{file} is not written: {files.why(error)}", file=sys.stderr)
         return False
     return True
-
-
-def put(out: str, content: bytes) -> None:
-    from etude import run
-
-    try:
-        run.write(Path(out), content)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot write {out!r} ({error}): give --out a file in a folder that is there") from None
 
 
 def study(package: Package, words: list[str]) -> int:

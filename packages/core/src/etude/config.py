@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 import tyro
 import yaml
 
+from etude import files
 from etude.errors import UserError
 
 C = TypeVar("C")
@@ -395,7 +396,7 @@ def dump(config: Any) -> str:
 
 def save(config: Any, path: Path) -> None:
     """Writes a configuration to a YAML file that `parse` reads back equal."""
-    path.write_text(dump(config), encoding="utf-8")
+    files.write(path, files.encode(dump(config)))
 
 
 def differences(old: Any, new: Any) -> list[str]:

@@ -343,6 +343,7 @@ def finish(task: Task, run: Run, device: Device, progress: Progress) -> dict[str
         look(task, run, device, -1, progress.step)
     chosen = progress.rows[progress.best_epoch - 1]
     run.scalars({f"best/{name}": value for name, value in chosen["valid"].items()}, progress.step)
+    run.flush()
     result = {
         "epochs": len(progress.rows),
         "best_epoch": progress.best_epoch,

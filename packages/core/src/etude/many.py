@@ -37,7 +37,7 @@ from torch.optim import rmsprop, sgd
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from etude import draw, optim
+from etude import draw, files, optim
 from etude.config import Fit
 from etude.device import Device, choose
 from etude.errors import UserError
@@ -732,7 +732,11 @@ class Member:
                 self.result, self.work = end.value, None
             except UserError as error:
                 self.error, self.work = error, None
-                print(error, file=self.log, flush=True)
+                with suppress(files.Unsaid):  # by a log on the full disk that ended the run
+                    print(error, file=self.log)
+            except files.Unsaid as error:
+                wrong = f"{self.run.path}/log.txt cannot be written ({error})"
+                self.error, self.work = UserError(wrong), None
 
 
 def obstacle(cfg: Fit, device: Device) -> str | None:
@@ -858,7 +862,7 @@ def train(wishes: Sequence[Wish], make: Callable[[Any, torch.device], Task], say
         with ExitStack() as stack:
             groups: dict[str, list[tuple[Wish, Member]]] = {}
             for wish in wishes[start : start + size]:
-                log = stack.enter_context((wish.folder / "log.txt").open("a", encoding="utf-8"))
+                log = stack.enter_context(files.open_log(wish.folder / "log.txt"))
                 with redirect_stdout(log), redirect_stderr(log):
                     try:
                         task = made(wish, make, device)
@@ -886,6 +890,7 @@ def train(wishes: Sequence[Wish], make: Callable[[Any, torch.device], Task], say
                     leave(unfinished, str(error))
                 for wish, member in pairs:
                     if member.error is not None:
+                        say(f"failed   {wish.folder}: {member.error}")
                         outcome.failed.append(str(wish.folder))
                     elif member.result is not None:
                         metric = member.learner.task.metric

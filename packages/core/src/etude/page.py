@@ -16,7 +16,8 @@ import jinja2
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from etude import chart, report, study
+from etude import chart, files, report, study
+from etude.errors import UserError
 from etude.report import Section, Setting
 
 if TYPE_CHECKING:
@@ -70,14 +71,25 @@ def markdown(text: str) -> Markup:
 
 
 def picture(file: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+    return "data:image/png;base64," + base64.b64encode(content(file)).decode()
+
+
+def content(file: Path) -> bytes:
+    """What stands in a file of samples. Raises UserError if it is none that a run wrote."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({files.why(error)}): delete it") from None
+    if file.suffix == ".png" and not data.startswith(b"\x89PNG"):
+        raise UserError(f"{file} cannot be read (it is no picture): delete it")
+    return data
 
 
 def shown(sample: report.Sample) -> Markup:
     """A sample as HTML."""
     if sample.file.suffix == ".png":
         return Markup('<img src="{}" alt="{}, {}">').format(picture(sample.file), sample.name, sample.when)
-    return markdown(sample.file.read_text(encoding="utf-8", errors="replace"))
+    return markdown(content(sample.file).decode("utf-8", errors="replace"))
 
 
 def figures(found: Section) -> tuple[list[Figure], list[Figure]]:

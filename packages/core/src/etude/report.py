@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etude import study
+from etude import files, study
 from etude.chart import Curve, Point
 from etude.config import take, to_flags
 from etude.errors import UserError
@@ -99,25 +99,42 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl; none before the first epoch is over."""
     try:
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        for number, row in enumerate(rows, 1):
+            parts = [row.get(key) for key in ("epoch", "train", "valid")] if isinstance(row, dict) else []
+            if [type(part) for part in parts] != [int, dict, dict]:
+                raise ValueError(f"line {number} is no row of an epoch")
     except FileNotFoundError:
         return []
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({error}): delete {file.parent} and start the run again") from None
-    return [row for row in rows if isinstance(row, dict) and {"epoch", "train", "valid"} <= row.keys()]
+    except (OSError, ValueError, RecursionError) as error:
+        why = files.reason(error)
+        raise UserError(f"{file} cannot be read ({why}): delete {file.parent} and start the run again") from None
+    return rows
 
 
 def record(folder: Path) -> Record:
     """Reads a run folder, in whatever state it is."""
-    config = folder / "config.yaml"
-    starts = folder / "environment.json"
+    config, again = folder / "config.yaml", "delete it and start the run again"
+    try:
+        text = config.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        text = ""
+    except (OSError, ValueError) as error:
+        raise UserError(f"{config} cannot be read ({files.reason(error)}): put a copy of it there") from None
+    words = dict.fromkeys(("data", "model", "architecture", "metric"), str)
+    about = files.read_json(folder / "about.json", dict, again, words) or {}
+    result = files.read_json(folder / "result.json", dict, again, {"valid": dict, "epochs": int, "best_epoch": int})
+    test = files.read_json(folder / "test.json", dict, "delete it and evaluate the run again", {})
+    for scores, name in ((result and result["valid"], "result.json"), (test, "test.json")):
+        if scores and "metric" in about and not isinstance(scores.get(about["metric"]), int | float):
+            raise UserError(f"{folder / name} cannot be read (its {about['metric']} is no number): {again}")
     return Record(
         folder,
-        config.read_text(encoding="utf-8") if config.is_file() else "",
-        json.loads(starts.read_text(encoding="utf-8")) if starts.is_file() else [],
-        study.read(folder / "about.json") or {},
+        text,
+        files.read_json(folder / "environment.json", list, again, {}) or [],
+        about,
         read_lines(folder / "metrics.jsonl"),
-        study.read(folder / "result.json"),
-        study.read(folder / "test.json"),
+        result,
+        test,
     )
 
 
@@ -127,7 +144,7 @@ def samples(folder: Path) -> dict[str, list[Sample]]:
     What shows the way comes first, and of that what the task wrote first.
     """
     found: dict[str, list[tuple[float, Sample]]] = {}
-    for file in sorted((folder / "samples").glob("[!.]*"), key=lambda file: (file.stat().st_mtime_ns, file.name)):
+    for file in sorted((folder / "samples").glob("[!.]*"), key=lambda file: (file.lstat().st_mtime_ns, file.name)):
         match = re.fullmatch(r"(.+?)(?:-(?:epoch-)?(\d+|end))?\.(?:png|md)", file.name)
         if match is None:
             continue
@@ -312,8 +329,8 @@ def main(package: "Package", argv: Sequence[str], call: str) -> int:
         raise UserError(f"unknown flag {odd}: {usage}")
     if not words:
         raise UserError(f"give the folders of runs or studies: {usage}")
-    places = [Path(word) for word in words]
-    folder = Path(out) if out else places[0] if len(places) == 1 else Path("runs") / package.name / "report"
+    places = [files.given(word) for word in words]
+    folder = files.given(out) if out else places[0] if len(places) == 1 else Path("runs") / package.name / "report"
     sections = [section(package, place, call) for place in places]
     again = f"{call} report {shlex.join([*words, *(['--out', out] if out else [])])}"
     missing = [name for name in NEEDED if not importable(name)]
@@ -330,21 +347,21 @@ def main(package: "Package", argv: Sequence[str], call: str) -> int:
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if only in (None, "page"):
-            file = put(folder / "report.html", page.render(package, sections, again).encode(errors="replace"))
-            print(f"page      {file}")
-        if only in (None, "tensorboard"):
-            made = archive.build(sections, again)
-            file = put(folder / f"tensorboard{package.number}.zip", made.content)
-            print(f"logs      {file}, {len(made.content) / 1e6:.1f} MB: {made.thinned}")
-        if only in (None, "notebook") and not without:
-            file = put(
-                folder / f"task{package.number}.ipynb",
-                notebook.build(package, sections, folder).encode(errors="replace"),
-            )
-            print(f"notebook  {file}")
     except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}): give --out another folder") from None
+        raise UserError(f"cannot write to {folder} ({files.why(error)}): give --out another folder") from None
+    if only in (None, "page"):
+        file = put(folder / "report.html", page.render(package, sections, again).encode(errors="replace"))
+        print(f"page      {file}")
+    if only in (None, "tensorboard"):
+        made = archive.build(sections, again)
+        file = put(folder / f"tensorboard{package.number}.zip", made.content)
+        print(f"logs      {file}, {len(made.content) / 1e6:.1f} MB: {made.thinned}")
+    if only in (None, "notebook") and not without:
+        file = put(
+            folder / f"task{package.number}.ipynb",
+            notebook.build(package, sections, folder).encode(errors="replace"),
+        )
+        print(f"notebook  {file}")
     if without:
         print(f"notebook  left out: {without}")
     for found in sections:
@@ -360,7 +377,5 @@ def importable(name: str) -> bool:
 
 
 def put(file: Path, content: bytes) -> Path:
-    from etude import run
-
-    run.write(file, content)
+    files.put(file, content, "give --out another folder")
     return file

@@ -5,7 +5,6 @@ checkpoints/{last,last.prev,best}.pt
 """
 
 import copy
-import fcntl
 import io
 import json
 import os
@@ -16,8 +15,8 @@ import sys
 import time
 import warnings
 import zipfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +25,7 @@ import torch
 from PIL import Image
 
 from etude import config as configs
+from etude import files
 from etude.device import Device
 from etude.errors import UserError
 
@@ -44,6 +44,9 @@ def read_config(folder: Path, config: type[C], flags: list[str] | None = None) -
     file = folder / "config.yaml"
     if not file.is_file():
         raise UserError(f"{folder} is no run folder: it has no config.yaml")
+    with file.open("rb") as content:
+        if content.read()[-1:] != b"\n":  # what is missing would be taken for left at its default
+            raise UserError(f"{file} is cut short: put a copy of it there, or train again in another folder")
     return configs.parse(config, [str(file), *(flags or [])])
 
 
@@ -67,27 +70,28 @@ class Run:
                 raise UserError(f"{path} is not empty and no run folder: give --run another folder")
             self._lock = (path / ".lock").open("w")
             try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                files.lock(self._lock)
                 if is_run:
                     self._compare()
                 else:
-                    write(path / "config.yaml", configs.dump(config).encode())
+                    files.write(path / "config.yaml", configs.dump(config).encode())
                 for name in ("checkpoints", "samples", "tb"):
                     (path / name).mkdir(exist_ok=True)
-                for left in (
-                    *path.glob(".*.tmp"),
-                    *path.glob("checkpoints/.*.tmp"),
-                ):  # by a kill in the middle of a write
-                    left.unlink()
+                for folder in (path, path / "checkpoints", path / "samples"):
+                    for left in folder.glob(".*.tmp"):  # by a kill in the middle of a write
+                        left.unlink()
                 self._record_environment()
             except BaseException:
                 self._lock.close()
                 raise
         except BlockingIOError:
             raise UserError(f"{path} is in use by another process: wait for it or give --run another folder") from None
+        except FileExistsError:
+            raise UserError(f"cannot write the run folder {path}: it is no folder: give --run another one") from None
         except OSError as error:
+            inside = f" ({error.filename})" if error.filename not in (None, str(path)) else ""
             raise UserError(
-                f"cannot write the run folder {path}: {error.strerror}: give --run another folder"
+                f"cannot write the run folder {path}: {files.why(error)}{inside}: give --run another folder"
             ) from None
 
     def _compare(self) -> None:
@@ -100,7 +104,7 @@ class Run:
     def _record_environment(self) -> None:
         """What this run ran on; a resumed run adds an entry, so that a change of machine can be seen."""
         file = self.path / "environment.json"
-        starts = read_json(file) if file.is_file() else []
+        starts = files.read_json(file, list, "delete it and start the run again", {}) or []
         starts.append(
             {
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -115,7 +119,25 @@ class Run:
                 "versions": versions(type(self.config).__module__),
             }
         )
-        write(file, json.dumps(starts, indent=1).encode())
+        files.write(file, json.dumps(starts, indent=1).encode())
+
+    @contextmanager
+    def _writing(self, file: Path) -> Iterator[None]:
+        """Makes a file that cannot be written the user's matter, in one line."""
+        try:
+            yield
+        except OSError as error:
+            remedy = "free some space" if error.errno in files.FULL else "see that it can be written"
+            raise UserError(
+                f"cannot save {error.filename or file}: {files.why(error)}; the checkpoint before it is intact: "
+                f"{remedy}, then {self.again}"
+            ) from None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file of the run folder, whole or not at all. Raises UserError if it cannot be."""
+        if self.device.leads:
+            with self._writing(self.path / name):
+                files.write(self.path / name, data)
 
     # -- checkpoints
 
@@ -126,13 +148,8 @@ class Run:
         buffer = io.BytesIO()
         torch.save(compact(state), buffer)
         file = self.path / "checkpoints" / f"{name}.pt"
-        try:
-            write(file, buffer.getbuffer(), before=file.with_suffix(".prev.pt") if keep else None)
-        except OSError as error:
-            raise UserError(
-                f"cannot save {file}: {error.strerror}; the checkpoint before it is intact: "
-                f"free some space, then {self.again}"
-            ) from None
+        with self._writing(file):
+            files.write(file, buffer.getbuffer(), before=file.with_suffix(".prev.pt") if keep else None)
 
     def last(self) -> State | None:
         """The newest readable checkpoint of this run, None before the first; says so if the newest was damaged.
@@ -142,7 +159,7 @@ class Run:
         folder = self.path / "checkpoints"
         damage = []
         for file in (folder / "last.pt", folder / "last.prev.pt"):
-            if file.exists():
+            if os.path.lexists(file):
                 try:
                     state = load(file)
                 except Damaged as error:
@@ -171,15 +188,14 @@ class Run:
 
     def finished(self) -> State | None:
         """The result, if the run has come to its end."""
-        file = self.path / "result.json"
-        return read_json(file) if file.is_file() else None
+        needs = {"valid": dict, "epochs": int, "best_epoch": int}
+        return files.read_json(self.path / "result.json", dict, "delete it and start the run again", needs)
 
     # -- what people read
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """metrics.jsonl, one row per epoch; written as a whole, so that no epoch ever stands in it twice."""
-        if self.device.leads:
-            write(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+        self.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def about(
         self, data: str, model: str, architecture: str, metric: str, better: str, fingerprints: dict[str, str]
@@ -190,8 +206,7 @@ class Run:
         self.write_result("about.json", words | {"metric": metric, "better": better, "fingerprints": fingerprints})
 
     def write_result(self, name: str, result: dict[str, Any]) -> None:
-        if self.device.leads:
-            write(self.path / name, (json.dumps(result, indent=1) + "\n").encode())
+        self.write(name, (json.dumps(result, indent=1) + "\n").encode())
 
     # -- TensorBoard
 
@@ -202,10 +217,12 @@ class Run:
         """
         if not self.device.leads:
             return
-        from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
-        self._tb = SummaryWriter(str(self.path / "tb"), purge_step=step, max_queue=1000)
+        from etude.board import Board
+
+        with self._writing(self.path / "tb"):
+            self._tb = Board(self.path / "tb", step)
         flat = {
             key: value if isinstance(value, bool | int | float | str) else str(value)
             for key, value in configs.flatten(self.config).items()
@@ -237,7 +254,7 @@ class Run:
         png, (width, height) = buffer.getvalue(), picture.size  # encoded once for both
         image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
         self._tb.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
-        write(self.path / "samples" / f"{name or tag}.png", png)
+        self.write(f"samples/{name or tag}.png", png)
 
     def text(self, tag: str, text: str, step: int, name: str | None = None) -> None:
         """Shows Markdown in TensorBoard and, if it has a name, keeps it as samples/NAME.md."""
@@ -245,7 +262,7 @@ class Run:
             return
         self._tb.add_text(tag, text, step)
         if name:
-            write(self.path / "samples" / f"{name}.md", (text + "\n").encode())
+            self.write(f"samples/{name}.md", files.encode(text + "\n"))
 
     def embedding(self, tag: str, points: torch.Tensor, columns: dict[str, list[str]], step: int) -> None:
         """Shows points, float [N, D], in TensorBoard's projector; each is labelled by its entry of every column."""
@@ -258,12 +275,17 @@ class Run:
         from tensorboard.plugins.projector import ProjectorConfig
 
         config = self.path / "tb" / "projector_config.pbtxt"  # of which torch's writer knows only what it wrote itself
-        known = text_format.Parse(config.read_text("utf-8") if config.exists() else "", ProjectorConfig())
-        self._tb.add_embedding(points, list(zip(*plain, strict=True)), None, step, tag, list(columns))
+        try:
+            known = text_format.Parse(config.read_text("utf-8") if config.exists() else "", ProjectorConfig())
+        except (OSError, ValueError, text_format.ParseError) as error:
+            raise UserError(f"{config} cannot be read ({files.reason(error)}): delete it, then {self.again}") from None
+        with self._writing(config.parent):
+            self._tb.add_embedding(points, list(zip(*plain, strict=True)), None, step, tag, list(columns))
         written = text_format.Parse(config.read_text("utf-8"), ProjectorConfig())
         new = {info.tensor_name for info in written.embeddings}
         earlier = [info for info in known.embeddings if info.tensor_name not in new]
-        config.write_text(text_format.MessageToString(ProjectorConfig(embeddings=[*earlier, *written.embeddings])))
+        together = text_format.MessageToString(ProjectorConfig(embeddings=[*earlier, *written.embeddings]))
+        self.write("tb/projector_config.pbtxt", together.encode())
 
     def graph(self, model: torch.nn.Module, example: torch.Tensor) -> None:
         """Shows what the model computes for an example batch."""
@@ -278,11 +300,13 @@ class Run:
 
     def flush(self) -> None:
         if self._tb is not None:
-            self._tb.flush()
+            with self._writing(self._tb.path):
+                self._tb.flush()
 
     def close(self) -> None:
         if self._tb is not None:
-            self._tb.close()
+            with suppress(OSError):  # a run that ends well has flushed; what ends another is told, and not this
+                self._tb.close()
             self._tb = None
         if self.device.leads:
             self._lock.close()
@@ -298,19 +322,10 @@ def versions(module: str) -> dict[str, str]:
     return found
 
 
-def read_json(file: Path) -> Any:
-    """A JSON file of a run folder. Raises UserError if it is broken."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({error}): delete it and start the run again") from None
-
-
 def trained_on(folder: Path) -> Any:
     """The fingerprints of the data of a run, from its about.json; None where it does not say."""
-    file = folder / "about.json"
-    about = read_json(file) if file.is_file() else None
-    return about.get("fingerprints") if isinstance(about, dict) else None
+    about = files.read_json(folder / "about.json", dict, "delete it and start the run again", {})
+    return about.get("fingerprints") if about else None
 
 
 def changed(kept: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
@@ -343,20 +358,25 @@ def load(file: Path) -> State:
         with zipfile.ZipFile(file) as records:
             if broken := records.testzip():
                 raise Damaged(f"{file} is damaged (its record {broken})")
-        return torch.load(file, map_location="cpu", weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
             f"{file} is refused: it holds more than tensors and numbers, loading it could run code"
         ) from None
-    except (zipfile.BadZipFile, RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
-        raise Damaged(f"{file} is damaged ({str(error).splitlines()[0]})") from None
+    except Damaged:
+        raise
+    except Exception as error:  # whatever zipfile, pickle and torch make of bytes that are not theirs
+        raise Damaged(f"{file} is damaged ({files.reason(error)})") from None
+    if not isinstance(state, dict):
+        raise Damaged(f"{file} is damaged (it holds a {type(state).__name__}, not a state)")
+    return state
 
 
 def fill(model: torch.nn.Module, state: State, where: Path) -> None:
     """Gives a model the weights of a checkpoint of the run `where`. Raises UserError if they do not fit."""
     try:
         model.load_state_dict(state["model"])
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(f"the checkpoint in {where} does not fit this configuration ({reason})") from None
 
@@ -367,32 +387,12 @@ def checkpoint(folder: Path, name: str = "best") -> State:
     if not os.path.exists(file):
         raise UserError(f"{folder} has no checkpoints/{name}.pt: it is no run folder, or its first epoch is not over")
     try:
-        return load(file)
+        state = load(file)
     except Damaged as error:
         raise UserError(f"{error}: train again, or put a copy of the file there") from None
-
-
-def write(file: Path, data: bytes | memoryview, before: Path | None = None) -> None:
-    """Writes a file so that after a crash at any moment either the old or the new content is there, never a mixture.
-
-    With `before` the old file is kept under that name (for a moment it is the only one).
-    """
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        if before is not None and file.exists():
-            file.replace(before)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    if lacking := {"model", "assets"} - state.keys():
+        raise UserError(f"{file} is no checkpoint (it has no {min(lacking)}): train again, or put a copy of it there")
+    return state
 
 
 def git_commit() -> str | None:

@@ -19,8 +19,8 @@ and the others stay unclear.
 
 import csv
 import difflib
-import fcntl
 import importlib.resources
+import io
 import itertools
 import json
 import math
@@ -43,6 +43,7 @@ from urllib.parse import quote_plus
 import yaml
 from tqdm import tqdm
 
+from etude import files
 from etude.config import Scores, flatten, take, to_flags
 from etude.config import parse as parse_config
 from etude.errors import UserError
@@ -466,8 +467,10 @@ def read(path: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as e:
-        raise UserError(f"{path}: cannot be read as JSON ({e}); delete it and start the study again") from e
+    except (OSError, ValueError, RecursionError) as e:
+        raise UserError(
+            f"{path}: cannot be read as JSON ({files.reason(e)}); delete it and start the study again"
+        ) from e
     if not isinstance(found, dict):
         raise UserError(f"{path}: holds no JSON object; delete it and start the study again")
     return found
@@ -482,7 +485,11 @@ def metric_in(scores: Any, metric: str, path: Path) -> float:
 
 def last_line(log: Path) -> str:
     """The last thing a trial said: the error, if it failed."""
-    with log.open("rb") as f:
+    try:
+        f = log.open("rb")
+    except OSError as error:
+        return f"{log.name} cannot be read ({files.why(error)})"
+    with f:
         f.seek(max(0, log.stat().st_size - 10_000))
         lines = [line.strip() for line in f.read().decode(errors="replace").splitlines()]
     last = next((line for line in reversed(lines) if line), "$")
@@ -495,12 +502,18 @@ def measure(study: Study, out: Path, trial: Trial) -> Scored:
     result, test = read(folder / "result.json"), read(folder / "test.json")
     if result is None:
         log = folder / "log.txt"
-        return Scored(trial, f"not finished; its last words: {last_line(log)}" if log.is_file() else "not run")
+        return Scored(trial, f"not finished; its last words: {last_line(log)}" if log.exists() else "not run")
     valid = metric_in(result.get("valid"), study.metric, folder / "result.json")
     score = None if test is None else metric_in(test, study.metric, folder / "test.json")
     problem = "" if math.isfinite(valid) else f"left out: valid {study.metric} is {valid}"
     if score is not None and not math.isfinite(score):
         problem = problem or f"left out: test {study.metric} is {score}"
+    facts = {key: result.get(key) for key in ("best_epoch", "seconds", "parameters")}
+    for key, fact in facts.items():
+        if not isinstance(fact, int | float | None):
+            raise UserError(
+                f"{folder / 'result.json'}: {key} is {fact!r}, no number; delete it and start the study again"
+            )
     scores = {
         f"{part}_{name}": float(value)
         for part, found in (("valid", result["valid"]), ("test", test or {}))
@@ -510,21 +523,12 @@ def measure(study: Study, out: Path, trial: Trial) -> Scored:
     kept = read(folder / BLOCKS) or {}
     kept = kept if kept.get("scores") == test else {}  # of other scores, which a kill left there
     blocks = tuple(kept.get("blocks", {}).get(study.metric, ()))
-    starts = folder / "environment.json"
-    start = json.loads(starts.read_text(encoding="utf-8"))[-1] if starts.is_file() else {}
+    starts = files.read_json(folder / "environment.json", list, "delete it and start the study again", {})
+    start = starts[-1] if starts else {}
+    machine, commit = str(start.get("device", "")), str(start.get("git") or "")
+    part = str(kept.get("part", ""))
     return Scored(
-        trial,
-        problem,
-        valid,
-        score,
-        result.get("best_epoch"),
-        result.get("seconds"),
-        result.get("parameters"),
-        scores,
-        str(kept.get("part", "")),
-        blocks,
-        str(start.get("device", "")),
-        str(start.get("git") or ""),
+        trial, problem, valid, score, scores=scores, part=part, blocks=blocks, machine=machine, commit=commit, **facts
     )
 
 
@@ -702,9 +706,10 @@ def markdown(outcome: Outcome, command: str) -> str:
 
 def save(outcome: Outcome, out: Path, command: str) -> None:
     """Write results.md, results.csv and the curves of every setting."""
-    (out / "results.md").write_text(markdown(outcome, command), encoding="utf-8")
-    with (out / "results.csv").open("w", newline="", encoding="utf-8") as f:
-        csv.writer(f, lineterminator="\n").writerows(lines_of(outcome))
+    files.write(out / "results.md", files.encode(markdown(outcome, command)))
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(lines_of(outcome))
+    files.write(out / "results.csv", files.encode(text.getvalue()))
     groups: dict[str, list[Path]] = {}
     for run in outcome.runs:
         if not run.problem:
@@ -792,7 +797,7 @@ def mean_curves(folders: Sequence[Path]) -> list[tuple[int, dict[str, float]]]:
         try:
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
             runs.append({row["step"]: row["valid"] for row in rows})
-        except (OSError, ValueError, KeyError, TypeError) as e:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
             raise UserError(f"{path}: cannot be read ({e!r}); delete {folder} and start the study again") from e
     steps = sorted(set.intersection(*(set(run) for run in runs)))
     curves = []
@@ -808,17 +813,18 @@ def write_curves(folder: Path, curves: Sequence[tuple[int, Mapping[str, float]]]
     # TensorBoard's own writer: torch's would make a study import torch for a few hundred bytes.
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.summary.writer.record_writer import RecordWriter
 
-    for old in folder.glob("events.out.tfevents.*"):
-        old.unlink()
+    from etude import events
+
     now = time.time()
-    with (folder / f"events.out.tfevents.{int(now)}.study").open("wb") as f:
-        writer = RecordWriter(f)
-        writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
-        for step, scores in curves:
-            points = [Summary.Value(tag=f"{name}/valid", simple_value=x) for name, x in scores.items()]
-            writer.write(Event(wall_time=now, step=step, summary=Summary(value=points)).SerializeToString())
+    written = [events.beginning(now)]
+    for step, scores in curves:
+        points = [Summary.Value(tag=f"{name}/valid", simple_value=x) for name, x in scores.items()]
+        written.append(Event(wall_time=now, step=step, summary=Summary(value=points)))
+    earlier, file = list(folder.glob("events.out.tfevents.*")), events.next_file(folder)
+    files.write(file, events.records(written))
+    for old in earlier:
+        old.unlink()
 
 
 # -------------------------------------------------------------------------------------------------------- running them
@@ -829,7 +835,7 @@ def claimed(out: Path) -> Iterator[int]:
     """Hold the folder against a second study; yields the lock, which the trials inherit and hold while they live."""
     with (out / ".lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            files.lock(lock)
         except BlockingIOError:
             raise UserError(
                 f"{out}: a study, or a run that a killed one left, is at work here; wait or stop it"
@@ -1096,7 +1102,7 @@ def run(study: Study, module: str, out: Path, extra: Sequence[str], jobs: int, c
         out.mkdir(parents=True, exist_ok=True)
         with claimed(out) as lock, noted_signals() as signals:
             refuse_other_runs(full, out)
-            (out / "study.yaml").write_text(dump(full), encoding="utf-8")
+            files.write(out / "study.yaml", files.encode(dump(full)))
             work(full, module, out, jobs, lock, signals, config)
             outcome = summarise(full, out)
             save(outcome, out, command(task, study, out, extra))
@@ -1157,7 +1163,7 @@ def main(
         raise UserError(f"which study? give {known}a .yaml file first: {task} study NAME [--jobs N] [--flag value ...]")
     study, extra = load(words[0], module, scores), words[1:]
     study = replace(study, together=together or study.together)
-    out = Path(place) if place is not None else default_out(task, study, extra)
+    out = files.given(place) if place is not None else default_out(task, study, extra)
     if config is not None:
         full = with_overrides(study, extra)
         for trial in full.trials():

@@ -1,6 +1,7 @@
 """The battery that every task passes: `check_task` and `check_presets` from its tests, one call each."""
 
 import dataclasses
+import json
 import math
 import re
 import shutil
@@ -239,8 +240,10 @@ def check_scores(package: cli.Package, parsed: Any, folder: Path, uncompared: Co
     assert task.metric in package.scores, f"Package.scores does not say which way {task.metric} is better"
     with redirect_stdout(StringIO()):
         assert cli.main(package, ["evaluate", str(folder)]) == 0
-    valid = run.read_json(folder / "result.json")["valid"]
-    test, kept = (run.read_json(folder / name) for name in ("test.json", judge.BLOCKS))
+    result, test, kept = (
+        json.loads((folder / name).read_text()) for name in ("result.json", "test.json", judge.BLOCKS)
+    )
+    valid = result["valid"]
     both = {name for name in valid if isinstance(test.get(name), float)}
     known = {*package.scores, *uncompared}
     assert both <= known, f"Package.scores does not say which way {', '.join(sorted(both - known))} is better"

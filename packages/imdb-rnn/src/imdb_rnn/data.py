@@ -1,7 +1,6 @@
 """Files -> reviews: the generated sample, the `imdb` folder and the Stanford archive."""
 
 import gzip
-import os
 import re
 import sys
 import tarfile
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from etude import files
 from etude.download import fetch, root
 from etude.draw import shuffled
 from etude.errors import UserError
@@ -174,7 +174,7 @@ def unpacked(folder: Path) -> Path:
                     with (made / part / kind).open("w", encoding="utf-8", newline="\n") as out:
                         out.writelines(quoted(text) + "\n" for text in texts)
                         out.flush()
-                        os.fsync(out.fileno())
+                        files.sync(out)
             made.rename(reviews)
     except OSError as error:
         if not reviews.exists():  # else another process was faster, with the same files

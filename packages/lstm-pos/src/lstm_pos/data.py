@@ -1,6 +1,5 @@
 """Files -> sentences: any CoNLL-U file is read once into a few arrays, which are mapped into memory from then on."""
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
+from etude import files
 from etude.config import is_path
 from etude.download import fetch, root
 from etude.draw import shuffled
@@ -267,7 +267,7 @@ def ingest(path: Path, whole: Path, documents: int) -> None:
                 if place(path, documents) != whole:
                     raise UserError(f"{path} was changed while it was read; run it again")
                 part.rename(whole)
-                sync(cache())
+                files.sync_folder(cache())
             finally:
                 shutil.rmtree(part, ignore_errors=True)
             name, version, _ = whole.name.split("-")
@@ -285,11 +285,7 @@ def alone() -> Iterator[None]:
     """No other process is in here at the same time; the lock of one that crashed is gone with it."""
     cache().mkdir(parents=True, exist_ok=True)
     with (cache() / ".lock").open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("waiting for another process that reads a CoNLL-U file", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        files.lock(lock, "waiting for another process that reads a CoNLL-U file")
         yield
 
 
@@ -302,29 +298,20 @@ def fill(part: Path, path: Path, source: BinaryIO, documents: int) -> None:
         ExitStack() as stack,
         tqdm(total=size, desc=path.name, unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar,
     ):
-        files = {name: stack.enter_context((part / name).open("wb")) for name in (*ARRAYS, *TABLES)}
+        parts = {name: stack.enter_context((part / name).open("wb")) for name in (*ARRAYS, *TABLES)}
         words = 0
         for piece in arrays(reader, conllu.plain(source)):
             for name, kind in ARRAYS.items():
-                files[name].write(piece[name].astype(kind, copy=False).data)
+                parts[name].write(piece[name].astype(kind, copy=False).data)
             words += len(piece["word_ids"])
             bar.set_postfix_str(f"{words / (bar.format_dict['elapsed'] + 1e-9):,.0f} words/s", refresh=False)
             bar.update(source.tell() - bar.n)
         for name, table in tables(reader).items():
-            files[name].write("\n".join(table).encode())
-        for file in files.values():
+            parts[name].write("\n".join(table).encode())
+        for file in parts.values():
             file.flush()
-            os.fsync(file.fileno())
-    sync(part)
-
-
-def sync(folder: Path) -> None:
-    """The names in the folder survive a power failure."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            files.sync(file)
+    files.sync_folder(part)
 
 
 def opened(whole: Path) -> Corpus:

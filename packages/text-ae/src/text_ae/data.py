@@ -2,7 +2,6 @@
 
 import csv
 import html
-import os
 import re
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from etude import files
 from etude.config import is_path
 from etude.download import fetch, root
 from etude.draw import shuffled
@@ -300,7 +300,7 @@ def tweets(folder: Path) -> Path:
                 writer.writerow(("tag", "message"))
                 writer.writerows(read_archive(archive))
                 out.flush()
-                os.fsync(out.fileno())
+                files.sync(out)
             made.rename(file)
     except OSError as error:
         raise UserError(f"{file} cannot be written ({error.strerror}); set ETUDE_DATA to another folder") from error

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, NoReturn, Self, TypedDict, Unpack
 
 import regex
 
+from etude import files
 from etude.errors import UserError
 
 FORMAT, VERSION = "etude-tokenizer", 1
@@ -407,13 +408,8 @@ class Tokenizer(ABC):
 
     def save(self, path: str | Path) -> None:
         """Writes a readable JSON file, whole or not at all. Raises UserError if it cannot be written."""
-        from etude.run import write
-
         state = {"format": FORMAT, "version": VERSION, **self.state()}
-        try:
-            write(Path(path), (json.dumps(state, ensure_ascii=False, indent=1) + "\n").encode())
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}: choose another place") from None
+        files.put(path, (json.dumps(state, ensure_ascii=False, indent=1) + "\n").encode(), "choose another place")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

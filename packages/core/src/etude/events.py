@@ -1,0 +1,83 @@
+"""TensorBoard's event files: read in the order of writing whatever the clock says, and whole wherever a disk is full.
+
+TensorBoard reads the event files of a folder in the order of their names, which hold the time of the start. A clock
+that was set back between two starts would exchange them, and with them what the later start takes back of the earlier.
+"""
+
+import io
+import os
+import re
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+
+def next_file(folder: Path) -> Path:
+    """The name of a new event file that sorts behind all that are there; the number in it is the time, or later."""
+    found = (re.match(r"events\.out\.tfevents\.(\d+)", file.name) for file in folder.glob("events.out.tfevents.*"))
+    number = max([int(time.time()), *(int(name[1]) + 1 for name in found if name)])
+    return folder / f"events.out.tfevents.{number:010d}.{socket.gethostname()}.{os.getpid()}.etude"
+
+
+def records(events: Any) -> bytes:
+    """Events as the content of an event file, without what begins one."""
+    out = io.BytesIO()
+    writer = RecordWriter(out)
+    for event in events:
+        writer.write(event.SerializeToString())
+    return out.getvalue()
+
+
+def beginning(wall_time: float) -> Event:
+    """What an event file begins with."""
+    return Event(wall_time=wall_time, file_version="brain.Event:2")
+
+
+class EventFile:
+    """An event file with the methods of TensorBoard's EventFileWriter, which torch's SummaryWriter writes to.
+
+    TensorBoard's own writes in a thread, which dies of a full disk with a traceback that nobody can catch. This one
+    writes in `flush`, which raises OSError; the file then ends with the last whole event, and what waited is dropped:
+    a run that goes on writes it again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = next_file(folder)
+        self.file = self.path.open("xb", buffering=0)
+        self.size = 0
+        self.waiting: list[Event] = [beginning(time.time())]
+        try:
+            self.flush()
+        except OSError:
+            self.file.close()
+            raise
+
+    def get_logdir(self) -> str:
+        return str(self.path.parent)
+
+    def add_event(self, event: Event) -> None:
+        self.waiting.append(event)
+
+    def flush(self) -> None:
+        data, self.waiting = memoryview(records(self.waiting)), []
+        done = 0
+        try:
+            while done < len(data):
+                done += self.file.write(data[done:]) or 0
+        except OSError:
+            with suppress(OSError):
+                self.file.truncate(self.size)
+                self.file.seek(self.size)
+            raise
+        self.size += done
+
+    def close(self) -> None:
+        try:
+            self.flush()
+        finally:
+            self.file.close()

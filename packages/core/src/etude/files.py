@@ -1,0 +1,326 @@
+"""The one place where files are written and read for people and runs, and where the standard streams are looked after.
+
+A regular file is replaced by renaming, so that it holds either the old or the new content, whenever the machine stops.
+What else a path may name, such as a link, a pipe or a device, stays what it is and is written through. What a file
+system does not offer (syncing a folder, locks, renaming over a file) is done without; any other failure is told.
+"""
+
+import codecs
+import errno
+import io
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, TextIO
+
+from etude.errors import UserError
+
+# How a file system says that it does not offer something: shared folders of virtual machines, old CIFS, some FUSE.
+ABSENT = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def write(file: Path, data: bytes | memoryview, before: Path | None = None) -> None:
+    """Writes a file so that after a crash at any moment either the old or the new content is there, never a mixture.
+
+    With `before` the old file is kept under that name (for a moment it is the only one). An existing file keeps its
+    permissions and a link its place. Raises OSError.
+    """
+    try:
+        old = file.stat()
+    except FileNotFoundError:
+        old = None
+    if old is not None:
+        if stat.S_ISDIR(old.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+        if not stat.S_ISREG(old.st_mode):
+            return through(file, data, 0)
+        if is_descriptor(file):
+            return through(file, data, os.O_APPEND)  # not to cut off what stands there, as `>> FILE` does not
+        if not os.access(file, os.W_OK):  # which renaming over it would not ask
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+    target = Path(os.path.realpath(file)) if file.is_symlink() else file
+    # Short, as the file's own name may be as long as a name can be; random, as threads may write the same file.
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        try:
+            out = temporary.open("xb")
+        except OSError as error:
+            if old is None or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            return through(target, data, os.O_TRUNC)  # its folder is closed to us, but the file is not
+        with out:
+            if old is not None:
+                with suppress(OSError, AttributeError):  # a file system, or Windows, without owners
+                    os.chown(temporary, old.st_uid, old.st_gid)
+                with suppress(OSError):
+                    temporary.chmod(stat.S_IMODE(old.st_mode))
+            out.write(data)
+            out.flush()
+            sync(out)
+        if before is not None and old is not None:
+            move(target, before)
+        move(temporary, target)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    sync_folder(target.parent)
+    return None
+
+
+def through(file: Path, data: bytes | memoryview, how: int) -> None:
+    """Writes to what is there, without creating it."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Unsaid, ValueError):
+            stream.flush()  # what was said before comes before it, if this is the same stream
+    with os.fdopen(os.open(file, os.O_WRONLY | how), "wb") as out:
+        out.write(data)
+        out.flush()
+        sync(out)
+
+
+def is_descriptor(file: Path) -> bool:
+    """Whether a path that is there names a file that this process has open, as /dev/stdout does."""
+    while file.is_symlink():
+        if re.fullmatch(r"/proc/\d+(/task/\d+)?/fd", os.path.realpath(file.parent)):
+            return True
+        file = file.parent / os.readlink(file)
+    return False
+
+
+def move(source: Path, target: Path) -> None:
+    """Renames over `target`; where that cannot be, as over a file that is mounted by itself, its content is copied."""
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno not in (*ABSENT, errno.EXDEV, errno.EBUSY):
+            raise
+        with source.open("rb") as content, target.open("wb") as out:
+            shutil.copyfileobj(content, out)
+            out.flush()
+            sync(out)
+        source.unlink()
+
+
+def sync(out: IO[bytes] | IO[str]) -> None:
+    """Makes sure that what was written and flushed survives a power failure, where that can be made sure."""
+    try:
+        os.fsync(out.fileno())
+    except OSError as error:
+        if error.errno not in ABSENT:
+            raise
+
+
+def sync_folder(folder: Path) -> None:
+    """The names in a folder survive a power failure, where that can be made sure."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)  # refused by Windows
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in ABSENT:
+            raise
+
+
+def put(out: str | Path, content: bytes, remedy: str = "give --out a file in a folder that is there") -> None:
+    """Writes what a person asked for, whole or not at all, to a path that they gave; "-" is standard output.
+
+    Raises UserError, with `remedy`, if it cannot be.
+    """
+    if str(out) == "-":
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+        return
+    try:
+        write(given(out), content)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot write {str(out)!r}: {why(error)}: {remedy}") from None
+
+
+def why(error: OSError | ValueError) -> str:
+    """What was wrong with a file, in words, without its name."""
+    number = getattr(error, "errno", None)
+    words = {
+        errno.ENOENT: "there is no such folder",
+        errno.ENOTDIR: "what should be its folder is a file",
+        errno.EISDIR: "it is a folder",
+        errno.ENAMETOOLONG: "its name is too long",
+        errno.EPIPE: "its reader has gone",
+        errno.ELOOP: "its links go in a circle",
+    }
+    return words.get(number or 0) or getattr(error, "strerror", None) or " ".join(str(error).split())
+
+
+def given(path: str | Path) -> Path:
+    """A path that a person gave. Raises UserError for what can be the name of nothing."""
+    text = os.fspath(path)
+    shown = text if len(text) <= 200 else f"{text[:200]}..."
+    if not text.strip():
+        raise UserError(f"{text!r} is no path: give the name of a file or folder")
+    try:
+        os.lstat(text)
+    except ValueError:
+        raise UserError(f"{shown!r} is no path: it holds a character that no name can hold") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{shown!r} is no path: it is too long; give a shorter one") from None
+    return Path(text)
+
+
+def lock(stream: IO[Any], wait: str = "") -> None:
+    """Holds an open file against other processes; closing it gives the lock back, and so does a crash.
+
+    Where the file system has no locks that is said, and done without. Raises BlockingIOError if another process holds
+    it; or says `wait` and waits.
+    """
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if not wait:
+            raise
+        print(wait, file=sys.stderr)
+        fcntl.flock(stream, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in (*ABSENT, errno.ENOLCK):
+            raise
+        print(f"{stream.name}: there are no locks here: see that no other process works in its folder", file=sys.stderr)
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def read_json(file: Path, kind: type[dict[str, Any]] | type[list[Any]], remedy: str, needs: Mapping[str, Any]) -> Any:
+    """A JSON file of a run folder, None if it is not there: an object that has what it `needs`, or a list of such.
+
+    `needs`: the types of its keys. Raises UserError, with `remedy`, if it is anything else.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read ({reason(error)}): {remedy}") from None
+    if not isinstance(found, kind):
+        what = "object" if kind is dict else "list"
+        raise UserError(f"{file} cannot be read (it holds no JSON {what}): {remedy}")
+    for one in found if isinstance(found, list) else [found]:
+        if not isinstance(one, dict):
+            raise UserError(f"{file} cannot be read (it is no list of objects): {remedy}")
+        for key, types in needs.items():
+            if not isinstance(one.get(key), types):
+                raise UserError(f"{file} cannot be read (it lacks {key!r}, or has it in another form): {remedy}")
+    return found
+
+
+def reason(error: BaseException) -> str:
+    """An error of any library in one line that is no novel."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+# ------------------------------------------------------------------------------------------------------------- streams
+
+
+def encode(text: str) -> bytes:
+    """UTF-8; what can be none is the byte that it stands for in a file's name, else a backslash and digits."""
+    return text.encode("utf-8", register())
+
+
+def register() -> str:
+    """The name of a handler of errors with which any text can be encoded, and what it was can be seen."""
+
+    def handle(error: UnicodeError) -> tuple[str | bytes, int]:
+        try:
+            return codecs.lookup_error("surrogateescape")(error)
+        except UnicodeError:
+            return codecs.backslashreplace_errors(error)
+
+    codecs.register_error("etude", handle)
+    return "etude"
+
+
+class Unsaid(Exception):
+    """What was to be said could not be written: the reader has gone, the disk is full.
+
+    No OSError, so that whoever looks after files does not take it for a fault of theirs.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error.strerror)
+        self.gone = error.errno == errno.EPIPE
+
+
+class Said(io.FileIO):
+    """A file that is said to."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise Unsaid(error) from None
+
+
+def mend_streams() -> None:
+    """Gives this process the standard streams that it was started without, and lets the others take any character.
+
+    Without this a file that is opened later would be stream 1 or 2, and hold what libraries say. What cannot be written
+    to them raises Unsaid from now on.
+    """
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(number, True)
+        os.close(number)
+        empty = Path(os.devnull)
+        sys.stdin = sys.stdin or empty.open(encoding="utf-8")
+        sys.stdout = sys.stdout or empty.open("w", encoding="utf-8")
+        sys.stderr = sys.stderr or empty.open("w", encoding="utf-8")
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        raw = getattr(stream.buffer, "raw", stream.buffer)
+        if isinstance(raw, io.FileIO) and not isinstance(raw, Said) and raw.fileno() == number:
+            said = Said(number, "wb", closefd=False)
+            buffer = said if raw is stream.buffer else io.BufferedWriter(said)  # as it is, or not, with `python -u`
+            lines, through = stream.line_buffering, stream.write_through
+            stream = io.TextIOWrapper(buffer, stream.encoding, line_buffering=lines, write_through=through)
+            setattr(sys, name, stream)
+        stream.reconfigure(errors=register())
+
+
+def is_closed(stream: TextIO) -> bool:
+    """Whether this process was started without the stream, so that nobody reads what is written there."""
+    return str(getattr(stream, "name", "")) == os.devnull
+
+
+def give_up_what_is_unsaid() -> None:
+    """Nothing more goes to a stream that does not take what waits; else Python would try again at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (Unsaid, ValueError):
+            with suppress(OSError, ValueError):
+                empty = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(empty, stream.fileno())
+                os.close(empty)
+
+
+def open_log(file: Path) -> TextIO:
+    """A log, to be added to; every write is out when it returns, or raises Unsaid."""
+    return io.TextIOWrapper(Said(file, "ab"), "utf-8", register(), write_through=True)

@@ -1,0 +1,110 @@
+"""The one place where image files come in: of any kind, whatever is wrong with them.
+
+Whatever a library raises for a file is that file's fault, and one exception here: `Broken`. What comes out is upright,
+of one of five modes, and not larger than a picture needs to be for what the tasks do with it.
+"""
+
+import math
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from etude.files import reason
+
+LARGE = 89_478_485  # pixels: Pillow warns of more, and refuses twice as many; here more are averaged down to a quarter
+MOST = 300_000_000  # pixels that are decoded; as RGB they take 1.2 GB
+ORIENTATION = 0x0112  # the tag of EXIF
+
+_entry, _heavy = threading.Lock(), threading.Lock()
+_inside = 0
+_undo = ExitStack()
+
+
+class Broken(Exception):
+    """A file that is no image, or not a whole one; the message is a line without the file's name."""
+
+
+@contextmanager
+def large_images() -> Iterator[None]:
+    """Without Pillow's warnings and its bound on pixels, which belong to all threads: until the last one has left."""
+    global _inside
+    with _entry:
+        if not _inside:
+            _undo.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", module="PIL|etude.images")  # e.g. corrupt EXIF beside a good image
+            _undo.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+            Image.MAX_IMAGE_PIXELS = None
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _entry:
+            _inside -= 1
+            if not _inside:
+                _undo.close()
+
+
+def load(file: Path) -> Image.Image:
+    """The picture in a file, turned as its EXIF says, of an animation the first frame; mode L, RGB, RGBA, I or F.
+
+    Of more than LARGE pixels it is averaged down. A JPEG may be of any size, as it is decoded at a fraction of it; of
+    other files more than MOST pixels are refused. Raises Broken, for whatever cannot be read.
+    """
+    try:
+        status = os.stat(file)
+    except FileNotFoundError:
+        raise Broken("there is no such file") from None
+    except (OSError, ValueError) as error:
+        raise Broken(getattr(error, "strerror", None) or reason(error)) from None
+    if not stat.S_ISREG(status.st_mode):  # to open a pipe would be to wait for ever
+        raise Broken("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is no regular file")
+    if not status.st_size:
+        raise Broken("it is empty")
+    try:
+        with large_images(), Image.open(file) as picture:
+            picture.seek(0)
+            if picture.width * picture.height <= LARGE:
+                return upright(picture, 1)
+            with _heavy:  # one at a time, whatever the number of threads
+                return upright(picture, drafted(picture))
+    except Broken:
+        raise
+    except MemoryError:
+        raise Broken("there is no memory for so many pixels") from None
+    except Exception as error:
+        raise Broken(reason(error).replace(f" {str(file)!r}", " the file")) from None
+
+
+def drafted(picture: Image.Image) -> int:
+    """Has a picture decoded smaller, if its format can; the factor by which it is still to be scaled down then."""
+    size = picture.size
+    factor = math.ceil(math.sqrt(4 * size[0] * size[1] / LARGE))
+    picture.draft(None, (max(1, size[0] // factor), max(1, size[1] // factor)))
+    pixels = picture.width * picture.height
+    if pixels > MOST:
+        raise Broken(f"it has {pixels:,} pixels, and at most {MOST:,} are read: scale it down, or save it as JPEG")
+    return math.ceil(math.sqrt(4 * pixels / LARGE))
+
+
+def upright(picture: Image.Image, factor: int) -> Image.Image:
+    """The picture in memory: its mode one of five, scaled down by `factor`, turned as its EXIF says."""
+    picture.load()
+    turn = picture.getexif().get(ORIENTATION)
+    if picture.mode.startswith("I"):  # of 16 bits in many forms
+        found = Image.fromarray(np.asarray(picture).astype(np.int32))
+    elif picture.has_transparency_data:
+        found = picture.convert("RGBA")
+    else:
+        found = picture.convert({"1": "L", "L": "L", "F": "F"}.get(picture.mode, "RGB"))
+    if factor > 1:
+        found = found.reduce((min(factor, found.width), min(factor, found.height)))
+    if turn:
+        found.getexif()[ORIENTATION] = turn
+    return ImageOps.exif_transpose(found)
