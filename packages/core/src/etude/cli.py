@@ -187,7 +187,6 @@ def train(package: Package, words: list[str]) -> int:
         return stopped.code
     finally:
         one.close()
-        where.leave()
     score = result["valid"][task.metric]
     how = "already finished" if done else f"took {result['seconds']:.0f} s"
     say(f"done     validation {task.metric} {score:.4f}, epoch {result['best_epoch']} of {result['epochs']}; {how}")
@@ -271,7 +270,6 @@ def evaluate(package: Package, words: list[str]) -> int:
             if out or keep(folder / "results.json", results):
                 print(f"results  {out or folder / 'results.json'}")
         print(json.dumps(scores), flush=True)
-    where.leave()
     return 0
 
 
