@@ -1,14 +1,16 @@
 import math
+import random
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
-from etude import config
+from etude import config, study
 from etude.config import Fit
 from etude.errors import UserError
 
@@ -171,3 +173,205 @@ def test_a_group_alone_stands_for_the_name_in_it(tmp_path):
     assert config.parse(WithSource, ["--data", "x.yaml"]).data.name == "x.yaml"
     with pytest.raises(UserError, match="--data.name needs a value"):
         config.parse(WithSource, ["--data"])
+
+
+@dataclass(frozen=True)
+class Nest:
+    """Every type of knob that CONTRIBUTING.md promises, in a group."""
+
+    text: str = "x"
+    """a text"""
+    maybe_text: str | None = None
+    """a text or none"""
+    choice: Literal["a", "none", "null", "true", "--b"] = "a"
+    """a choice"""
+    maybe_choice: Literal["a", "None", "null"] | None = "a"
+    """a choice or none"""
+    numbered: Literal[1, 2, 10] = 1
+    """a choice of numbers"""
+    switch: bool = False
+    """a switch"""
+    maybe_switch: bool | None = None
+    """a switch or none"""
+
+
+@dataclass(frozen=True)
+class Every:
+    """Every type of knob that CONTRIBUTING.md promises."""
+
+    whole: int = 0
+    """a number"""
+    maybe_whole: int | None = None
+    """a number or none"""
+    rate: float = 0.0
+    """a number"""
+    maybe_rate: float | None = 1.0
+    """a number or none"""
+    texts: tuple[str, ...] = ("x",)
+    """texts"""
+    numbers: tuple[float, ...] = (1.0,)
+    """numbers"""
+    switches: tuple[bool, ...] = (True,)
+    """switches"""
+    maybes: tuple[int | None, ...] = (1,)
+    """numbers or none"""
+    maybe_list: tuple[int, ...] | None = (1,)
+    """numbers, or no list"""
+    nest: Nest = field(default_factory=lambda: Nest(text="other"))
+
+
+TEXTS = (
+    *("", "None", "none", "null", "Null", "~", "\\null", "\\\\null", "true", "False", "yes", "no", "nan", "x.yaml"),
+    *(
+        "--x",
+        "--nest.switch",
+        "-h",
+        "--",
+        "-1",
+        "1e-3",
+        "007",
+        "0x1F",
+        "1_000",
+        " ",
+        " a b ",
+        "'",
+        '"',
+        "=",
+        "a=b",
+        "-",
+    ),
+    *(
+        "a: b",
+        "# no comment",
+        "a\nb\n",
+        "\t",
+        "\x07",
+        "\r\n",
+        "б😀é",
+        "\u2028",
+        "[1, 2]",
+        "{a: 1}",
+        "&a",
+        "*a",
+        "!!int 3",
+    ),
+    *("%", "@", "?", "|", ">", "\\"),
+)
+NUMBERS = (0.0, -0.0, 1e-05, 1e30, -1.5, math.inf, -math.inf, math.nan, 0.1 + 0.2, 1e22, 5e-324)
+WHOLE = (0, -1, 7, 10**30, -(10**18))
+
+
+def some_of(rng: random.Random, values: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(rng.choice(values) for _ in range(rng.randrange(4)))
+
+
+def drawn(seed: int) -> Every:
+    rng = random.Random(seed)
+    pick = rng.choice
+    nest = Nest(
+        text=TEXTS[seed % len(TEXTS)],
+        maybe_text=pick([None, *TEXTS]),
+        choice=pick(["a", "none", "null", "true", "--b"]),
+        maybe_choice=pick(["a", "None", "null", None]),
+        numbered=pick([1, 2, 10]),
+        switch=pick([True, False]),
+        maybe_switch=pick([True, False, None]),
+    )
+    return Every(
+        whole=pick(WHOLE),
+        maybe_whole=pick([None, *WHOLE]),
+        rate=pick(NUMBERS),
+        maybe_rate=pick([None, *NUMBERS]),
+        texts=some_of(rng, TEXTS),
+        numbers=some_of(rng, NUMBERS),
+        switches=some_of(rng, [True, False]),
+        maybes=some_of(rng, [None, *WHOLE]) or (1,),
+        maybe_list=pick([None, some_of(rng, WHOLE)]),
+        nest=nest,
+    )
+
+
+def test_whatever_a_configuration_holds_it_is_read_back_equal_from_a_file_and_from_flags(tmp_path):
+    file, refused = tmp_path / "c.yaml", 0
+    for seed in range(20 * len(TEXTS)):
+        one = drawn(seed)
+        config.save(one, file)
+        found = config.parse(Every, [str(file)])
+        assert repr(found) == repr(one)  # repr: NaN is not equal to itself, and 0.0 is equal to -0.0
+        assert config.differences(one, found) == []
+        if any(text == "-h" or text.startswith("--") for text in one.texts):
+            with pytest.raises(UserError, match="texts: a list on the command line cannot hold '-.*', a flag"):
+                config.to_flags(config.flatten(one))
+            refused += 1
+            continue
+        flags = config.to_flags(config.flatten(one))
+        assert repr(config.parse(Every, flags)) == repr(one)
+        assert repr(config.parse(Every, [str(file), *flags])) == repr(one)
+    assert 0 < refused < 8 * len(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nest: {text: null}", "nest.text must be a text, not 'null'"),
+        ("nest:\n  text:\n", "line 2: nest.text must be a text, not 'null'"),
+        ("nest: {switch: null}", "nest.switch must be true or false, not 'null'"),
+        ("nest: {numbered: 3}", "nest.numbered must be one of 1, 2, 10, not '3'"),
+        ("texts: [a, null]", "texts must be a list, each a text, not 'a null'"),
+        ("whole: null", "whole must be a whole number, not 'null'"),
+        ("maybe_whole: nul", "maybe-whole must be a whole number or null, not 'nul'"),
+        ("nest: {maybe_switch: maybe}", "nest.maybe-switch must be true or false or null, not 'maybe'"),
+    ],
+)
+def test_null_is_none_where_a_knob_can_be_none_and_refused_elsewhere(text, message, tmp_path):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        config.parse(Every, [str(tmp_path / "c.yaml")])
+    assert message in str(error.value)
+
+
+def test_words_for_none_and_for_yes_and_no():
+    for word in ("null", "None", "none"):
+        assert config.parse(Every, ["--maybe-rate", word]).maybe_rate is None
+        assert config.parse(Every, [f"--nest.maybe-switch={word}"]).nest.maybe_switch is None
+    assert config.parse(Every, ["--nest.maybe-text", "null"]).nest.maybe_text is None
+    assert config.parse(Every, ["--nest.maybe-text", "None"]).nest.maybe_text == "None"
+    assert config.parse(Every, ["--nest.maybe-text", "\\null"]).nest.maybe_text == "null"
+    assert config.parse(Every, ["--nest.text", "null"]).nest.text == "null"
+    for flag, value in (
+        ("--nest.maybe-switch", True),
+        ("--nest.no-maybe-switch", False),
+        ("--nest.maybe-switch=No", False),
+    ):
+        assert config.parse(Every, [flag]).nest.maybe_switch is value
+    assert config.parse(Every, ["--texts", "a.yaml", "b.yaml", "-1"]).texts == ("a.yaml", "b.yaml", "-1")
+    assert config.parse(Every, ["--texts"]).texts == ()
+    with pytest.raises(UserError, match="nest.text must be a text, not"):
+        config.parse(Every, ["--nest.text", "\udcff"])
+
+
+@dataclass(frozen=True)
+class Needed:
+    """A knob without a default."""
+
+    name: str
+    """which"""
+
+
+def test_a_knob_without_a_default_is_asked_for():
+    assert config.parse(Needed, ["--name", "x"]).name == "x"
+    with pytest.raises(UserError, match="--name is missing: it needs a value: a text"):
+        config.parse(Needed, [])
+
+
+def test_a_study_writes_null_and_its_text_as_a_command_line_does():
+    for text in ("null", "\\null", "\\\\null", "true", "x"):
+        assert study.label(study.word(text)) == text
+    setting = {
+        "nest.maybe-text": study.word("null"),
+        "nest.text": study.word("\\null"),
+        "maybe-rate": study.word("null"),
+    }
+    found = config.parse(Every, config.to_flags(setting))
+    assert (found.nest.maybe_text, found.nest.text, found.maybe_rate) == (None, "null", None)
+    assert config.parse(Every, config.to_flags({"nest.text": study.word("null")})).nest.text == "null"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -163,8 +164,99 @@ def test_batches_are_even_and_shared_out_whole():
     assert {len(b) for b in batches} <= {17, 18}
     pieces = [piece for rank in range(3) for _, piece in share_out(batches[0], 2, Device(CPU.where, "fp32", rank, 3))]
     assert sorted(np.concatenate(pieces)) == list(batches[0])
-    with pytest.raises(UserError, match=r"raise fit\.batch-size"):
-        share_out(order[:5], 2, Device(CPU.where, "fp32", 0, 3))
+
+
+@pytest.mark.parametrize("least", [1, 2])
+def test_a_small_batch_is_shared_out_without_a_piece_of_nothing_for_all(least):
+    for n in range(1, 30):
+        ids = np.arange(n)
+        ranks = [share_out(ids, 4, Device(CPU.where, "fp32", rank, 3), least) for rank in range(3)]
+        assert np.array_equal(np.concatenate([p for turn in zip(*ranks, strict=True) for _, p in turn]), ids)
+        assert [number for turn in zip(*ranks, strict=True) for number, _ in turn] == list(range(3 * len(ranks[0])))
+        for turn in zip(*ranks, strict=True):
+            assert any(len(piece) for _, piece in turn)
+            assert all(len(piece) == 0 or len(piece) >= min(n, least) for _, piece in turn)
+        assert [len(piece) > 0 for _, piece in share_out(ids, 4, CPU, least)] == [True] * min(4, max(1, n // least))
+
+
+def test_no_number_of_examples_ends_a_run_that_accumulates(tmp_path):
+    """Batches of all sizes, of which the last are smaller than the pieces; batch norm gets two examples at least."""
+    for norm in ("--norm", "--no-norm"):
+        cfg = parsed(norm, "--fit.accumulate", "4", "--fit.batch-size", "5", "--fit.epochs", "1")
+        task = toy.make(cfg, CPU.where)
+        load = task.load
+        task.load = lambda split, ids, epoch, load=load: load(split, ids, epoch) if len(ids) else pytest.fail("nothing")
+        learner = loop.Learner(task, cfg.fit, CPU)
+        task.model.train()
+        for n in range(2 if norm == "--norm" else 1, 12):
+            learner.do(step := loop.Step(1, n, np.arange(n), 0.1))
+            assert step.totals.counts["loss"] == n
+    cfg = parsed("--fit.batch-size", "1", "--fit.epochs", "1")
+    with pytest.raises(UserError, match=r"batch 1 of epoch 1 leaves batch norm a single value.*fit\.batch-size"):
+        train(cfg, tmp_path / "run")
+
+
+def test_metrics_are_added_up_by_name_and_in_one_shape():
+    totals = Totals()
+    totals.add({"loss": (torch.tensor(1.0), 2), "odd": (torch.tensor(3.0), 1)})
+    totals.add({"even": (torch.tensor(4.0), 1), "loss": (torch.tensor(2.0), 3)})
+    assert totals.means() == {"loss": 3 / 5, "odd": 3.0, "even": 4.0}
+    with pytest.raises(ValueError, match=r"'loss' is of shape \[\] and then \[2\]"):
+        totals.add({"loss": (torch.ones(2), 2)})
+
+
+def test_a_run_in_another_thread_trains_as_in_the_main_one(tmp_path):
+    cfg = parsed("--fit.epochs", "1")
+    train(cfg, tmp_path / "main")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(train, cfg, tmp_path / "other").result()
+    compare(tmp_path / "main", tmp_path / "other")
+
+
+class Overflows(toy.Toy):
+    """The gradient of every `nth` step is no number, its loss is one."""
+
+    nth = 1
+
+    def step(self, batch):
+        sums = super().step(batch)
+        if self.model.training and self.calls % self.nth == 0:
+            weight = next(self.model.parameters())
+            loss, count = sums["loss"]
+            sums["loss"] = (loss + (0 * weight.sum()).sqrt(), count)  # the slope of a root at 0
+        return sums
+
+
+@pytest.mark.parametrize(
+    ("nth", "epochs", "message"),
+    [
+        (1, 9, r"not scaled up any more, at step 17: .*\(17 were, up to epoch 3\): .*--fit.precision bf16 or fp32"),
+        (2, 9, r"not scaled up any more, at step 34: "),
+        (1, 2, r"no number in fp16 at 12 of 12 steps: "),
+    ],
+)
+def test_fp16_that_only_skips_steps_stops_and_says_so(nth, epochs, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(Overflows, "nth", nth)
+    cfg = parsed("--fit.epochs", str(epochs))
+    half = Device(CPU.where, "fp16")
+    one = run.Run(tmp_path / "run", cfg, half)
+    with pytest.raises(UserError, match=message) as error:
+        loop.fit(Overflows(cfg), cfg.fit, one, half)
+    one.close()
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_fp16_that_overflows_now_and_then_trains_to_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(Overflows, "nth", 5)
+    cfg = parsed("--fit.epochs", "3")
+    half = Device(CPU.where, "fp16")
+    one = run.Run(tmp_path / "run", cfg, half)
+    loop.fit(Overflows(cfg), cfg.fit, one, half)
+    one.close()
+    state = run.load(tmp_path / "run" / "checkpoints" / "last.pt")
+    assert (state["progress"]["skipped"], state["progress"]["step"]) == (3, 18)
+    assert state["scaler"]["scale"] == 2.0 ** (16 - 3)
 
 
 def test_totals_refuse_a_mean_of_nothing():

@@ -216,7 +216,6 @@ def train(package: Package, words: list[str]) -> int:
         return stopped.code
     finally:
         one.close()
-        where.leave()
     score = result["valid"].get(task.metric)
     if not isinstance(score, int | float):
         raise UserError(
@@ -309,7 +308,6 @@ def evaluate(package: Package, words: list[str]) -> int:
             if out or keep(folder / "results.json", results):
                 print(f"results  {out or folder / 'results.json'}")
         print(json.dumps(scores), flush=True)
-    where.leave()
     return 0
 
 
@@ -350,8 +348,8 @@ def predict(package: Package, words: list[str]) -> int:
     if any(word in ("-h", "--help") for word in words):
         print(f"usage: {usage}")
         return 0
-    given = {name: value for name in known if (value := configs.take(words, f"--{name}")) is not None}
-    options: Any = configs.parse(package.options, configs.to_flags(given)) if package.options else None
+    given = [f"--{name}={value}" for name in known if (value := configs.take(words, f"--{name}")) is not None]
+    options: Any = configs.parse(package.options, given) if package.options else None
     if odd := next((word for word in words if word.startswith("--")), None):
         raise UserError(f"unknown flag {odd} (an input that begins so comes after --): {usage}")
     inputs = words[1:] + inputs

@@ -1,12 +1,13 @@
 """Configurations: plain dataclasses, parsed from YAML files and flags by one typed parser.
 
-A file is turned into flags and read by the same parser as the shell's, so `lr: 1e-3` is a number in both (YAML itself
-would read it as a string) and a run's `config.yaml` is a saved command line. Nothing here imports torch.
+The words of a file are read by the same parser as the shell's, so `lr: 1e-3` is a number in both (YAML itself would
+read it as a string) and a run's `config.yaml` is a saved command line. Tyro writes the help. No torch here.
 """
 
 import dataclasses
 import difflib
 import os
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -140,29 +141,85 @@ class Fit:
             raise UserError(f"fit.warmup is a part of the run, from 0 to 1, not {self.warmup}")
 
 
+NULL = re.compile(r"(\\*)null")  # the word for "none"; with backslashes, one of which is taken away, a text
+
+
 @dataclass(frozen=True)
 class Setting:
-    """One knob's value on its way to the parser: dotted name, the words of the value, and where they were written."""
+    """One knob's value on its way to the parser: dotted name, the words of the value, and where they were written.
+
+    A word is as the shell has it; None is YAML's null, which no text is.
+    """
 
     name: str
-    words: list[str]
+    words: list[str | None]
     where: str
 
-    def flag(self, known: Mapping[str, Any]) -> list[str]:
-        """The words of the command line that set it."""
-        if known[self.name] is bool:
-            value = {"true": True, "yes": True, "false": False, "no": False}.get(" ".join(self.words).lower())
-            if value is None:
-                raise self.wrong(known[self.name])
-            return [switch(self.name, value)]
-        if typing.get_origin(known[self.name]) is tuple and any(word.startswith("--") for word in self.words):
-            raise self.wrong(known[self.name])
-        if len(self.words) == 1:
-            return [f"--{self.name}={self.words[0]}"]
-        return [f"--{self.name}", *self.words]
+    def value(self, kind: Any) -> Any:
+        """What the words say for a knob of this type. Raises UserError if they say nothing."""
+        kind, optional = some(kind)
+        try:
+            if is_list(kind):
+                if optional and self.words in (["null"], [None]):
+                    return None
+                return tuple(read(word, typing.get_args(kind)[0]) for word in self.words)
+            (word,) = self.words
+            return read(word, kind | None if optional else kind)
+        except ValueError:
+            words = " ".join("null" if word is None else word for word in self.words)
+            described = describe(kind | None if optional else kind)
+            raise UserError(f"{self.where}: {self.name} must be {described}, not {words!r}") from None
 
-    def wrong(self, kind: Any) -> UserError:
-        return UserError(f"{self.where}: {self.name} must be {describe(kind)}, not {' '.join(self.words)!r}")
+
+def some(kind: Any) -> tuple[Any, bool]:
+    """X | None -> X, True; any other type -> itself, False."""
+    inner = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else ()
+    if type(None) not in inner:
+        return kind, False
+    (kind,) = (k for k in inner if k is not type(None))
+    return kind, True
+
+
+def is_list(kind: Any) -> bool:
+    return typing.get_origin(some(kind)[0]) is tuple
+
+
+def is_switch(kind: Any) -> bool:
+    return some(kind)[0] is bool
+
+
+def read(word: str | None, kind: Any) -> Any:
+    """The value of a type that a word stands for. Raises ValueError if there is none.
+
+    `null` is none where a knob can be none, and the text "null" then is `\\null`. Where no text can be meant, None and
+    none are as good, and for a yes or no true, True, yes and false, False, no.
+    """
+    kind, optional = some(kind)
+    if optional and word in (None, "null"):
+        return None
+    if word is None:
+        raise ValueError(word)
+    if kind is str:
+        word.encode()  # a lone surrogate, as of a file name that is not UTF-8, could not be written down
+        return word.removeprefix("\\") if NULL.fullmatch(word) else word
+    if typing.get_origin(kind) is Literal:
+        if found := [value for value in typing.get_args(kind) if word in (to_word(value), str(value))]:
+            return found[0]
+        raise ValueError(word)
+    if optional and word in ("None", "none"):
+        return None
+    if kind is bool:
+        return bool(("no", "false", "yes", "true").index(word.lower()) // 2)
+    if kind in (int, float):
+        return kind(word)
+    raise TypeError(f"a knob cannot be of type {kind}")
+
+
+def to_word(value: Any) -> str:
+    """The word that stands for a value: what `read` takes back."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"\\{value}" if isinstance(value, str) and NULL.fullmatch(value) else str(value)
 
 
 def knobs(config: type) -> dict[str, Any]:
@@ -196,16 +253,22 @@ def flatten(config: Any) -> dict[str, Any]:
 
 
 def to_flags(values: Mapping[str, Any]) -> list[str]:
-    """The flags that set these values: {"fit.lr": 0.1, "fit.compile": True} -> ["--fit.lr=0.1", "--fit.compile"]."""
+    """The flags that set these values: {"fit.lr": 0.1, "fit.compile": True} -> ["--fit.lr=0.1", "--fit.compile"].
+
+    Raises UserError for what a command line cannot say: a list with a text that looks like a flag.
+    """
     flags = []
     for key, value in values.items():
         name = key.replace("_", "-")
         if isinstance(value, bool):
             flags.append(switch(name, value))
         elif isinstance(value, list | tuple):
-            flags += [f"--{name}", *map(str, value)]
+            words = [to_word(inner) for inner in value]
+            if odd := next((word for word in words if word == "-h" or word.startswith("--")), None):
+                raise UserError(f"{name}: a list on the command line cannot hold {odd!r}, a flag: use a YAML file")
+            flags += [f"--{name}", *words]
         else:
-            flags.append(f"--{name}={value}")
+            flags.append(f"--{name}={to_word(value)}")
     return flags
 
 
@@ -224,7 +287,7 @@ def describe(kind: Any) -> str:
         return f"a list, each {describe(inner[0])}"
     if origin in (types.UnionType, typing.Union):
         return " or ".join(describe(k) for k in inner)
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
     return names.get(kind, str(kind))
 
 
@@ -243,25 +306,36 @@ def parse(config: type[C], args: list[str], *, package: str = "", prog: str = ""
     known = knobs(config)
     settings: list[Setting] = []
     files, rest = split_files(args, known)
+    if "-h" in rest or "--help" in rest:
+        tyro.cli(config, args=["--help"], prog=prog, description=description)
     for name in files:
         settings += read_yaml(find_preset(name, package), known)
-    if "-h" not in rest and "--help" not in rest:
-        settings += read_flags(rest, known)
-        rest = [word for setting in settings for word in setting.flag(known)]
-    with_help = "-h" in rest or "--help" in rest
-    try:
-        return tyro.cli(config, args=rest, prog=prog, description=description, console_outputs=with_help)
-    except SystemExit:
-        if with_help:
-            raise
-    for setting in settings:
-        try:
-            tyro.cli(config, args=setting.flag(known), console_outputs=False)
-        except SystemExit:
-            raise setting.wrong(known[setting.name]) from None
-        except UserError:  # alone it may not fit, it is read all the same
-            continue
-    raise UserError(f"these flags cannot be read together: {' '.join(rest)}")
+    settings += read_flags(rest, known)
+    return build(config, {setting.name: setting.value(known[setting.name]) for setting in settings})
+
+
+def build(config: type[C], values: Mapping[str, Any], prefix: str = "", default: Any = None) -> C:
+    """A configuration with these values by dotted flag name; the rest is as in `default`, or as the type has it."""
+    hints = typing.get_type_hints(config)
+    given: dict[str, Any] = {}
+    for field in dataclasses.fields(typing.cast(Any, config)):
+        name, kind = prefix + field.name.replace("_", "-"), hints[field.name]
+        if default is not None:
+            usual = getattr(default, field.name)
+        elif field.default_factory is not dataclasses.MISSING:
+            usual = field.default_factory()
+        else:
+            usual = field.default
+        if dataclasses.is_dataclass(kind):
+            usual = None if usual is dataclasses.MISSING else usual
+            given[field.name] = build(typing.cast(type, kind), values, f"{name}.", usual)
+        elif name in values:
+            given[field.name] = values[name]
+        elif usual is dataclasses.MISSING:
+            raise UserError(f"--{name} is missing: it needs a value: {describe(kind)}")
+        else:
+            given[field.name] = usual
+    return config(**given)
 
 
 def named(config: type, args: list[str], package: str = "") -> list[str]:
@@ -292,14 +366,15 @@ def split_files(args: list[str], known: Mapping[str, Any]) -> tuple[list[str], l
     """Parts the CONFIG arguments from the flags; between flags they are told by their ending .yaml."""
     files: list[str] = []
     rest: list[str] = []
+    flag, kind = "", None
     for word in args:
-        flag = next((w for w in reversed(rest) if w.startswith("-")), None)
-        kind = None if flag is None else known.get(full(flag[2:].replace("_", "-"), known))
-        has_value = flag is None or "=" in flag or rest[-1] != flag or kind in (bool, None)
-        if not word.startswith("-") and has_value and (flag is None or word.endswith((".yaml", ".yml"))):
-            files.append(word)
-        else:
-            rest.append(word)
+        if word.startswith("--") or word == "-h":
+            flag = word
+            kind = known.get(full(flag[2:].partition("=")[0].replace("_", "-"), known))
+        has_value = "=" in flag or rest[-1:] != [flag] or kind is None or is_switch(kind)
+        texts = is_list(kind) and some(typing.get_args(some(kind)[0])[0])[0] is str
+        is_file = not flag or (has_value and not texts and word.endswith((".yaml", ".yml")))
+        (files if is_file and not word.startswith("-") else rest).append(word)
     return files, rest
 
 
@@ -318,27 +393,28 @@ def read_flags(words: list[str], known: Mapping[str, Any]) -> list[Setting]:
     """Splits the shell's words into settings; refuses unknown flags with a suggestion."""
     settings: list[Setting] = []
     switches = {
-        switch(name, value): (name, value) for name, kind in known.items() if kind is bool for value in (True, False)
+        switch(name, value): (name, value) for name, kind in known.items() if is_switch(kind) for value in (True, False)
     }
     for word in words:
         name, equals, value = word[2:].partition("=")
         name = full(name.replace("_", "-"), known)
         if not word.startswith("--"):
-            if not settings or (known[settings[-1].name] is bool):
+            if not settings or is_switch(known[settings[-1].name]):
                 raise UserError(f"command line: {word!r} belongs to no flag")
             settings[-1].words.append(word)
         elif f"--{name}" in switches and not equals:
             name, yes = switches[f"--{name}"]
-            settings.append(Setting(name, [str(yes)], "command line"))
+            settings.append(Setting(name, [to_word(yes)], "command line"))
         elif name in known:
             settings.append(Setting(name, [value] if equals else [], "command line"))
         else:
             raise UserError(f"command line: unknown flag --{name}: {similar(name, known)}")
     for setting in settings:
-        is_list = typing.get_origin(known[setting.name]) is tuple
-        if not is_list and len(setting.words) != 1:
-            problem = "needs a value" if not setting.words else f"takes one value, not {' '.join(setting.words)!r}"
-            raise UserError(f"command line: --{setting.name} {problem}: {describe(known[setting.name])}")
+        kind = known[setting.name]
+        if not is_list(kind) and len(setting.words) != 1:
+            said = " ".join(map(str, setting.words))
+            problem = "needs a value" if not setting.words else f"takes one value, not {said!r}"
+            raise UserError(f"command line: --{setting.name} {problem}: {describe(kind)}")
     return settings
 
 
@@ -373,12 +449,16 @@ def read_mapping(path: Path, mapping: yaml.MappingNode, prefix: str, known: Mapp
         if name not in known:
             raise UserError(f"{where}: unknown key {name}: {similar(name, known)}")
         if isinstance(node, yaml.ScalarNode):
-            is_null = node.tag == "tag:yaml.org,2002:null"
-            yield Setting(name, ["None" if is_null else node.value], where)
-        elif typing.get_origin(known[name]) is tuple and all(isinstance(n, yaml.ScalarNode) for n in node.value):
-            yield Setting(name, [n.value for n in node.value], where)
+            yield Setting(name, [written(node)], where)
+        elif is_list(known[name]) and all(isinstance(n, yaml.ScalarNode) for n in node.value):
+            yield Setting(name, [written(n) for n in node.value], where)
         else:
             raise UserError(f"{where}: {name} must be {describe(known[name])}, not a list")
+
+
+def written(node: yaml.ScalarNode) -> str | None:
+    """The word of a scalar; YAML tells null from the text "null" by its quotation marks."""
+    return None if node.tag == "tag:yaml.org,2002:null" else to_word(node.value)
 
 
 class Dumper(yaml.SafeDumper):
@@ -402,4 +482,6 @@ def save(config: Any, path: Path) -> None:
 def differences(old: Any, new: Any) -> list[str]:
     """What differs between two configurations: ["fit.lr: 0.1 -> 0.2", ...]."""
     a, b = flatten(old), flatten(new)
-    return [f"{key}: {a.get(key)} -> {value}" for key, value in b.items() if a.get(key) != value]
+    # By their looks too: NaN is not equal to itself.
+    changed = {key: value for key, value in b.items() if a.get(key) != value and repr(a.get(key)) != repr(value)}
+    return [f"{key}: {a.get(key)} -> {value}" for key, value in changed.items()]

@@ -1,9 +1,8 @@
 """Where a run computes and how exactly: device, precision, and the processes of a data-parallel run."""
 
-import os
 import resource
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from etude import processes
 from etude.config import Fit
 from etude.errors import UserError
 from etude.layers.norm import synchronise_batch_norm
@@ -90,38 +90,45 @@ class Device:
 
     def sum(self, tensors: Iterable[Tensor]) -> None:
         """Replaces every tensor by its sum over all processes, in one message."""
-        if self.world == 1:
-            return
         tensors = list(tensors)
+        if self.world == 1 or not tensors:
+            return
         flat = torch.cat([t.reshape(-1) for t in tensors])  # also makes channels-last gradients dense
-        dist.all_reduce(flat)
+        with processes.reaching():
+            dist.all_reduce(flat)
         for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
-    def highest(self, value: int) -> int:
-        """The highest value of all processes, on all."""
+    def highest(self, values: Sequence[int]) -> list[int]:
+        """For each of some numbers the highest of all processes, on all. Asked of their CPUs: no GPU waits for it."""
         if self.world == 1:
-            return value
-        tensor = torch.tensor(value, device=self.where)
-        dist.all_reduce(tensor, dist.ReduceOp.MAX)
-        return int(tensor)
+            return list(values)
+        tensor = torch.tensor(values)
+        with processes.reaching():
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return tensor.tolist()
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, in their order, on all."""
+        values = [value] * self.world
+        if self.world > 1:
+            with processes.reaching():
+                dist.all_gather_object(values, value)
+        return values
 
     def agree(self, value: T) -> T:
         """The first process's value, on all."""
         values = [value]
         if self.world > 1:
-            dist.broadcast_object_list(values)
+            with processes.reaching():
+                dist.broadcast_object_list(values)
         return values[0]
-
-    def leave(self) -> None:
-        """Ends the work together; the last thing a process does."""
-        if self.world > 1:
-            dist.destroy_process_group()
 
     def wait(self) -> None:
         """Until every process is here."""
         if self.world > 1:
-            dist.barrier()
+            with processes.reaching():
+                dist.barrier()
 
     def name(self) -> str:
         """The hardware in words, for people: "NVIDIA H200", "AMD EPYC (2 threads)"."""
@@ -146,21 +153,26 @@ def choose(fit: Fit) -> Device:
 
     Raises UserError when what was asked for is not there: there is no silent fall-back.
     """
-    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    world, rank = processes.count_off()
     has_cuda = torch.cuda.is_available()
+    local = processes.number("LOCAL_RANK", 0, max(torch.cuda.device_count(), world) - 1, 0)
     if fit.device == "cuda" and not has_cuda:
         raise UserError("fit.device is cuda, but PyTorch finds no CUDA device here: use --fit.device cpu")
     if fit.device == "cpu" or not has_cuda:
         where = torch.device("cpu")
     else:
-        where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if local >= torch.cuda.device_count():
+            has = torch.cuda.device_count()
+            raise UserError(f"LOCAL_RANK is {local}, but there are {has} GPUs here: start {has} processes a machine")
+        where = torch.device("cuda", local)
         torch.cuda.set_device(where)
         torch.backends.cudnn.benchmark = True
     precision = best_precision(where) if fit.precision == "auto" else fit.precision
     if precision == "fp16" and where.type == "cpu":
         raise UserError("fit.precision fp16 is for GPUs: on a CPU use bf16, fp32 or auto")
     if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+        # Gloo beside nccl: what processes tell each other of themselves never waits for a GPU.
+        processes.join("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo", world, rank)
     return Device(where, precision, rank, world)
 
 

@@ -10,8 +10,10 @@ Three rules carry everything below:
 """
 
 import dataclasses
+import hashlib
 import math
 import signal
+import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -28,6 +30,7 @@ from etude import draw, optim
 from etude.config import Fit, Scores
 from etude.device import Device
 from etude.errors import UserError
+from etude.layers.norm import batch_norms, uncounted
 from etude.reporter import Reporter
 from etude.run import Run, checkpoint, fill
 
@@ -107,6 +110,10 @@ class Totals:
             self.include(name, value, count)
 
     def include(self, name: str, value: Tensor, count: Tensor) -> None:
+        """Raises ValueError where shapes differ, which would add up to something else."""
+        if name in self.sums and (self.sums[name].shape, self.counts[name].shape) != (value.shape, count.shape):
+            shapes = f"{list(self.sums[name].shape)} and then {list(value.shape)}"
+            raise ValueError(f"the metric {name!r} is of shape {shapes}: a step gives it one shape, whatever its batch")
         self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.counts[name] = self.counts[name] + count if name in self.counts else count
 
@@ -114,9 +121,33 @@ class Totals:
         for name, value in other.sums.items():
             self.include(name, value, other.counts[name])
 
-    def share(self, device: Device) -> None:
-        """Adds up over all processes."""
+    def share(self, device: Device, model: nn.Module | None = None) -> None:
+        """Adds up over all processes, and with it the gradients of `model`.
+
+        By name, as not every process need have the same: what it lacks is 0 there, what none has stays away. Raises
+        ValueError, in all processes, for a metric whose shapes differ.
+        """
+        if device.world == 1:
+            return
+        parameters = {} if model is None else dict(model.named_parameters())
+        mine: Layout = {("sum", name): tuple(value.shape) for name, value in self.sums.items()}
+        mine |= {("count", name): tuple(count.shape) for name, count in self.counts.items()}
+        mine |= {("gradient", name): tuple(p.shape) for name, p in parameters.items() if p.grad is not None}
+        found: dict[str, dict[str, Tensor]] = {"sum": {}, "count": {}, "gradient": {}}
+        for (kind, name), shape in union(mine, device).items():
+            if kind == "gradient":
+                parameter = parameters[name]
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                found[kind][name] = parameter.grad
+            else:
+                had = (self.sums if kind == "sum" else self.counts).get(name)
+                # A copy, since what a step returns may be a view, or one number for several metrics.
+                zero = torch.zeros(shape, dtype=torch.float64, device=device.where)
+                found[kind][name] = zero if had is None else zero + had
+        self.sums, self.counts = found["sum"], found["count"]
         device.sum([*self.sums.values(), *self.counts.values()])
+        device.sum(found["gradient"].values())
 
     def mean(self, name: str) -> Tensor:
         return self.sums[name] / self.counts[name]
@@ -136,6 +167,25 @@ class Totals:
         return cls(device.move(state["sums"]), device.move(state["counts"]))
 
 
+Layout = dict[tuple[str, str], tuple[int, ...]]  # what a process adds up: its kind and name -> its shape
+
+
+def union(mine: Layout, device: Device) -> Layout:
+    """The layouts of all processes in one, the same on all. Raises ValueError, on all, where shapes differ."""
+    digest = hashlib.blake2b(repr(mine).encode(), digest_size=7).digest()
+    mark = int.from_bytes(digest)
+    highest, lowest = device.highest([mark, -mark])
+    if highest == -lowest:  # the usual: one short message
+        return mine
+    found: Layout = {}
+    for layout in device.gather(mine):
+        for (kind, name), shape in layout.items():
+            if found.setdefault((kind, name), shape) != shape:
+                shapes = f"{list(found[kind, name])} and {list(shape)}"
+                raise ValueError(f"the {kind} of {name!r} is of shape {shapes} in two processes: it must be the same")
+    return found
+
+
 @dataclass
 class Progress:
     """How far a run is: with model and optimiser, all that a checkpoint holds."""
@@ -151,6 +201,8 @@ class Progress:
     rows: list[dict[str, Any]] = field(default_factory=list)
     """one per finished epoch"""
     best_epoch: int = 0
+    skipped: int = 0
+    """of the steps, those whose gradient fp16 could not hold"""
 
 
 class Stopped(Exception):
@@ -216,6 +268,8 @@ class Learner:
         if cfg.compile:
             self.model.compile()
         self.optimizer, self.scaler = optim.optimizer(cfg, self.model), device.scaler()
+        self.scaler.scale(torch.zeros((), device=device.where))  # so it is ready even where another has all the pieces
+        self.norms = bool(batch_norms(self.model))
         self.share = 1.0  # of the time that passes, which other runs may share: see `etude.many`
 
     def state(self) -> dict[str, Any]:
@@ -281,7 +335,8 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
 
     scores = [row["valid"][task.metric] for row in progress.rows]
     best = (max if higher else min)(scores, default=None)
-    with Reporter(run, cfg, device, progress, min(10.0, 1 / learner.share)) as reporter:
+    check_equal(model, progress, device)
+    with Reporter(run, cfg, device, progress, learner.scaler, min(10.0, 1 / learner.share)) as reporter:
         if not resumed:
             save()
             look(task, run, device, 0, 0)
@@ -296,9 +351,7 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
                 reporter.step(step.totals.mean("loss"), lr, step.norm, len(step.ids))
                 progress.step, progress.batch = progress.step + 1, batch + 1
                 seen.merge(step.totals)
-                stop = device.highest(
-                    max(asked, default=0)
-                )  # every process stops at the same step, whichever was asked
+                (stop,) = device.highest([max(asked, default=0)])  # all stop at the same step, whichever was asked
                 if stop or time.monotonic() - began > 60 * cfg.save_every:
                     progress.seconds += (time.monotonic() - began) * learner.share
                     began = time.monotonic()
@@ -308,6 +361,7 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
                         raise Stopped(stop)
 
             reporter.flush()
+            check_equal(model, progress, device)
             yield (score := Score("valid"))
             valid = task.scores(score.totals)
             reporter.check_scores(valid)
@@ -328,11 +382,30 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
             reporter.flush()
             save()  # after everything of this epoch is written: what a kill cuts off is done again, not done twice
             run.write_rows(progress.rows)
-            stop = device.highest(max(asked, default=0))
+            (stop,) = device.highest([max(asked, default=0)])
             if stop and progress.epoch <= cfg.epochs:
                 raise Stopped(stop)
 
+        reporter.check_steps()
         return finish(task, run, device, progress)
+
+
+def check_equal(model: nn.Module, progress: Progress, device: Device) -> None:
+    """Raises UserError, in all processes, if they are not at the same step, or their weights differ in a bit."""
+    if device.world == 1:
+        return
+    marks: dict[str, Any] = {"its step": progress.step}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        content = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()
+        marks[name] = hashlib.blake2b(content.tobytes(), digest_size=8).hexdigest()
+    for rank, other in enumerate(device.gather(marks)):
+        apart = [name for name, mark in marks.items() if other.get(name) != mark]
+        if apart:
+            raise UserError(
+                f"the processes have come apart by step {progress.step}: {apart[0]} differs between {device.rank} and "
+                f"{rank} (with {len(apart) - 1} more): what they train is no one model, so training stopped; "
+                "start a new run with one process, or find what the task does otherwise in one of them"
+            )
 
 
 def finish(task: Task, run: Run, device: Device, progress: Progress) -> dict[str, Any]:
@@ -372,23 +445,42 @@ def out_of_patience(cfg: Fit, progress: Progress) -> bool:
 
 def train_step(learner: Learner, step: Step) -> None:
     """Takes an optimiser step alone."""
-    task, cfg, device, scaler = learner.task, learner.cfg, learner.device, learner.scaler
+    cfg, device, scaler = learner.cfg, learner.device, learner.scaler
     optim.set_learning_rate(learner.optimizer, step.lr)
     learner.optimizer.zero_grad(set_to_none=True)
-    for number, piece in share_out(step.ids, cfg.accumulate, device):
-        device.seed(draw.key(cfg.seed, step.epoch, step.batch, number))
-        with device.autocast():
-            sums = task.step(device.move(task.load("train", piece, step.epoch)))
-        # The true denominator is known only after the last piece; until then any constant will do.
-        scaler.scale(sums["loss"][0] / len(step.ids)).backward()
-        step.totals.add(sums)
-    gradients = separate(learner.model)
-    step.totals.share(device)
-    device.sum(gradients)
+    for number, piece in share_out(step.ids, cfg.accumulate, device, 2 if learner.norms else 1):
+        if len(piece) > 0:
+            step.totals.add(backward(learner, step, number, piece))
+        elif learner.norms:  # the others' batch norm waits for every process: go along with an example of theirs
+            with uncounted(learner.model):
+                backward(learner, step, number, step.ids[:1], counts=False)
+    separate(learner.model)
+    step.totals.share(device, learner.model)
+    gradients = [p.grad for p in learner.model.parameters() if p.grad is not None]
     scaler.unscale_(learner.optimizer)  # after the sum, so that all processes find the same overflow
     step.norm = normalise(gradients, len(step.ids), step.totals.counts["loss"], cfg.clip)
     scaler.step(learner.optimizer)
     scaler.update()
+
+
+def backward(learner: Learner, step: Step, number: int, piece: np.ndarray, counts: bool = True) -> Sums:
+    """What the task's step returns for a piece of a batch; its gradient, if it counts, is added to the model's."""
+    task, device = learner.task, learner.device
+    device.seed(draw.key(learner.cfg.seed, step.epoch, step.batch, number))
+    try:
+        with device.autocast():
+            sums = task.step(device.move(task.load("train", piece, step.epoch)))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"batch {step.batch + 1} of epoch {step.epoch} leaves batch norm a single value, which has no variance: "
+            "choose a fit.batch-size and fit.accumulate that leave no example alone"
+        ) from None
+    # The true denominator is known only after the last piece; until then any constant will do.
+    loss = sums["loss"][0] / len(step.ids)
+    learner.scaler.scale(loss if counts else 0 * loss).backward()
+    return sums
 
 
 def separate(model: nn.Module) -> list[Tensor]:
@@ -405,12 +497,17 @@ def separate(model: nn.Module) -> list[Tensor]:
     return list(found.values())
 
 
-def share_out(ids: np.ndarray, accumulate: int, device: Device) -> list[tuple[int, np.ndarray]]:
-    """This process's pieces of a batch, with their numbers within the whole batch."""
+def share_out(ids: np.ndarray, accumulate: int, device: Device, least: int = 1) -> list[tuple[int, np.ndarray]]:
+    """This process's pieces of a batch, with their numbers within the whole batch.
+
+    A small batch makes fewer pieces, of at least `least` examples unless it is smaller itself. A piece is empty only
+    where another process has one at the same time that is not.
+    """
     count = accumulate * device.world
-    if len(ids) < count:
-        raise UserError(f"a batch of {len(ids)} examples cannot be shared out in {count} pieces: raise fit.batch-size")
-    return list(enumerate(np.array_split(ids, count)))[device.rank :: device.world]
+    pieces = np.array_split(ids, min(count, max(1, len(ids) // least)))
+    rounds = math.ceil(len(pieces) / device.world)
+    pieces += [ids[:0]] * (rounds * device.world - len(pieces))
+    return list(enumerate(pieces))[device.rank :: device.world]
 
 
 def normalise(gradients: list[Tensor], assumed: int, count: Tensor, clip: float) -> Tensor:
@@ -435,8 +532,9 @@ def evaluate(task: Task, split: Split, device: Device, batch_size: int) -> Total
     totals = Totals()
     for ids in task.plan(split, 0, batch_size):
         for _, piece in share_out(ids, 1, device):
-            with device.autocast():
-                totals.add(task.step(device.move(task.load(split, piece, 0))))
+            if len(piece) > 0:
+                with device.autocast():
+                    totals.add(task.step(device.move(task.load(split, piece, 0))))
     totals.share(device)
     task.model.train(was_training)
     return totals
@@ -447,9 +545,12 @@ def watch_signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM in the list it gives, so that the loop can finish its step and save.
 
     A second one acts at once, as it would without us; but not within a second of the first, since Ctrl-C under `uv run`
-    and `timeout` may deliver the same one twice.
+    and `timeout` may deliver the same one twice. Outside the main thread, which alone gets signals, there are none.
     """
     asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
     first = math.inf
 
     def note(signum: int, _: FrameType | None) -> None:

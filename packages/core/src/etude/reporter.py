@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch.amp import GradScaler
 from tqdm import tqdm
 
 from etude.config import Fit
@@ -26,9 +27,12 @@ class Reporter:
     number waits for the device, it is found at most a second later, and before anything is saved.
     """
 
-    def __init__(self, run: Run, cfg: Fit, device: Device, progress: "Progress", pause: float = 1.0) -> None:
+    def __init__(
+        self, run: Run, cfg: Fit, device: Device, progress: "Progress", scaler: GradScaler, pause: float = 1.0
+    ) -> None:
         """`pause`: seconds between two writings, which take a millisecond."""
         self.run, self.cfg, self.device, self.progress, self.pause = run, cfg, device, progress, pause
+        self.scaler = scaler
         self.waiting: list[tuple[int, Tensor, float, Tensor, float]] = []
         self.recent: deque[float] = deque(maxlen=500)
         self.last_step = self.last_flush = self.epoch_began = time.perf_counter()
@@ -66,16 +70,21 @@ class Reporter:
 
     def flush(self) -> None:
         waiting, self.waiting = self.waiting, []
+        skipped = 0
         for step, loss, lr, norm, rate in waiting:
             value, length = float(loss), float(norm)
-            overflow_is_normal = self.device.precision == "fp16"  # the scaler skips such a step and scales less
             if not math.isfinite(value):
                 raise self.diverged(f"the loss became {value} at step {step}")
-            if not math.isfinite(length) and not overflow_is_normal:
-                raise self.diverged(f"the gradient became {length} at step {step}")
+            if not math.isfinite(length):
+                if not self.scaler.is_enabled():
+                    raise self.diverged(f"the gradient became {length} at step {step}")
+                skipped = step  # by the scaler, which from now on scales less
+                self.progress.skipped += 1
             self.recent.append(value)
             scalars = {"loss": value, "lr": lr, "gradient_norm": length, "items_per_s": rate}
             self.run.scalars({f"step/{name}": number for name, number in scalars.items()}, step)
+        if skipped and self.scaler.get_scale() < 1:  # so it is not by being scaled up that the gradient overflows
+            raise self.useless(f"the gradient is no number in fp16, though not scaled up any more, at step {skipped}")
         if self.bar is not None and waiting:
             self.bar.total = self.steps
             self.bar.set_description(f"epoch {self.progress.epoch}/{self.cfg.epochs}", refresh=False)
@@ -89,6 +98,18 @@ class Reporter:
         for name, score in scores.items():
             if not math.isfinite(score):
                 raise self.diverged(f"the validation {name} became {score} after step {self.progress.step}")
+
+    def check_steps(self) -> None:
+        """Raises UserError, at the end of a run, if fp16 could not take most of its steps."""
+        skipped, steps = self.progress.skipped, self.progress.step
+        if skipped > steps / 2:
+            raise self.useless(f"the gradient was no number in fp16 at {skipped} of {steps} steps")
+
+    def useless(self, what: str) -> UserError:
+        return UserError(
+            f"{what}: such steps are skipped, so the model does not learn ({self.progress.skipped} were, up to epoch "
+            f"{min(self.progress.epoch, self.cfg.epochs)}): start a new run with --fit.precision bf16 or fp32"
+        )
 
     def diverged(self, what: str) -> UserError:
         return UserError(

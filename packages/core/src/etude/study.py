@@ -44,8 +44,9 @@ import yaml
 from tqdm import tqdm
 
 from etude import files
-from etude.config import Scores, flatten, take, to_flags
+from etude.config import Scores, flatten, take, to_flags, to_word
 from etude.config import parse as parse_config
+from etude.config import read as read_word
 from etude.errors import UserError
 from etude.judge import BLOCKS, Claim, Score, Verdict, estimate, judge
 
@@ -181,19 +182,19 @@ def product(knobs: Mapping[str, Sequence[Any]]) -> list[Values]:
 
 
 def word(text: str) -> Any:
-    """The value that a word of a study file or command line stands for.
+    """The value that a word of a study file or command line stands for; \\null is the text.
 
     All but these three stay as written: YAML would read `off` as false and 1e-3 as a text, but it is the typed parser
     of `train` that knows what the knob takes.
     """
-    return {"true": True, "false": False, "null": None}.get(text, text)
+    return {"true": True, "false": False, "null": None}.get(text, read_word(text, str))
 
 
 def label(value: Any) -> str:
     """A value as a study file writes it: 3, 1e-3, true, null; a list as its words."""
     if isinstance(value, list):
         return " ".join(map(label, value))
-    return {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else value
+    return to_word(value)
 
 
 def number(value: Any) -> float | None:

@@ -1,0 +1,76 @@
+"""How the processes of a data-parallel run find and reach each other.
+
+They are told of each other as torchrun tells them, by the environment: WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR and
+MASTER_PORT. What people read of it, and of a process that is not there, is one line.
+"""
+
+import atexit
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from etude.errors import UserError
+
+PATIENCE = 300  # seconds that the first processes wait for the last
+
+
+def number(name: str, least: int, most: int, default: int) -> int:
+    """A whole number from the environment. Raises UserError if it is none, or not in `least` .. `most`."""
+    text = os.environ.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,9}", text.strip()) or not least <= int(text) <= most:
+        raise UserError(
+            f"the environment variable {name} is {text!r}, not a whole number from {least} to {most}: "
+            f"unset it, or start several processes with torchrun, which sets it"
+        )
+    return int(text)
+
+
+def count_off() -> tuple[int, int]:
+    """How many processes train together, and which of them this is (from 0). Raises UserError if that is unclear."""
+    world = number("WORLD_SIZE", 1, 10**6, 1)
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if world > 1 else ():
+        if not os.environ.get(name):
+            raise UserError(
+                f"the environment variable WORLD_SIZE is {world}, but {name} is not set: "
+                "unset WORLD_SIZE, or start the processes with torchrun, which sets both"
+            )
+    return world, number("RANK", 0, world - 1, 0)
+
+
+def join(backend: str, world: int, rank: int) -> None:
+    """Meets the other processes, until this one ends. Raises UserError if some do not come in `PATIENCE` seconds."""
+    place = f"{os.environ['MASTER_ADDR']}:{number('MASTER_PORT', 1, 65535, 0)}"
+    try:
+        patience = timedelta(seconds=PATIENCE)
+        store, rank, world = next(rendezvous("env://", rank, world, timeout=patience))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"process {rank} of {world} did not meet the others at {place} within {PATIENCE} s ({first_line(error)}): "
+            f"start all {world} with the same MASTER_ADDR and MASTER_PORT, or use torchrun"
+        ) from None
+    atexit.register(dist.destroy_process_group)
+
+
+def first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].partition(" Exception raised from")[0] if lines else type(error).__name__
+
+
+@contextmanager
+def reaching() -> Iterator[None]:
+    """Around what waits for the other processes. Raises UserError if one of them has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError(
+            f"another process of this run cannot be reached any more ({first_line(error)}): "
+            "what it said last tells why; then start all again"
+        ) from None
