@@ -28,7 +28,7 @@ through Holm's procedure (1979) over all claims of the study, those that cannot 
 `benchmarks/verdicts.py` measures what all this comes to.
 
 The 5 % hold for noise that is normal, has heavy tails, or is skewed alike in both settings. Where one setting is steady
-and the other now and then fails badly, about 11 % of studies have a false verdict: no test of a mean of few numbers can
+and the other now and then fails badly, 10 to 15 % of studies have a false verdict: no test of a mean of few numbers can
 know what has not happened yet.
 
 No verdict is given where the numbers cannot bear one: see `obstacle`.
