@@ -8,7 +8,8 @@ standard deviations of seeds. A study of n claims has n + 1 settings in a row, e
 each other, so that claims share runs. The noise of the seeds is normal; with heavy tails (Student's t of 3 degrees of
 freedom); or skewed (minus an exponential: now and then a run fails). In `shared test part` all runs are scored on the
 same examples, which favour each setting by chance, with as large an error as that of the mean over the seeds: nothing
-differs, but other examples would have said something else.
+differs, but other examples would have said something else. In `every other skewed` the settings in between are steady:
+that is outside of what Student's t promises, and the figure says what is left of it.
 """
 
 import itertools
@@ -34,7 +35,11 @@ NOISES: dict[str, Noise] = {
     "normal": lambda rng, shape: rng.standard_normal(shape),
     "heavy tails": lambda rng, shape: rng.standard_t(3, shape) / math.sqrt(3),
     "skewed": lambda rng, shape: 1 - rng.exponential(1, shape),
+    "every other skewed": lambda rng, shape: np.stack(
+        [1 - rng.exponential(1, shape[1]) if n % 2 else 0.2 * rng.standard_normal(shape[1]) for n in range(shape[0])]
+    ),
 }
+PROMISED = ("normal", "heavy tails", "skewed")
 
 
 def settings(rng: np.random.Generator, means: Sequence[float], seeds: int, noise: Noise, examples: float) -> Settings:
@@ -122,18 +127,18 @@ def main(times: int) -> None:
     error = 100 * math.sqrt(0.05 * 0.95 / times)
     print(f"{times:,} simulated studies a number; a true 5 % shows as 5 +- {2 * error:.1f} %\n")
     print("Studies with a false verdict, %, nothing differs: now | by the rule before")
-    kinds = [(noise, False) for noise in NOISES] + [("normal", True)]
+    kinds = [(noise, False) for noise in PROMISED] + [("normal", True), ("every other skewed", False)]
     names = [noise + ", shared test part" * shared for noise, shared in kinds]
     print(f"{'claims':>6} {'seeds':>6}  " + "".join(f"{name:>28}" for name in names))
     worst = 0.0
     for count, seeds in itertools.product(CLAIMS, SEEDS):
         rates = [false_rates(times, count, seeds, *kind) for kind in kinds]
-        worst = max(worst, *(now for now, _ in rates))
+        worst = max(worst, *(now for now, _ in rates[:-1]))
         cells = [f"{100 * now:.1f} | {100 * then:4.1f}" for now, then in rates]
         print(f"{count:>6} {seeds:>6}  " + "".join(f"{cell:>28}" for cell in cells), flush=True)
-    print("\nStudies that call settings as good which differ by the margin (2), %")
+    print("\nStudies that call settings as good which differ by the margin (2), %; three times as many")
     for count, seeds in itertools.product(CLAIMS, SEEDS):
-        rates_of = [false_equality(times, count, seeds, noise) for noise in NOISES]
+        rates_of = [false_equality(3 * times, count, seeds, noise) for noise in PROMISED]
         worst = max(worst, *rates_of)
         print(f"{count:>6} {seeds:>6}  " + "".join(f"{100 * rate:>28.1f}" for rate in rates_of), flush=True)
     print("\nClaims that are found to hold, %, by the true difference in standard deviations of seeds: now | before")
@@ -142,8 +147,9 @@ def main(times: int) -> None:
         found = [power(times // 2, count, effect, seeds) for effect in EFFECTS]
         cells = [f"{100 * now:.0f} | {100 * then:.0f}" for now, then in found]
         print(f"{count:>6} {seeds:>6}  " + "".join(f"{cell:>16}" for cell in cells), flush=True)
-    print(f"\nworst rate of false verdicts: {100 * worst:.1f} %; {time.monotonic() - began:.0f} s")
+    print(f"\nhighest rate of false verdicts, but for `every other skewed`: {100 * worst:.1f} %")
+    print(f"{time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 600)

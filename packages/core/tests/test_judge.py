@@ -69,9 +69,11 @@ def test_equality_is_judged_by_two_one_sided_tests(shift, told):
 
 
 def test_holm():
-    assert judge.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # Holm 1979
-    assert judge.holm([0.4, 0.4, 0.4]) == [1, 1, 1]
-    assert judge.holm([]) == []
+    assert judge.holm([0.01, 0.04, 0.03, 0.005], [False] * 4) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # Holm 1979
+    assert judge.holm([0.01, 0.04, 0.03, 0.005], [True] * 4) == pytest.approx([0.04, 0.16, 0.12, 0.02])  # Bonferroni
+    assert judge.holm([0.01, 0.04, 0.03, 0.005], [True, *[False] * 3]) == pytest.approx([0.03, 0.09, 0.09, 0.02])
+    assert judge.holm([0.4, 0.4, 0.4], [False] * 3) == [1, 1, 1]
+    assert judge.holm([], []) == []
 
 
 def test_an_interval_of_several_errors_is_banerjees_and_the_p_value_is_its_level():
