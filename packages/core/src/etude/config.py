@@ -271,7 +271,8 @@ def parse(config: type[C], args: list[str], *, package: str = "", prog: str = ""
 
 def build(config: type[C], values: Mapping[str, Any], prefix: str = "", default: Any = None) -> C:
     """A configuration with these values by dotted flag name; the rest is as in `default`, or as the type has it."""
-    hints, given = typing.get_type_hints(config), {}
+    hints = typing.get_type_hints(config)
+    given: dict[str, Any] = {}
     for field in dataclasses.fields(typing.cast(Any, config)):
         name, kind = prefix + field.name.replace("_", "-"), hints[field.name]
         if default is not None:
