@@ -19,6 +19,7 @@ from toy import task as toy
 from toy.config import Config
 
 from etude import config, loop, run
+from etude.config import Fit
 from etude.device import Device
 from etude.errors import UserError
 from etude.layers.recurrent import LSTM
@@ -465,3 +466,68 @@ def test_gradients_in_shared_memory_are_scaled_once():
     norm = loop.normalise(loop.separate(lstm), 2, torch.tensor(2.0), 0.5)
     for parameter, old in zip(lstm.parameters(), before, strict=True):
         torch.testing.assert_close(parameter.grad, old * 0.5 / norm)
+
+
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.lstm, self.classify = (
+            nn.Embedding(9, 8),
+            LSTM(8, 6, 2, 0.1, bidirectional=True),
+            nn.Linear(12, 3),
+        )
+
+    def forward(self, ids, lengths):
+        return self.classify(self.lstm(self.embed(ids), lengths)[0].amax(1))
+
+
+class Reading:
+    """A task of texts of all lengths, in batches of all sizes."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.model = Reader()
+
+    def assets(self):
+        return {}
+
+    def load(self, split, ids, epoch):
+        lengths = torch.from_numpy(1 + ids % 11)
+        return torch.from_numpy(ids)[:, None].add(torch.arange(int(lengths.max()))) % 9, lengths
+
+    def step(self, batch):
+        return {"loss": (self.model(*batch).square().sum(), len(batch[0]))}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # Dynamo's own, as it looks at what it is given
+def test_a_compiled_model_with_an_lstm_compiles_a_few_times_and_gives_what_it_gave(monkeypatch):
+    graphs = []
+    compile = nn.Module.compile
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compile(module, backend=count))
+    losses = {}
+    for how in (False, True):
+        cfg = Fit(device="cpu", precision="fp32", compile=how, optimizer="sgd", lr=0.1)
+        learner = loop.Learner(Reading(), cfg, CPU)
+        learner.model.train()
+        losses[how] = []
+        for number in range(20):
+            ids = np.random.default_rng(number).integers(0, 100, 5 + number)
+            learner.do(step := loop.Step(1, number, ids, 0.1))
+            losses[how].append(float(step.totals.mean("loss")))
+    assert losses[True] == pytest.approx(losses[False], rel=1e-5)
+    assert 1 <= len(graphs) <= 6  # what stands before and after the LSTM, for one size and then for any
+
+
+def test_without_a_compiler_compile_says_so_in_one_line(tmp_path):
+    words = [sys.executable, "-m", "toy", "train", "--run", "run", "--fit.compile", "--fit.device", "cpu"]
+    env = os.environ | {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    ended = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("toy: fit.compile does not work here (InvalidCxxCompiler")
+    assert ended.stderr.splitlines()[-1].endswith("train with --fit.no-compile")

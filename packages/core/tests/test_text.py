@@ -151,6 +151,31 @@ def test_any_ids_decode(tokenizer):
 # -- one interface
 
 
+def test_rows_of_ids_are_for_batch_decode(tokenizer):
+    """One method for a text and one for many, as in tokenizers and tiktoken: rows of one id each are not one text."""
+    ids = tokenizer("the fox")["input_ids"]
+    for rows in (
+        [ids, ids],
+        torch.tensor([ids, ids]),
+        torch.tensor([ids]).numpy(),
+        torch.tensor(ids)[:, None],
+        [torch.tensor([5])],
+    ):
+        with pytest.raises(UserError, match="not rows of ids: use batch_decode") as error:
+            tokenizer.decode(rows)
+        assert "\n" not in str(error.value)
+        assert tokenizer.batch_decode(rows)[0] == tokenizer.decode(list(rows[0]))
+    for one in (5, torch.tensor(5), "12", 1.5):
+        with pytest.raises(UserError, match="is no list of ids"):
+            tokenizer.decode(one)
+    with pytest.raises(UserError, match=r"1\.5 is no id"):
+        tokenizer.decode([1.5])
+    with pytest.raises(UserError, match="is no list of ids"):
+        tokenizer.batch_decode(ids)
+    for same in (ids, tuple(ids), torch.tensor(ids), torch.tensor(ids).numpy(), iter(ids), list(torch.tensor(ids))):
+        assert tokenizer.decode(same) == "the fox"
+
+
 def test_special_tokens_come_first_and_are_optional(tokenizer):
     assert tokenizer.vocab[:4] == ["<pad>", "<unk>", "<s>", "</s>"]
     assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 1, 2, 3)

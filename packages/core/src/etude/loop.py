@@ -31,6 +31,7 @@ from etude.config import Fit, Scores
 from etude.device import Device
 from etude.errors import UserError
 from etude.layers.norm import batch_norms, uncounted
+from etude.layers.recurrent import keep_from_compiler
 from etude.reporter import Reporter
 from etude.run import Run, checkpoint, fill
 
@@ -266,6 +267,7 @@ class Learner:
         self.task, self.cfg, self.device = task, cfg, device
         self.model = device.place(task.model)
         if cfg.compile:
+            keep_from_compiler()
             self.model.compile()
         self.optimizer, self.scaler = optim.optimizer(cfg, self.model), device.scaler()
         self.scaler.scale(torch.zeros((), device=device.where))  # so it is ready even where another has all the pieces
@@ -283,10 +285,20 @@ class Learner:
             self.scaler.load_state_dict(state["scaler"])
 
     def do(self, work: Step | Score) -> None:
-        if isinstance(work, Step):
-            train_step(self, work)
-        else:
-            work.totals = evaluate(self.task, work.split, self.device, self.cfg.batch_size)
+        """Raises UserError if torch.compile cannot do its part, such as where there is no C++ compiler."""
+        try:
+            if isinstance(work, Step):
+                train_step(self, work)
+            else:
+                work.totals = evaluate(self.task, work.split, self.device, self.cfg.batch_size)
+        except RuntimeError as error:
+            if not self.cfg.compile or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = " ".join(str(error).partition("\nSet TORCH")[0].split())[:300]
+            raise UserError(
+                f"fit.compile does not work here ({reason}): it needs a C++ compiler, such as g++, and a model that "
+                "torch.compile can take; train with --fit.no-compile"
+            ) from error
 
 
 def fit(task: Task, cfg: Fit, run: Run, device: Device) -> dict[str, Any]:

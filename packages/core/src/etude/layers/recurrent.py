@@ -11,6 +11,7 @@ cell times H, D the directions, G the scans side by side (the directions, times 
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
@@ -488,6 +489,16 @@ class Recurrent(nn.Module):
             return x.unflatten(0, (time, batch)).transpose(0, 1), end
         outputs = x.new_zeros(batch * time, x.shape[1]).index_copy(0, rows, x)
         return outputs.unflatten(0, (batch, time)), end
+
+
+@cache
+def keep_from_compiler() -> None:
+    """Lets torch.compile leave recurrent layers as they are and compile what is around them.
+
+    Their steps are lists of Python's, of another length in each batch: it would compile anew for each, if it could.
+    Called where something is compiled, since torch.compiler.disable takes a second to import what it needs.
+    """
+    Recurrent.run = torch.compiler.disable(Recurrent.run)  # type: ignore[method-assign]
 
 
 class RNN(Recurrent):

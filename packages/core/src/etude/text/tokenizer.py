@@ -339,9 +339,9 @@ class Tokenizer(ABC):
     # -- ids to text
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """The text of `ids` (a list, array or tensor); bytes that are no UTF-8 become U+FFFD.
+        """The text of `ids` (a list, array or tensor) [T]; bytes that are no UTF-8 become U+FFFD.
 
-        Raises UserError if an id is not in the vocabulary.
+        Raises UserError if an id is not in the vocabulary, and for rows of ids, which `batch_decode` takes.
         """
         numbers = self._check_ids(ids)
         if skip_special_tokens:
@@ -353,13 +353,26 @@ class Tokenizer(ABC):
             return text.decode("utf-8", "replace")
 
     def _check_ids(self, ids: Iterable[int]) -> list[int]:
-        numbers = [int(id) for id in ids]
+        values = ids.tolist() if hasattr(ids, "tolist") else ids  # of arrays and tensors
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise UserError(f"{values!r} is no list of ids: decode takes those of one text, batch_decode rows of them")
+        numbers = [id if type(id) is int else self._check_id(id) for id in values]
         if numbers and (min(numbers) < 0 or max(numbers) >= self.vocab_size):
             wrong = next(id for id in numbers if not 0 <= id < self.vocab_size)
             raise UserError(f"id {wrong} is not in the vocabulary, which has {self.vocab_size} tokens")
         return numbers
 
+    @staticmethod
+    def _check_id(id: Any) -> int:
+        value = id.tolist() if hasattr(id, "tolist") else id
+        if isinstance(value, list | tuple):
+            raise UserError("decode takes the ids of one text, not rows of ids: use batch_decode for those")
+        if not isinstance(value, int):
+            raise UserError(f"{value!r} is no id: ids are whole numbers")
+        return int(value)
+
     def batch_decode(self, rows: Iterable[Iterable[int]], skip_special_tokens: bool = True) -> list[str]:
+        """The texts of rows of ids [B, T] or of ragged ones. Raises as `decode`."""
         return [self.decode(row, skip_special_tokens) for row in rows]
 
     # -- files
