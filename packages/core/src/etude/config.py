@@ -49,12 +49,10 @@ def absolute(path: str) -> str:
 
     Raises UserError if the current folder is gone.
     """
-    path = os.path.expanduser(path)
-    try:
-        if ".." in Path(path).parts:  # behind a link it is not the folder before
-            folder, name = os.path.split(path)
-            return os.path.realpath(path) if name == ".." else os.path.join(os.path.realpath(folder), name)
-        return os.path.abspath(path)
+    parts = Path(os.path.expanduser(path)).parts
+    up = max((n for n, part in enumerate(parts, 1) if part == ".."), default=0)
+    try:  # behind a link `..` is not the folder before it
+        return os.path.abspath(Path(os.path.realpath(Path(*parts[:up])) if up else "", *parts[up:]))
     except OSError as error:
         raise UserError(f"the folder that {path} starts from is gone ({error.strerror}): go to another") from None
 

@@ -33,7 +33,7 @@ TAGS = {"0": "0.0", "4": "1.0"}  # of MEMBER's polarities; "2" is neutral, and o
 LONGEST = 10_000  # characters of a message; what is longer is a quote that was not closed, or no message
 LINK = "<link>"  # stands for any address on the web
 
-NESTED = 50  # what is unescaped so often and still holds an entity was made to hold them
+NESTED = 20  # what is unescaped so often and still holds an entity was made to hold them
 LONG = re.compile(r"(&#[0-9]{600,};?)")  # the number of no character; from 640 digits on Python may refuse to read it
 AMPERSANDS = re.compile(r"&(?:amp;|AMP;)+")
 # Control characters but for those that are white space; surrogates, which no file can hold; and U+FFFD, also as its

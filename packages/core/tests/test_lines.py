@@ -1,0 +1,165 @@
+"""What looks the same comes in as the same, and what cannot be read is one line."""
+
+import io
+import os
+import random
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from toy.__main__ import PACKAGE
+from toy.config import Config
+
+from etude import config, study
+from etude.errors import UserError
+from etude.text.lines import clean, decoded, ended, lines, spans
+
+SAME = {  # as it is written -> as it should come in
+    "мои\u0306 чаи\u0306": "мой чай",
+    "e\u0301": "é",
+    "my tea\u200b": "my tea",
+    "my\u00ad tea": "my tea",
+    "a\ufeffb\u2060c": "abc",
+    "ca\u200dt, ко\u200cт": "cat, кот",
+    "и\u200b\u0306": "й",
+    "left\u200e, \u202aright\u202c": "left, right",
+    "\u1100\u1161": "가",
+    "lone \ud83d": "lone \ufffd",
+}
+STAYS = [  # compatibility characters, joined emoji, flags, what joins Persian and Hindi letters, marks without a letter
+    *(
+        "ﬁ ² Ⅳ ｗ",
+        "👩\u200d💻 ❤\ufe0f\u200d🔥 👋🏽\u200d👋",
+        "\U0001f3f4\U000e0067\U000e007f",
+        "می\u200cخواهم",
+        "क्\u200dष",
+    ),
+    *("हिन्दी", "за\u0301мок", "x\u0304", "", "plain\ttext\r\n"),
+]
+
+
+@pytest.mark.parametrize(("written", "seen"), SAME.items())
+def test_what_looks_the_same_is_the_same(written, seen):
+    assert clean(written) == clean(seen) == seen
+
+
+@pytest.mark.parametrize("text", STAYS)
+def test_what_is_seen_stays(text):
+    assert clean(text) == text
+
+
+def test_each_character_is_found_where_it_was_written():
+    draw = random.Random(0)
+    letters = [
+        *"аиеx ",
+        "\u0306",
+        "\u0301",
+        "\u0308",
+        "\u200b",
+        "\u00ad",
+        "\u200d",
+        "क",
+        "\u094d",
+        "👩",
+        "\ud800",
+        "\u1100",
+    ]
+    letters += ["\u1161", "\u0958", "\ufb1d", "각", "a\u0304"]
+    for _ in range(5_000):
+        text = "".join(draw.choices(letters, k=draw.randrange(10)))
+        found = spans(text)
+        assert len(found) == len(clean(text)), ascii(text)
+        places = [place for span in found for place in span]
+        assert places == sorted(places) and all(0 <= place <= len(text) for place in places), ascii(text)
+    written = "Мои\u0306 сло\u00adво"
+    assert [written[a:b] for a, b in spans(written)] == ["М", "о", "и\u0306", " ", "с", "л", "о", "в", "о"]
+
+
+def test_lines_are_clean_and_told_by_their_number_where_they_are_no_text(tmp_path, monkeypatch):
+    file = tmp_path / "in.txt"
+    file.write_bytes("\ufeffчаи\u0306\r\n\u200bb\n".encode())
+    assert [*ended(lines(file, "remedy"))] == ["чай", "b"]
+    assert [*ended(lines(file, "remedy", as_written=True))] == ["чаи\u0306", "\u200bb"]
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"a\n")))
+    assert [*lines("-", "remedy")] == ["a\n"]
+    wrong = {
+        "a\n".encode("utf-16"): "in.txt, line 1: byte 0xff is not UTF-8, but UTF-16; save the file as UTF-8",
+        b"fine\n\xff": "in.txt, line 2: byte 0xff is not UTF-8; save the file as UTF-8",
+        b"\xed\xa0\x80": "in.txt, line 1: byte 0xed is not UTF-8",  # a surrogate
+    }
+    for content, says in wrong.items():
+        with pytest.raises(UserError, match=says):
+            [*decoded("in.txt", io.BytesIO(content))]
+
+
+@pytest.mark.parametrize("closed", [None, io.TextIOWrapper(io.BytesIO())])
+def test_a_closed_standard_input_is_one_line(closed, monkeypatch):
+    if closed is not None:
+        closed = SimpleNamespace(buffer=closed.buffer)
+        closed.buffer.close()
+    monkeypatch.setattr(sys, "stdin", closed)
+    with pytest.raises(UserError, match="standard input is closed"):
+        [*lines("-", "give a file")]
+
+
+def test_what_cannot_be_opened_is_one_line_with_the_remedy(tmp_path):
+    for name in (tmp_path, tmp_path / "gone", tmp_path / ("x" * 300), "nul\0"):
+        with pytest.raises(UserError, match=r"cannot be read .*; give a file") as error:
+            [*lines(name, "give a file")]
+        assert "\n" not in str(error.value)
+
+
+def test_configurations_and_studies_may_begin_with_a_byte_order_mark(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("\ufefffit:\n  epochs: 7\n", encoding="utf-8")
+    assert config.parse(Config, [str(file)]).fit.epochs == 7
+    file.write_text(
+        "\ufeffquestion: why?\ncompare: {dropout: [0.1, 0.2]}\nseeds: 2\nmetric: accuracy\n", encoding="utf-8"
+    )
+    assert study.load(str(file), PACKAGE.module).question == "why?"
+
+
+# -- paths
+
+
+def test_a_path_means_the_same_from_everywhere(tmp_path, monkeypatch):
+    (tmp_path / "here" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "here" / "deep")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    here = str(tmp_path / "here")
+    assert config.absolute("d.csv") == config.absolute("./d.csv") == f"{here}/d.csv"
+    assert config.absolute("~/d.csv") == str(tmp_path / "home" / "d.csv")
+    assert config.absolute("../link/d.csv") == str(Path(os.path.realpath(tmp_path)) / "link" / "d.csv")
+    assert config.absolute("../here/a..b.csv") == os.path.realpath(here) + "/a..b.csv"
+    assert config.absolute("../link/..") == os.path.realpath(here)
+    assert config.absolute(f"{tmp_path}/link/../d.csv") == os.path.realpath(f"{here}/d.csv")  # as the system has it
+    assert config.absolute(config.absolute("d.csv")) == f"{here}/d.csv"
+
+
+def test_what_is_known_by_its_name_is_no_path(tmp_path):
+    for name in ("sample", "there"):
+        (tmp_path / name).mkdir()
+
+    class Data:
+        def __init__(self, name):
+            self.name = name
+            config.keep_path(self, "name", ".csv", known=("sample",))
+
+    assert Data("sample").name == "sample"
+    assert Data("else").name == "else"
+    assert Data("").name == ""
+    for name in ("there", "./sample", "a/b", "d.csv", "D.CSV"):
+        assert Data(name).name == os.path.abspath(name)
+
+
+def test_from_a_folder_that_is_gone_a_path_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    try:
+        with pytest.raises(UserError, match=r"the folder that d\.csv starts from is gone"):
+            config.absolute("d.csv")
+    finally:
+        monkeypatch.chdir(tmp_path)
