@@ -22,6 +22,9 @@ def test_a_sound_task_passes(tmp_path):
         ("means-train", "train .*: the count depends on the batch size"),
         ("steer", "Task.show changes the training"),
         ("state", "missing from the checkpoint"),
+        ("penalty", "a batch of 11 examples in 4 pieces has another sum of loss than in one"),
+        ("ranks", "two processes train to other weights than one"),
+        ("apart", "two processes cannot train it: .*come apart"),
     ],
 )
 def test_a_broken_task_fails(flaw, reason, tmp_path):

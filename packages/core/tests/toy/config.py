@@ -11,7 +11,8 @@ class Config:
     """One run of toy."""
 
     flaw: Literal[
-        "none", "padding", "padding-train", "means", "means-train", "state", "assets", "generator", "steer"
+        *("none", "padding", "padding-train", "means", "means-train", "state", "assets", "generator", "steer"),
+        *("penalty", "ranks", "apart"),
     ] = "none"
     """a promise that is broken on purpose"""
     norm: bool = True
