@@ -29,6 +29,9 @@ def test_a_sound_task_passes(tmp_path):
         ("part-size", "loss without some examples is not loss of the others: `scores` takes more than the totals"),
         ("state", "missing from the checkpoint"),
         ("fingerprint", "two parts have the same fingerprint"),
+        ("penalty", "a batch of 11 examples in 4 pieces has another sum of loss than in one"),
+        ("ranks", "two processes train to other weights than one"),
+        ("apart", "two processes cannot train it: .*come apart"),
     ],
 )
 def test_a_broken_task_fails(flaw, reason, tmp_path):

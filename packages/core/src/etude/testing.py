@@ -1,21 +1,31 @@
 """The battery that every task passes: `check_task` and `check_presets` from its tests, one call each."""
 
 import dataclasses
+import importlib
 import json
 import math
+import os
 import re
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Collection
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
-from etude import cli, config, draw, judge, loop, optim, report, run, study
+from etude import cli, config, device, draw, judge, loop, optim, report, run, study
 from etude.device import Device
+from etude.errors import UserError
+from etude.layers import recurrent
+from etude.layers.norm import batch_norms
 from etude.loop import Task, Totals
 
 CPU = Device(torch.device("cpu"), "fp32")
@@ -45,6 +55,8 @@ def check_task(
     check_resume(package, parsed, folder)
     check_fingerprints(package, parsed, folder / "whole")
     check_scores(package, parsed, folder / "whole", uncompared)
+    check_accumulation(make(package, parsed), parsed)
+    check_processes(package, parsed, folder)
     check_predict(package, folder / "whole", inputs, folder / "copied")
     check_report(package, folder / "whole")
 
@@ -290,3 +302,146 @@ def predicted(package: cli.Package, folder: Path, inputs: list[str]) -> str:
     assert code == 0, f"predict ended with exit code {code}"
     assert out.getvalue(), "predict printed nothing"
     return out.getvalue()
+
+
+class Still(TorchFunctionMode):
+    """Within it nothing is random: dropout keeps all, and what is drawn is the middle of what could be.
+
+    So a step in training mode is a function of its examples, and what is computed of them in another way, in pieces or
+    in several processes, has to come out equal.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (F.dropout, recurrent.dropout):
+            return args[0]
+        found = func(*args, **kwargs)
+        if func in (torch.rand, torch.rand_like):
+            return torch.full_like(found, 0.5)
+        if func in (torch.randn, torch.randn_like):
+            return torch.zeros_like(found)
+        if func in (torch.randint, torch.randint_like):
+            return torch.full_like(found, args[1 if func is torch.randint_like else 0] if len(args) > 2 else 0)
+        return found
+
+
+def still(task: Task) -> Task:
+    """The task with steps that draw nothing, and that shows nothing."""
+    step = task.step
+
+    def without_chance(batch: Any) -> loop.Sums:
+        with Still():
+            return step(batch)
+
+    task.step = without_chance  # type: ignore[method-assign]
+    task.show = lambda *_: None  # type: ignore[method-assign]
+    return task
+
+
+def check_accumulation(task: Task, parsed: Any) -> None:
+    """A gradient in four pieces is the gradient, for batches that leave pieces ragged or empty, too.
+
+    In training mode, but batch norm rests: its statistics are those of a piece.
+    """
+    still(task)
+    fit = dataclasses.replace(parsed.fit, optimizer="sgd", batch_size=16)
+    for n in (11, 3):
+        ids, found = task.plan("train", 1, 16)[0][:n], []
+        for accumulate in (1, 4):
+            learner = loop.Learner(task, dataclasses.replace(fit, accumulate=accumulate), CPU)
+            task.model.train()
+            for norm in batch_norms(task.model):
+                norm.eval()
+            learner.do(step := loop.Step(1, 0, ids, 0.0))
+            gradient = {name: p.grad.clone() for name, p in task.model.named_parameters() if p.grad is not None}
+            found.append((step.totals, gradient))
+        (whole, expected), (pieces, gradient) = found
+        how = f"a batch of {len(ids)} examples in 4 pieces"
+        assert pieces.sums.keys() == whole.sums.keys(), f"{how} has other metrics than in one"
+        for name, value in whole.sums.items():
+            same = torch.equal(pieces.counts[name], whole.counts[name])
+            assert same, f"{how} has another count of {name} than in one"
+            near = torch.allclose(pieces.sums[name], value, rtol=1e-3, atol=1e-3)
+            assert near, f"{how} has another sum of {name} than in one: a step adds something for each call"
+        apart = distance(expected, gradient)
+        assert apart < 1e-3, f"{how} has another gradient than in one, by {apart:.1%}"
+
+
+def distance(a: dict[str, Any], b: dict[str, Any]) -> float:
+    """How far tensors of the same names are from each other, in parts of the first: 0 for equal ones."""
+    if a.keys() != b.keys():
+        return math.inf
+    if not a:
+        return 0.0
+    x, y = (torch.cat([tensors[name].double().reshape(-1) for name in a]) for tensors in (a, b))
+    return float((x - y).norm() / x.norm().clamp(min=1e-12))
+
+
+def check_processes(package: cli.Package, parsed: Any, folder: Path) -> None:
+    """Two processes have the same weights, bit by bit, and those of one process up to rounding.
+
+    An epoch of three steps and its validation, where the last batch leaves the second process without an example. In
+    training mode: batch norm counts over both.
+    """
+    fit = dataclasses.replace(parsed.fit, optimizer="sgd", lr=0.01, momentum=0.0, epochs=1, keep="last", patience=0)
+    parsed = dataclasses.replace(parsed, fit=fit)
+    config.save(parsed, folder / "processes.yaml")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-c", "from etude.testing import process; process()", package.module, str(folder)]
+    processes = [
+        subprocess.Popen(words, env=env | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True) for rank in range(2)
+    ]
+    alone = leave_weights(package, parsed, CPU, folder / "process")
+    said = [process.communicate()[1].strip() for process in processes]
+    for process, errors in zip(processes, said, strict=True):
+        assert process.returncode == 0, f"two processes cannot train it: {' '.join(errors.split())}"
+    first, second = (run.load(folder / f"processes-{rank}.pt") for rank in range(2))
+    where = different(first["model"], second["model"], "the model")
+    assert where is None, f"two processes end with different weights: in {where}"
+    apart = distance(moved(alone), moved(first))
+    assert apart < 0.02, f"two processes train to other weights than one, by {apart:.1%} of the way"
+    rows = [json.loads((folder / name / "metrics.jsonl").read_text()) for name in ("process", "processes")]
+    for part in ("train", "valid"):
+        one, two = (row[part]["loss"] for row in rows)
+        near = math.isclose(one, two, rel_tol=1e-3, abs_tol=1e-6)
+        assert near, f"two processes have the {part} loss {two:.6g}, one has {one:.6g}"
+        assert rows[0][part].keys() == rows[1][part].keys(), f"two processes have other {part} metrics than one"
+
+
+def moved(weights: dict[str, Any]) -> dict[str, Any]:
+    """How far training has moved weights: those that have."""
+    ways = {name: weights["model"][name].double() - x.double() for name, x in weights["before"].items()}
+    return {name: way for name, way in ways.items() if way.is_floating_point()}
+
+
+def process() -> None:
+    """What each of the processes does that `check_processes` starts."""
+    module, folder = sys.argv[1], Path(sys.argv[2])
+    package = importlib.import_module(f"{module}.__main__").PACKAGE
+    parsed: Any = config.parse(package.config, [str(folder / "processes.yaml")])
+    where = device.choose(parsed.fit)
+    try:
+        weights = leave_weights(package, parsed, where, folder / "processes")
+    except UserError as error:
+        sys.exit(str(error))
+    torch.save(weights, folder / f"processes-{where.rank}.pt")
+
+
+def leave_weights(package: cli.Package, parsed: Any, where: Device, folder: Path) -> dict[str, Any]:
+    """Trains for a few steps in a run folder; the model of this process before and after."""
+    task = still(make(package, parsed))
+    plan = task.plan
+    ragged = 3 if batch_norms(task.model) else 1  # of a single example there is no batch norm
+
+    def shortened(*of: Any) -> list[np.ndarray]:
+        batches = plan(*of)
+        return [*batches[:2], batches[-1][: ragged if of[0] == "train" else 1]]
+
+    task.plan = shortened  # type: ignore[method-assign,assignment]
+    before = {name: p.detach().clone() for name, p in task.model.named_parameters()}
+    with redirect_stdout(StringIO()), closing(run.Run(folder, parsed, where)) as one:
+        loop.fit(task, parsed.fit, one, where)
+    return {"before": before, "model": task.model.state_dict()}

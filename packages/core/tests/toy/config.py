@@ -13,17 +13,8 @@ class Config:
     """One run of toy."""
 
     flaw: Literal[
-        "none",
-        "padding",
-        "padding-train",
-        "means",
-        "means-train",
-        "state",
-        "assets",
-        "generator",
-        "steer",
-        "fingerprint",
-        "part-size",
+        *("none", "padding", "padding-train", "means", "means-train", "state", "assets", "generator", "steer"),
+        *("penalty", "ranks", "apart", "fingerprint", "part-size"),
     ] = "none"
     """a promise that is broken on purpose"""
     norm: bool = True
