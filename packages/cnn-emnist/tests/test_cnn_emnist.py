@@ -1,5 +1,7 @@
 import itertools
 import json
+import os
+import struct
 from functools import partialmethod
 
 import numpy as np
@@ -200,12 +202,19 @@ def test_predict_reads_letters_of_any_size_and_polarity(trained, letters, capsys
 def test_predict_writes_a_file_or_nothing(trained, letters, capsys, tmp_path):
     (tmp_path / "broken.png").write_bytes(letters[0][0].read_bytes()[:60])
     (tmp_path / "text.png").write_text("no image")
+    os.mkfifo(tmp_path / "pipe.png")
+    head = struct.pack("<7I44x2I4s5I", 124, 0x1007, 8, 8, 0, 0, 0, 32, 4, b"ABCD", 0, 0, 0, 0, 0)
+    (tmp_path / "a.dds").write_bytes(b"DDS " + head + bytes(84))  # a format in which Pillow raises NotImplementedError
     Image.new("L", (50, 50), 255).save(tmp_path / "blank.png")
     for name, message in [
         ("broken.png", "broken.png"),
         ("text.png", "text.png is no image"),
         ("blank.png", "no ink in"),
         ("none.png", "there is no file none.png"),
+        ("a.dds", "a.dds is no image that can be read: "),
+        ("pipe.png", "pipe.png is no image that can be read: it is no regular file"),
+        (".", ". is no image that can be read: it is a folder"),
+        ("", " is no image that can be read: it is a folder"),
     ]:
         capsys.readouterr()
         assert main(["predict", str(trained), str(letters[0][0]), name, "--out", "out.txt"]) == 2

@@ -4,6 +4,7 @@ import gc
 import gzip
 import hashlib
 import io
+import itertools
 import math
 import re
 import shutil
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -318,6 +319,41 @@ def test_bare_noisy_paper_is_refused() -> None:
             frame(Image.fromarray(grain), 20)
 
 
+def dotted(letter: str, pitch: int, size: int, dark: bool) -> tuple[Image.Image, Image.Image]:
+    """A letter of dots, as printers and LEDs make them, and the same in one stroke."""
+    ink, bare = (0, 255) if dark else (255, 0)
+    drawn, whole = (Image.new("L", (420, 420), bare) for _ in range(2))
+    pen, stroke = ImageDraw.Draw(drawn), ImageDraw.Draw(whole)
+    corners = {"L": [(60, 60), (60, 360), (260, 360)], "Z": [(60, 60), (300, 60), (60, 360), (300, 360)]}
+    points: list[tuple[float, float]] = []
+    if letter == "O":
+        steps = np.linspace(0, 2 * np.pi, 600)
+        path = [(210 + 120 * np.cos(t), 210 + 150 * np.sin(t)) for t in steps]
+    else:
+        path = []
+        for (x, y), (u, v) in itertools.pairwise(corners[letter]):
+            path += [(x + (u - x) * t, y + (v - y) * t) for t in np.linspace(0, 1, 300)]
+    for x, y in path:
+        stroke.rectangle((x - size / 2, y - size / 2, x + size / 2, y + size / 2), ink)
+        if all((x - u) ** 2 + (y - v) ** 2 >= pitch**2 for u, v in points):
+            points.append((x, y))
+            pen.ellipse((x - size / 2, y - size / 2, x + size / 2, y + size / 2), ink)
+    return drawn, whole
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("letter", ["L", "O", "Z"])
+@pytest.mark.parametrize(("pitch", "size"), [(8, 5), (12, 7), (20, 8), (30, 20), (45, 30)])
+def test_a_letter_of_dots_is_joined(letter: str, pitch: int, size: int, dark: bool) -> None:
+    """Dots of less than a speck each, and of more; with real dust beside them."""
+    drawn, _ = dotted(letter, pitch, size, dark)
+    ImageDraw.Draw(drawn).point([(400, 10), (10, 405), (404, 200)], 0 if dark else 255)
+    framed = frame(drawn, 20)
+    off = {other: away(framed, frame(dotted(other, pitch, size, dark)[1], 20)) for other in "LOZ"}
+    assert off[letter] < 20 and min(off, key=lambda other: off[other]) == letter
+    assert len(np.unique(labels((framed > 60).numpy()))) == 2  # one piece, and what is outside
+
+
 def test_a_damaged_file_is_named(letters: Tensor, tmp_path: Path) -> None:
     file = tmp_path / "half.png"
     picture(letters[0], 280).save(file)
@@ -379,6 +415,37 @@ def test_files_at_hand_are_used(home: Path, name: str) -> None:
     assert len(parts[1]) == 48 // source.valid
     assert torch.equal(data.load(name, 1).valid.images, got.valid.images)
     assert not torch.equal(data.load(name, 2).valid.images, got.valid.images)
+
+
+@pytest.mark.parametrize("name", data.SOURCES)
+@pytest.mark.parametrize("inside", ["", "gzip"])
+def test_packed_files_put_by_hand_are_used(home: Path, name: str, inside: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are published, where torchvision looks for them; EMNIST's archive unpacks to a folder `gzip`."""
+    monkeypatch.setattr(data, "fetch", lambda *_: pytest.fail("the network is asked"))
+    put(home, name)
+    expected = data.load(name, 1)
+    folder = home / data.SOURCES[name].kind / "raw"
+    (folder / inside).mkdir(exist_ok=True)
+    for file, content in small(name).items():
+        (folder / file).unlink()
+        (folder / inside / f"{file}.gz").write_bytes(gzip.compress(content))
+    got = data.load(name, 1)
+    for one, other in ((got.train, expected.train), (got.valid, expected.valid), (got.test, expected.test)):
+        assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda b: b[:-9], lambda b: b[:3], lambda b: b"no gzip", lambda b: b[:20] + b"x" * 30]
+)
+def test_a_packed_file_that_is_cut_short_is_named(home: Path, spoil: Callable[[bytes], bytes]) -> None:
+    folder = put(home, "mnist")
+    file = folder / "t10k-images-idx3-ubyte"
+    packed = folder / f"{file.name}.gz"
+    packed.write_bytes(spoil(gzip.compress(file.read_bytes())))
+    file.unlink()
+    with pytest.raises(UserError, match=r"ubyte.gz is no whole gzip file .*; delete it") as error:
+        data.load("mnist", 0)
+    assert "\n" not in str(error.value)
 
 
 FAULTS: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {

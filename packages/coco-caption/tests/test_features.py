@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sqlite3
+import struct
 import tracemalloc
 
 import numpy as np
@@ -200,14 +201,18 @@ def test_broken_images_stop_nothing(files, encoder, tmp_path, counted):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(whole, "JPEG")
     files[2].write_bytes(whole.getvalue()[:900])
     files[3].write_bytes(b"")
-    files[4].unlink()
+    for number in (4, 5, 6):
+        files[number].unlink()
+    head = struct.pack("<7I44x2I4s5I", 124, 0x1007, 8, 8, 0, 0, 0, 32, 4, b"ABCD", 0, 0, 0, 0, 0)
+    files[5].write_bytes(b"DDS " + head + bytes(84))  # a format in which Pillow raises NotImplementedError
+    os.mkfifo(files[6])
     found = features(files, encoder, False, str(tmp_path / "kept"))
-    assert found.broken.keys() == {2, 3, 4} and found.broken[4] == "No such file or directory"
-    assert "truncated" in found.broken[2]
-    assert (found.rows < 0).tolist() == [n in (2, 3, 4) for n in range(12)]
-    assert len(counted) == 8
+    assert found.broken.keys() == {2, 3, 4, 5, 6} and found.broken[4] == "No such file or directory"
+    assert "truncated" in found.broken[2] and found.broken[6] == "it is no regular file"
+    assert (found.rows < 0).tolist() == [n in (2, 3, 4, 5, 6) for n in range(12)]
+    assert len(counted) == 6
     again = features(files, encoder, False, str(tmp_path / "kept"))
-    assert again.broken == found.broken and len(counted) == 8
+    assert again.broken == found.broken and len(counted) == 6
 
 
 def test_an_interrupted_pass_goes_on(files, encoder, tmp_path, counted, monkeypatch):

@@ -4,9 +4,11 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import re
 import shutil
 import signal
+import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -392,6 +394,28 @@ def test_models_of_other_shapes_and_obstacles_are_left_with_a_reason(tmp_path):
     log = (wishes[0].folder / "log.txt").read_text()
     assert log.count("epoch   1/3") == 1
     assert "done     validation loss" in log
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_log_that_cannot_be_written_ends_its_run_only(tmp_path, monkeypatch, late):
+    """On a full disk; `late`: it fills up after the first epoch."""
+    said, wishes = [], [many.Wish(short(n), tmp_path / str(n), "again") for n in range(3)]
+    for wish in wishes:
+        wish.folder.mkdir()
+    (tmp_path / "1" / "log.txt").symlink_to("/dev/null" if late else "/dev/full")
+    if late:
+
+        def show(task, run, epoch, step):
+            if run.path.name == "1" and epoch == 1:
+                print("so far", flush=True)
+                with open("/dev/full", "wb") as full:
+                    os.dup2(full.fileno(), sys.stdout.fileno())
+
+        monkeypatch.setattr(Task, "show", show)
+    outcome = many.train(wishes, lambda cfg, where: Task(cfg), said.append)
+    assert outcome.failed == [str(tmp_path / "1")]
+    assert [(wish.folder / "result.json").exists() for wish in wishes] == [True, False, True]
+    assert any("failed" in line and str(tmp_path / "1") in line and "No space left" in line for line in said)
 
 
 # Without batch norm: the toy has a bias in front of it, whose gradient is but rounding, of which Adam makes full steps.

@@ -1,5 +1,6 @@
 """cnn-emnist as a Task: which image is which class, and what that looks like while it is learnt."""
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,8 @@ def predict(task: Letters, inputs: list[str]) -> list[str]:
 
 def read(file: Path, side: int) -> Tensor:
     """An image file -> uint8 [28, 28], framed. Raises UserError if it is none or shows nothing."""
+    if not os.path.lexists(file):
+        raise UserError(f"there is no file {file}")
     try:
         picture = images.load(file)
     except images.Broken as error:

@@ -870,8 +870,10 @@ def train(wishes: Sequence[Wish], make: Callable[[Any, torch.device], Task], say
                         stack.callback(run.close)
                         print(f"run      {run.path}\ndata     {task.data}\nmodel    {task.summary}\ndevice   {device}")
                         member = Member(Learner(task, wish.config.fit, device), run, log)
-                    except UserError as error:
-                        print(error, flush=True)
+                    except (UserError, files.Unsaid) as error:
+                        say(f"failed   {wish.folder}: {error}")
+                        with suppress(files.Unsaid):  # by a log on a full disk
+                            print(error)
                         outcome.failed.append(str(wish.folder))
                         continue
                 groups.setdefault(str(structure(member.learner.model)), []).append((wish, member))
@@ -896,7 +898,8 @@ def train(wishes: Sequence[Wish], make: Callable[[Any, torch.device], Task], say
                         metric = member.learner.task.metric
                         score = member.result["valid"][metric]
                         ended = f"epoch {member.result['best_epoch']} of {member.result['epochs']}"
-                        print(f"done     validation {metric} {score:.4f}, {ended}", file=member.log, flush=True)
+                        with suppress(files.Unsaid):
+                            print(f"done     validation {metric} {score:.4f}, {ended}", file=member.log)
     return outcome
 
 
