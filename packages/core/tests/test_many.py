@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from toy.config import Config as ToyConfig
 
 from etude import cli, draw, loop, many, run, study
-from etude.config import Fit
+from etude.config import Fit, dump
 from etude.device import Device
 from etude.layers.pooling import Pooling
 from etude.layers.recurrent import LSTM
@@ -369,6 +369,20 @@ def test_models_of_other_shapes_and_obstacles_are_left_with_a_reason(tmp_path):
     log = (wishes[0].folder / "log.txt").read_text()
     assert log.count("epoch   1/3") == 1
     assert "done     validation loss" in log
+
+
+def test_runs_that_began_in_another_precision_go_on_alone(tmp_path):
+    wishes = [many.Wish(short(n, precision="auto"), tmp_path / str(n), "again") for n in range(3)]
+    for wish, precision in zip(wishes, ("fp32", "bf16", "fp32"), strict=True):
+        wish.folder.mkdir()
+        (wish.folder / "environment.json").write_text(json.dumps([{"precision": precision}]))
+    (tmp_path / "0" / "config.yaml").write_text(dump(wishes[0].config))
+    (tmp_path / "2" / "config.yaml").write_text(dump(wishes[2].config))
+    outcome = many.train(wishes, lambda cfg, where: Task(cfg), lambda _: None)
+    assert outcome.left == {str(wishes[1].folder): "begun in another precision"}
+    for n in (0, 2):
+        starts = json.loads((tmp_path / str(n) / "environment.json").read_text())
+        assert [start["precision"] for start in starts] == ["fp32", "fp32"]
 
 
 # Without batch norm: the toy has a bias in front of it, whose gradient is but rounding, of which Adam makes full steps.

@@ -225,7 +225,8 @@ class Learner:
 
     def do(self, work: Step | Score) -> None:
         if isinstance(work, Step):
-            train_step(self, work)
+            with self.device.step_threads():
+                train_step(self, work)
         else:
             work.totals = evaluate(self.task, work.split, self.device, self.cfg.batch_size)
 

@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 
 from etude import config as configs
-from etude.device import Device
+from etude.device import DTYPES, Device
 from etude.errors import UserError
 
 C = TypeVar("C")
@@ -43,6 +43,20 @@ def read_config(folder: Path, config: type[C], flags: list[str] | None = None) -
     if not file.is_file():
         raise UserError(f"{folder} is no run folder: it has no config.yaml")
     return configs.parse(config, [str(file), *(flags or [])])
+
+
+def read_starts(folder: Path) -> list[State]:
+    """What environment.json tells of every start of a run; none before the first. Raises UserError if it is broken."""
+    file = folder / "environment.json"
+    starts = read_json(file) if file.is_file() else []
+    if not isinstance(starts, list) or not all(isinstance(s, dict) and s.get("precision") in DTYPES for s in starts):
+        raise UserError(f"{file} holds no list of starts: delete it and start the run again")
+    return starts
+
+
+def first_start(folder: Path) -> State:
+    """What environment.json tells of the first start of a run: as it began, so it goes on. Empty before it."""
+    return next(iter(read_starts(folder)), {})
 
 
 class Run:
@@ -97,8 +111,7 @@ class Run:
 
     def _record_environment(self) -> None:
         """What this run ran on; a resumed run adds an entry, so that a change of machine can be seen."""
-        file = self.path / "environment.json"
-        starts = read_json(file) if file.is_file() else []
+        starts = read_starts(self.path)
         starts.append(
             {
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -107,13 +120,14 @@ class Run:
                 "precision": self.device.precision,
                 "processes": self.device.world,
                 "threads": torch.get_num_threads(),
+                "step_threads": self.device.threads or torch.get_num_threads(),
                 "seed": self.config.fit.seed,
                 "git": git_commit(),
                 "python": sys.version.split()[0],
                 "versions": versions(type(self.config).__module__),
             }
         )
-        write(file, json.dumps(starts, indent=1).encode())
+        write(self.path / "environment.json", json.dumps(starts, indent=1).encode())
 
     # -- checkpoints
 
