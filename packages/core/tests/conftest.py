@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from etude import cli
+
+cli.yield_when_waiting()  # before a test imports torch: tests, too, run beside others
 TESTS = str(Path(__file__).parent)
 sys.path.insert(0, TESTS)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))

@@ -1,30 +1,74 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+from toy import task as toy
+from toy.__main__ import PACKAGE
 
-from etude import device, run
+from etude import cli, device, run
 from etude.config import Fit
-from etude.testing import CPU
+from etude.testing import CPU, Cut, cut_off
 
 
-def test_auto_takes_what_the_processor_multiplies_natively(monkeypatch):
-    for capabilities, precision in [
-        ({"amx_bf16": True}, "bf16"),
-        ({"avx512_bf16": True}, "bf16"),
-        ({"avx512_f": True}, "fp32"),
-        ({}, "fp32"),
+def test_auto_takes_what_is_fastest_and_says_why(monkeypatch):
+    for capabilities, precision, why in [
+        ({"amx_bf16": True, "avx512_bf16": True}, "bf16", "bf16 (auto: this CPU multiplies it in AMX)"),
+        ({"avx512_bf16": True}, "fp32", "fp32 (auto: this CPU has no AMX, in which bf16 would be faster)"),
+        ({"avx512_f": True}, "fp32", "fp32 (auto: this CPU has no AMX"),
+        ({}, "fp32", "fp32 (auto: this CPU has no AMX"),
     ]:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
-        assert device.choose(Fit(device="cpu")).precision == precision
+        chosen = device.choose(Fit(device="cpu"))
+        assert chosen.precision == precision
+        assert why in chosen.told
     assert device.choose(Fit(device="cpu", precision="bf16")).precision == "bf16"
     cuda = torch.device("cuda")
     for capability, precision in [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16")]:
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
         assert device.best_precision(cuda) == precision
+
+
+def test_a_resumed_run_keeps_the_precision_that_auto_took_when_it_began(monkeypatch):
+    for began, capabilities, precision, why in [
+        ("bf16", {}, "bf16", "as the run began; fp32 would be auto here"),
+        ("fp32", {"amx_bf16": True}, "fp32", "as the run began; bf16 would be auto here"),
+        ("bf16", {"amx_bf16": True}, "bf16", "auto: this CPU multiplies it in AMX"),
+        ("fp16", {}, "fp32", "the run began in fp16, which is for GPUs; auto: this CPU has no AMX"),
+    ]:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        chosen = device.choose(Fit(device="cpu"), began)
+        assert chosen.precision == precision
+        assert chosen.why.startswith(why)
+        assert device.choose(Fit(device="cpu", precision="fp32"), began).precision == "fp32"
+
+
+def test_a_run_goes_on_in_its_precision_on_another_machine(monkeypatch, capsys, tmp_path):
+    words = ["train", "--fit.device", "cpu", "--fit.epochs", "2", "--run", "r"]
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    monkeypatch.setattr(toy, "make", cut_short)
+    with pytest.raises(Cut):
+        cli.main(PACKAGE, words)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    monkeypatch.setattr(toy, "make", lambda cfg, _: toy.Toy(cfg))
+    capsys.readouterr()
+    assert cli.main(PACKAGE, words) == 0
+    assert "bf16 (as the run began; fp32 would be auto here)\n" in capsys.readouterr().out
+    file = tmp_path / "r" / "environment.json"
+    assert [start["precision"] for start in json.loads(file.read_text())] == ["bf16", "bf16"]
+    for broken in ("{}", "[1]", '[{"precision": "much"}]'):
+        file.write_text(broken)
+        assert cli.main(PACKAGE, words) == 2
+        assert f"{Path('r', 'environment.json')} holds no list of starts: delete it" in capsys.readouterr().err
+
+
+def cut_short(cfg, where):
+    task = toy.Toy(cfg)
+    cut_off(task, "train", 8)
+    return task
 
 
 class Pair(NamedTuple):

@@ -23,7 +23,7 @@ from toy.config import SCORES
 from toy.config import Config as ToyConfig
 
 from etude import cli, draw, loop, many, run, study
-from etude.config import Fit
+from etude.config import Fit, dump
 from etude.device import Device
 from etude.fingerprint import fingerprint
 from etude.layers.pooling import Pooling
@@ -416,6 +416,20 @@ def test_a_log_that_cannot_be_written_ends_its_run_only(tmp_path, monkeypatch, l
     assert outcome.failed == [str(tmp_path / "1")]
     assert [(wish.folder / "result.json").exists() for wish in wishes] == [True, False, True]
     assert any("failed" in line and str(tmp_path / "1") in line and "No space left" in line for line in said)
+
+
+def test_runs_that_began_in_another_precision_go_on_alone(tmp_path):
+    wishes = [many.Wish(short(n, precision="auto"), tmp_path / str(n), "again") for n in range(3)]
+    for wish, precision in zip(wishes, ("fp32", "bf16", "fp32"), strict=True):
+        wish.folder.mkdir()
+        (wish.folder / "environment.json").write_text(json.dumps([{"precision": precision}]))
+    (tmp_path / "0" / "config.yaml").write_text(dump(wishes[0].config))
+    (tmp_path / "2" / "config.yaml").write_text(dump(wishes[2].config))
+    outcome = many.train(wishes, lambda cfg, where: Task(cfg), lambda _: None)
+    assert outcome.left == {str(wishes[1].folder): "begun in another precision"}
+    for n in (0, 2):
+        starts = json.loads((tmp_path / str(n) / "environment.json").read_text())
+        assert [start["precision"] for start in starts] == ["fp32", "fp32"]
 
 
 # Without batch norm: the toy has a bias in front of it, whose gradient is but rounding, of which Adam makes full steps.

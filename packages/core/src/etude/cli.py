@@ -117,6 +117,7 @@ class Package:
 
 def main(package: Package, argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for a mistake of the user, 130 or 143 after a signal."""
+    yield_when_waiting()
     words = sys.argv[1:] if argv is None else argv
     verbs = {"train": train, "evaluate": evaluate, "predict": predict, "study": study, "report": report}
     if package.embeds:
@@ -150,6 +151,17 @@ def main(package: Package, argv: list[str] | None = None) -> int:
 def say_error(package: Package, line: str) -> None:
     with suppress(files.Unsaid):
         print(f"{package.name}: {line}", file=sys.stderr, flush=True)
+
+
+def yield_when_waiting() -> None:
+    """Lets threads that wait for each other sleep, where the user has not said how they wait.
+
+    By default they spin, for milliseconds: libgomp 300,000 times, libomp 200 ms. Where other processes want the cores,
+    the time slice that should bring the awaited thread forward is spent on waiting for it: six busy neighbours on two
+    cores made training four times as slow as the fair share (benchmarks/busy.py). OpenMP reads this as torch is loaded.
+    """
+    if "torch" not in sys.modules and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def invocation(package: Package) -> str:
@@ -191,11 +203,13 @@ def train(package: Package, words: list[str]) -> int:
 
     import torch
 
-    from etude import device, loop, run
+    from etude import device, loop, run, threads
 
-    where = device.choose(config.fit)
+    begun = run.first_start(path) if path else {}
+    where = device.choose(config.fit, begun.get("precision", ""))
     torch.manual_seed(config.fit.seed)
     task = package.task.make(config, where.where)
+    where, shared = threads.choose(task, config.fit, where, begun)
     path = where.agree(path or run.new_folder(package.name))
     call = invocation(package)
     one = run.Run(path, config, where, again=f"go on with: {call} train --run {shlex.quote(str(path))}")
@@ -205,7 +219,9 @@ def train(package: Package, words: list[str]) -> int:
         if where.leads:
             print(line, flush=True)
 
-    say(f"run      {one.path}\ndata     {task.data}\nmodel    {task.summary}\ndevice   {where}")
+    say(f"run      {one.path}\ndata     {task.data}\nmodel    {task.summary}\ndevice   {where.told}")
+    if shared:
+        say(f"threads  {shared}")
     try:
         done = one.finished()
         if done:
@@ -295,7 +311,7 @@ def evaluate(package: Package, words: list[str]) -> int:
     if where.leads:
         text, scores = package.task.describe(task, totals)
         print(f"run      {folder}, {chosen or 'best'} checkpoint")
-        print(f"data     {task.data}, test part\ndevice   {where}\n{text}")
+        print(f"data     {task.data}, test part\ndevice   {where.told}\n{text}")
         if not flags and not chosen:
             own = partial(package.task.without, task, totals) if package.without else None
             # Before the scores that it belongs to: what is not of them, a study does not take for evidence.

@@ -118,7 +118,7 @@ class Fit:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU if there is one"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 where the hardware multiplies it natively, fp16 on older GPUs, else fp32"""
+    """auto: bf16 on GPUs from Ampere on and CPUs with AMX, fp16 on older GPUs, else fp32; kept by a resumed run"""
     compile: bool = False
     """torch.compile the model: slower to start, faster per step"""
 

@@ -32,6 +32,10 @@ class Device:
     """which of the processes this is; only rank 0 writes"""
     world: int = 1
     """how many processes train together"""
+    threads: int = 0
+    """how many threads a training step computes on; 0: as many as everything else (see `etude.threads`)"""
+    why: str = ""
+    """why this precision was taken, where nobody asked for it"""
 
     @property
     def leads(self) -> bool:
@@ -40,6 +44,19 @@ class Device:
     def autocast(self) -> AbstractContextManager[Any]:
         """Computes what is safe to compute in `precision` in it, and the rest in fp32."""
         return torch.autocast(self.where.type, DTYPES[self.precision], enabled=self.precision != "fp32")
+
+    @contextmanager
+    def step_threads(self) -> Iterator[None]:
+        """What is computed in it, a training step, is computed on `threads` threads."""
+        before = torch.get_num_threads()
+        if self.threads in (0, before):
+            yield
+            return
+        torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def seed(self, key: int) -> None:
         """Seeds the generators that a step here draws from."""
@@ -143,15 +160,21 @@ class Device:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts in kB
 
+    @property
+    def told(self) -> str:
+        """As text, with the reason for its precision."""
+        return f"{self} ({self.why})" if self.why else str(self)
+
     def __str__(self) -> str:
         processes = f", {self.world} processes" if self.world > 1 else ""
         return f"{self.where.type}: {self.name()}, {self.precision}{processes}"
 
 
-def choose(fit: Fit) -> Device:
+def choose(fit: Fit, began: str = "") -> Device:
     """The device of this process; under torchrun it joins the other processes (gloo on CPU, nccl on GPU).
 
-    Raises UserError when what was asked for is not there: there is no silent fall-back.
+    `began` is the precision that the run to go on with began in: auto keeps it, whatever is fastest here. Raises
+    UserError when what was asked for is not there: there is no silent fall-back.
     """
     world, rank = processes.count_off()
     has_cuda = torch.cuda.is_available()
@@ -167,21 +190,37 @@ def choose(fit: Fit) -> Device:
         where = torch.device("cuda", local)
         torch.cuda.set_device(where)
         torch.backends.cudnn.benchmark = True
-    precision = best_precision(where) if fit.precision == "auto" else fit.precision
+    precision: str = fit.precision
+    why = ""
+    if precision == "auto":
+        precision, reason = fastest(where)
+        why = f"auto: {reason}"
+        if began == "fp16" and where.type == "cpu":
+            why = f"the run began in fp16, which is for GPUs; {why}"
+        elif began and began != precision:
+            precision, why = began, f"as the run began; {precision} would be auto here"
     if precision == "fp16" and where.type == "cpu":
         raise UserError("fit.precision fp16 is for GPUs: on a CPU use bf16, fp32 or auto")
     if world > 1 and not dist.is_initialized():
         # Gloo beside nccl: what processes tell each other of themselves never waits for a GPU.
         processes.join("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo", world, rank)
-    return Device(where, precision, rank, world)
+    return Device(where, precision, rank, world, why=why)
 
 
 def best_precision(where: torch.device) -> str:
-    """The fastest that is safe: bf16 where it is multiplied natively, fp16 on older GPUs, else fp32.
+    """The fastest that is safe: bf16 or fp16 where they are multiplied faster than fp32, else fp32."""
+    return fastest(where)[0]
 
-    Native bf16: CUDA from Ampere on, CPUs with AMX or AVX512-BF16.
+
+def fastest(where: torch.device) -> tuple[str, str]:
+    """The precision that auto takes, and why.
+
+    CPUs with AVX512-BF16 but no AMX multiply bf16, too, but training in it takes 1.4 times as long as in fp32.
     """
     if where.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(where) >= (8, 0) else "fp16"
-    cpu = torch.cpu.get_capabilities()
-    return "bf16" if cpu.get("amx_bf16") or cpu.get("avx512_bf16") else "fp32"
+        if torch.cuda.get_device_capability(where) >= (8, 0):
+            return "bf16", "this GPU multiplies it natively"
+        return "fp16", "this GPU multiplies no bf16"
+    if torch.cpu.get_capabilities().get("amx_bf16"):
+        return "bf16", "this CPU multiplies it in AMX"
+    return "fp32", "this CPU has no AMX, in which bf16 would be faster"

@@ -288,7 +288,8 @@ class Learner:
         """Raises UserError if torch.compile cannot do its part, such as where there is no C++ compiler."""
         try:
             if isinstance(work, Step):
-                train_step(self, work)
+                with self.device.step_threads():
+                    train_step(self, work)
             else:
                 work.totals = evaluate(self.task, work.split, self.device, self.cfg.batch_size)
         except RuntimeError as error:

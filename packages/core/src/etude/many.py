@@ -43,7 +43,7 @@ from etude.device import Device, choose
 from etude.errors import UserError
 from etude.layers import recurrent
 from etude.loop import Learner, Score, Step, Stopped, Task, Totals, course, watch_signals
-from etude.run import Run
+from etude.run import Run, first_start
 
 MOST = 32  # replicas in a stack: more are no faster, as by then the machine has enough to do
 SLOTS = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",), "rmsprop": ("square_avg", "momentum_buffer")}
@@ -841,12 +841,17 @@ def train(wishes: Sequence[Wish], make: Callable[[Any, torch.device], Task], say
 
     `say` gets lines for people. Raises Stopped after a signal, when all runs at work have saved.
     """
-    outcome, device = Outcome(), choose(wishes[0].config.fit)
+    outcome = Outcome()
+    devices = [choose(wish.config.fit, first_start(wish.folder).get("precision", "")) for wish in wishes]
+    device = devices[0]
 
     def leave(some: Sequence[Wish], why: str) -> None:
         say(f"alone    {len(some)} runs: {why}" if len(some) > 1 else f"alone    {some[0].folder}: {why}")
         outcome.left.update((str(wish.folder), why) for wish in some)
 
+    if others := [wish for wish, one in zip(wishes, devices, strict=True) if one.precision != device.precision]:
+        leave(others, "begun in another precision")
+        wishes = [wish for wish in wishes if wish not in others]
     why, size = obstacle(wishes[0].config.fit, device), 0
     if why is None:
         try:
@@ -868,7 +873,8 @@ def train(wishes: Sequence[Wish], make: Callable[[Any, torch.device], Task], say
                         task = made(wish, make, device)
                         run = Run(wish.folder, wish.config, device, wish.again)
                         stack.callback(run.close)
-                        print(f"run      {run.path}\ndata     {task.data}\nmodel    {task.summary}\ndevice   {device}")
+                        print(f"run      {run.path}\ndata     {task.data}\nmodel    {task.summary}")
+                        print(f"device   {device.told}")
                         member = Member(Learner(task, wish.config.fit, device), run, log)
                     except (UserError, files.Unsaid) as error:
                         say(f"failed   {wish.folder}: {error}")

@@ -26,7 +26,7 @@ from PIL import Image
 
 from etude import config as configs
 from etude import files
-from etude.device import Device
+from etude.device import DTYPES, Device
 from etude.errors import UserError
 
 C = TypeVar("C")
@@ -48,6 +48,20 @@ def read_config(folder: Path, config: type[C], flags: list[str] | None = None) -
         if content.read()[-1:] != b"\n":  # what is missing would be taken for left at its default
             raise UserError(f"{file} is cut short: put a copy of it there, or train again in another folder")
     return configs.parse(config, [str(file), *(flags or [])])
+
+
+def read_starts(folder: Path) -> list[State]:
+    """What environment.json tells of every start of a run; none before the first. Raises UserError if it is broken."""
+    file, remedy = folder / "environment.json", "delete it and start the run again"
+    starts: list[State] = files.read_json(file, list, remedy, {"precision": str}) or []
+    if odd := next((start["precision"] for start in starts if start["precision"] not in DTYPES), None):
+        raise UserError(f"{file} cannot be read ({odd!r} is no precision): {remedy}")
+    return starts
+
+
+def first_start(folder: Path) -> State:
+    """What environment.json tells of the first start of a run: as it began, so it goes on. Empty before it."""
+    return next(iter(read_starts(folder)), {})
 
 
 class Run:
@@ -103,8 +117,7 @@ class Run:
 
     def _record_environment(self) -> None:
         """What this run ran on; a resumed run adds an entry, so that a change of machine can be seen."""
-        file = self.path / "environment.json"
-        starts = files.read_json(file, list, "delete it and start the run again", {}) or []
+        starts = read_starts(self.path)
         starts.append(
             {
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -113,13 +126,14 @@ class Run:
                 "precision": self.device.precision,
                 "processes": self.device.world,
                 "threads": torch.get_num_threads(),
+                "step_threads": self.device.threads or torch.get_num_threads(),
                 "seed": self.config.fit.seed,
                 "git": git_commit(),
                 "python": sys.version.split()[0],
                 "versions": versions(type(self.config).__module__),
             }
         )
-        files.write(file, json.dumps(starts, indent=1).encode())
+        files.write(self.path / "environment.json", json.dumps(starts, indent=1).encode())
 
     @contextmanager
     def _writing(self, file: Path) -> Iterator[None]:
