@@ -16,13 +16,13 @@ def reviews(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ETUDE_DATA", str(tmp_path))
 
-    def write(word, more=()):
+    def write(word, more=(), tested=()):
         for part in ("train", "test"):
             for kind in ("negative", "positive"):
                 file = tmp_path / "imdb" / part / kind
                 file.parent.mkdir(parents=True, exist_ok=True)
                 texts = [f"{part} {kind} number {n} is {word}" for n in range(30)]
-                file.write_text("\n".join([*texts, *more]), encoding="utf-8")
+                file.write_text("\n".join([*texts, *(more if part == "train" else tested)]), encoding="utf-8")
 
     return write
 
@@ -37,10 +37,14 @@ def test_marks_stay_with_their_letters():
 
 
 def test_reviews_that_look_the_same_are_one(reviews):
-    reviews("here", ["мой чай", "мои\u0306 чаи\u0306", "мой\u200b чай\u00ad"])
+    forms = ["мой чай", "мои\u0306 чаи\u0306", "мой\u200b чай\u00ad"]
+    reviews("here", forms)
     found = data.load("imdb", 0)
-    texts = [text for part in (found.train, found.valid) for text in part.texts]
-    assert len(texts) == 60 and "мой чай" not in texts and "мой чай" in found.test.texts
+    assert sum(len(part.texts) for part in (found.train, found.valid)) == 61  # and not in two parts
+    reviews("here", forms[1:], tested=forms[:1])
+    found = data.load("imdb", 0)
+    assert sum(len(part.texts) for part in (found.train, found.valid)) == 60
+    assert "4 that the test part has too" in found.description
 
 
 def test_a_run_goes_on_and_is_scored_with_its_own_reviews_only(reviews, capsys, monkeypatch):

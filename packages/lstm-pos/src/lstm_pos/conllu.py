@@ -71,7 +71,6 @@ class Table(dict[bytes, int]):
     def __init__(self, as_written: bool = False) -> None:
         super().__init__()
         self.as_written = as_written
-        self.numbers: dict[str, int] = {}
 
     def __missing__(self, content: bytes) -> int:
         try:
@@ -79,9 +78,10 @@ class Table(dict[bytes, int]):
         except UnicodeDecodeError as error:
             raise Malformed(f"byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8") from error
         self.judge(content)
-        if not self.as_written:
-            text = clean(text) or text  # a word that nobody sees is one all the same
-        self[content] = self.numbers.setdefault(text, len(self.numbers))
+        plain = text if self.as_written else clean(text) or text  # a word that nobody sees is one all the same
+        if plain != text:
+            return self[plain.encode()]
+        self[content] = len(self)
         return self[content]
 
     def judge(self, content: bytes) -> None:
@@ -97,7 +97,7 @@ class Tags(Table):
     def judge(self, content: bytes) -> None:
         if not content or (content == b"_" and self.needed):
             raise Malformed("the word has no tag in column UPOS; tag it, or leave its sentence out")
-        if len(self.numbers) == MAX_TAGS:
+        if len(self) == MAX_TAGS:
             raise Malformed(f"more than {MAX_TAGS} different tags in column UPOS; is it the right column?")
 
 

@@ -212,7 +212,7 @@ def arrays(reader: conllu.Reader, stream: "BinaryIO | conllu.Unpacked") -> Itera
 
 
 def tables(reader: conllu.Reader) -> dict[str, Any]:
-    return {name: [*getattr(reader, name).numbers] for name in TABLES}
+    return {name: [content.decode() for content in getattr(reader, name)] for name in TABLES}
 
 
 def read_whole(path: str | Path, documents: int = 0) -> Corpus:
