@@ -142,7 +142,7 @@ def pieces(light: np.ndarray) -> np.ndarray | None:
         return None
     dust[0] = False
     clean = np.where(dust[label], 0, ink).astype(np.float32)
-    return -grown(-grown(clean, wide), wide) if wide else clean
+    return grown(clean, wide)  # not made thin again: a stroke as thin as a dot would be lost in the frame
 
 
 def measured(mask: np.ndarray, ink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
