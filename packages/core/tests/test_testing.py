@@ -22,6 +22,9 @@ def test_a_sound_task_passes(tmp_path):
         ("means-train", "train .*: the count depends on the batch size"),
         ("steer", "Task.show changes the training"),
         ("state", "missing from the checkpoint"),
+        ("remembers", r"evaluate gives the loss 1\.\d+, the best checkpoint has 1\.\d+"),
+        ("default", "a run answers for another fit.weight-decay than it was trained with"),
+        ("stack", r"in a stack of runs that differ in fit.seed, train loss of epoch 1 is [\d.]+, alone [\d.]+"),
     ],
 )
 def test_a_broken_task_fails(flaw, reason, tmp_path):

@@ -16,7 +16,8 @@ import sys
 import time
 import warnings
 import zipfile
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,45 +49,62 @@ def read_config(folder: Path, config: type[C], flags: list[str] | None = None) -
 class Run:
     """One run folder, open for writing; on every process but the first (`device.leads`) nothing is written."""
 
-    def __init__(self, path: Path, config: Any, device: Device, again: str = "start it again") -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: Any,
+        device: Device,
+        again: str = "start it again",
+        command: Sequence[str] = (),
+    ) -> None:
         """Creates the folder, or opens the one an earlier start of the same run left.
 
-        `again` is the command that goes on with this run. Raises UserError if the folder cannot be written, holds
-        something else or another configuration, or is in use.
+        `again` is the command that goes on with this run, `command` the one that trains it alone, where this process
+        trains it in a stack with others. Raises UserError if the folder cannot be written, holds something else or
+        another configuration, or is in use.
         """
         self.path, self.config, self.device, self.again = path, config, device, again
+        self.command = command
         self._tb: Any = None
         if not device.leads:
             return
-        try:
+        with self._writing():
             path.mkdir(parents=True, exist_ok=True)
             is_run = (path / "config.yaml").is_file()
             if not is_run and any(p.name != "log.txt" and not p.name.startswith(".") for p in path.iterdir()):
                 raise UserError(f"{path} is not empty and no run folder: give --run another folder")
             self._lock = (path / ".lock").open("w")
+        try:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if is_run:
-                    self._compare()
-                else:
+            except BlockingIOError:
+                where = f"{path} is in use by another process"
+                raise UserError(f"{where}: wait for it or give --run another folder") from None
+            except OSError as error:
+                where = f"{path} cannot be locked ({error.strerror})"
+                raise UserError(f"{where}: give --run a folder on a file system with locks") from None
+            if is_run:
+                self._compare()
+            with self._writing():
+                if not is_run:
                     write(path / "config.yaml", configs.dump(config).encode())
                 for name in ("checkpoints", "samples", "tb"):
                     (path / name).mkdir(exist_ok=True)
-                for left in (
-                    *path.glob(".*.tmp"),
-                    *path.glob("checkpoints/.*.tmp"),
-                ):  # by a kill in the middle of a write
+                for left in (*path.glob(".*.tmp"), *path.glob("checkpoints/.*.tmp")):  # by a kill while it was written
                     left.unlink()
-                self._record_environment()
-            except BaseException:
-                self._lock.close()
-                raise
-        except BlockingIOError:
-            raise UserError(f"{path} is in use by another process: wait for it or give --run another folder") from None
+            self._record_environment()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What fails in it is the writing of the folder. Raises UserError."""
+        try:
+            yield
         except OSError as error:
-            raise UserError(
-                f"cannot write the run folder {path}: {error.strerror}: give --run another folder"
-            ) from None
+            reason = f"cannot write the run folder {self.path}: {error.strerror}"
+            raise UserError(f"{reason}: give --run another folder") from None
 
     def _compare(self) -> None:
         changed = configs.differences(read_config(self.path, type(self.config)), self.config)
@@ -102,7 +120,8 @@ class Run:
         starts.append(
             {
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "command": sys.argv,
+                "command": list(self.command) or sys.argv,
+                "stacked": bool(self.command),
                 "device": self.device.name(),
                 "precision": self.device.precision,
                 "processes": self.device.world,
@@ -113,7 +132,8 @@ class Run:
                 "versions": versions(type(self.config).__module__),
             }
         )
-        write(file, json.dumps(starts, indent=1).encode())
+        with self._writing():
+            write(file, json.dumps(starts, indent=1).encode())
 
     # -- checkpoints
 
