@@ -328,15 +328,17 @@ def test_evaluate_and_its_results(trained, capsys, tmp_path):
 def test_evaluate_other_data(trained, coco, capsys):
     """A folder of any of the parts, whole; left out of it is what was trained on, wherever it lies, or is broken."""
     folder = coco(part="val", count=9)
+    own = scored(capsys, str(trained)) and (trained / "results.json").read_bytes()
     found, _ = scored(capsys, str(trained), "--data", str(folder))
+    assert (trained / "results.json").read_bytes() == own, "what is said of other images is not the run's"
     assert found["images"] == 9 and found["left_out"] == 0
     shutil.copy(data.load(Data(), 0).train[0].file, folder / "val" / "val3.jpg")
     (folder / "val" / "val4.jpg").write_bytes(b"broken")
     (folder / "val" / "val5.jpg").unlink()
-    found, said = scored(capsys, str(trained), "--data", str(folder))
+    found, said = scored(capsys, str(trained), "--data", str(folder), "--out", str(folder / "said.json"))
     assert found["images"] == 6 and found["left_out"] == 2
     assert "1 images that were trained on" in said.out and "val4.jpg" in said.out and "val5.jpg" in said.out
-    assert [r["image_id"] for r in json.loads((trained / "results.json").read_text())] == [0, 1, 2, 6, 7, 8]
+    assert [r["image_id"] for r in json.loads((folder / "said.json").read_text())] == [0, 1, 2, 6, 7, 8]
     shutil.rmtree(folder / "val")
     assert main(["evaluate", str(trained), "--data", str(folder)]) == 2
     error = capsys.readouterr().err

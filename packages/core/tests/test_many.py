@@ -6,9 +6,11 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
+import types
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +88,7 @@ class Task:
     metric, better, data, summary = "loss", {"loss": "lower"}, "numbers", "a small net"
 
     def __init__(self, config):
-        self.config = config
+        self.config, self.kl = config, config.kl
         self.model = {"mlp": VAE, "cnn": CNN, "lstm": Reader}[config.kind](config.dropout)
         if config.double:
             self.model.double()
@@ -122,8 +124,8 @@ class Task:
             kl = 0.5 * (mean**2 + spread.exp() - spread - 1).sum()
             found, width = self.model.decode(z).chunk(2, 1)
             error = (0.5 * ((x[0] - found) / width.exp()) ** 2 + width).sum()
-            if self.config.kl > 0:  # a decision on which all agree
-                error = error + self.config.kl * kl
+            if self.kl > 0:
+                error = error + self.kl * kl
             return {"loss": (error, len(labels)), "kl": (kl, len(labels))}
         logits = self.model(*x)
         loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.config.smoothing)
@@ -145,8 +147,7 @@ class Task:
 def config(n=0, kind="mlp", double=False, **fit):
     """Of the n-th run: other seeds, rates and such."""
     fit = {"seed": n, "lr": 0.003 * (1 + n), "weight_decay": 0.02 * n, "clip": (0.0, 0.5, 2.0)[n % 3], **fit}
-    changed = {"dropout": 0.1 * (n + 1), "kl": 0.5 + 0.25 * n, "smoothing": 0.05 * n}
-    return Config(kind=kind, double=double, **changed, fit=dataclasses.replace(FIT, **fit))
+    return Config(kind=kind, double=double, dropout=0.1 * (n + 1), fit=dataclasses.replace(FIT, **fit))
 
 
 def started(cfg, folder, make=Task):
@@ -208,7 +209,7 @@ def near(a: Any, b: Any, rtol: float, name: str = "") -> None:
 @pytest.mark.parametrize(("double", "rtol"), [(False, 1e-4), (True, 1e-9)])
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "lstm"])
 def test_every_run_is_the_run_alone_up_to_rounding(kind, double, rtol, tmp_path):
-    """100 steps with other seeds, data, orders, rates, dropout, weights of the KL term, decays, and clipping."""
+    """100 steps with other seeds, data, orders, rates, dropout, decays, and clipping."""
     cfgs = [config(n, kind, double) for n in range(3)]
     alone(cfgs, tmp_path / "alone")
     together(cfgs, tmp_path / "together")
@@ -274,7 +275,7 @@ def test_runs_end_when_they_would_alone_and_the_others_go_on(tmp_path):
         expected = rows(tmp_path / "alone" / str(n))
         near(expected, rows(member.run.path), 1e-9)
         result, one = (json.loads((f / "result.json").read_text()) for f in (member.run.path, tmp_path / f"alone/{n}"))
-        near({**one, "seconds": 0}, {**result, "seconds": 0}, 1e-9)
+        near({**one, "seconds": 0, "weights": ""}, {**result, "seconds": 0, "weights": ""}, 1e-9)
         lengths.append(len(expected))
     assert lengths[0] < 8
     assert lengths[1:] == [2, 5]
@@ -361,6 +362,192 @@ def test_what_cannot_be_reproduced_is_refused_and_the_runs_can_go_on_alone(make,
     alone(cfgs[:1], tmp_path / "alone", make)
     alone(cfgs, tmp_path / "runs", make)
     assert rows(tmp_path / "runs" / "0") == rows(tmp_path / "alone" / "0")
+
+
+@pytest.mark.parametrize("part", [{"kl": 0.6}, {"smoothing": 0.2}])
+def test_what_is_not_declared_may_not_differ(part, tmp_path):
+    """A weight of the loss, such as the KL term's, would be that of the first run for all."""
+    cfgs = [short(0), dataclasses.replace(short(1), **part)]
+    with pytest.raises(
+        many.Unstackable, match=rf"task.config.{next(iter(part))} differs from run to run \(0.\d, 0.\d\)"
+    ):
+        together(cfgs, tmp_path / "runs")
+
+
+def holding(place):
+    """A task that holds a number of its own somewhere."""
+
+    def make(cfg):
+        task = Task(cfg)
+        place(task, 1 + cfg.fit.seed / 1000)
+        return task
+
+    return make
+
+
+def in_a_list(task, x):
+    task.weights = [1.0, x]
+
+
+def in_an_object(task, x):
+    task.settings = types.SimpleNamespace(weight=x)
+
+
+def in_a_module(task, x):
+    task.model.encode[0].eps = x
+
+
+def in_a_tensor(task, x):
+    task.weights = {"b": torch.tensor([x])}
+
+
+def of_numpy(task, x):
+    task.weight = np.float32(x)
+
+
+def in_the_model(task, x):
+    task.model.decode[1].approximate = f"by {x}"
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        (in_a_list, "task.weights[1]"),
+        (in_an_object, "task.settings.weight"),
+        (in_a_module, "model.encode.0.eps"),
+        (in_a_tensor, "task.weights[b]"),
+        (of_numpy, "task.weight"),
+        (in_the_model, "model.decode.1.approximate"),
+    ],
+)
+def test_a_number_in_which_tasks_or_models_differ_is_named(place, name, tmp_path):
+    """Whether a step reads it or not, and however small the difference is."""
+    with pytest.raises(many.Unstackable, match=f"its {re.escape(name)} differs from run to run"):
+        together([short(0), short(1)], tmp_path / "runs", holding(place))
+
+
+class Annealing(Task):
+    """The weight of the KL term is another in each epoch."""
+
+    def weight(self, epoch):
+        return self.config.kl * min(1, epoch / 3)
+
+    def load(self, split, ids, epoch):
+        self.kl = self.weight(epoch)
+        return super().load(split, ids, epoch)
+
+
+class ByWarmUp(Annealing):
+    """It rises over one epoch more in each run; in the first epoch it is the same."""
+
+    def weight(self, epoch):
+        return self.config.kl * (1 + max(0, epoch - 1) / (1 + self.config.fit.seed))
+
+
+class Hidden(ByWarmUp):
+    """The same, but no attribute has it."""
+
+    def load(self, split, ids, epoch):
+        self.kl, kl = self.config.kl, self.weight(epoch)
+        self.weigh = lambda loss: loss * kl / self.config.kl
+        return Task.load(self, split, ids, epoch)
+
+    def step(self, batch):
+        sums = super().step(batch)
+        return {**sums, "loss": (self.weigh(sums["loss"][0]), sums["loss"][1])}
+
+
+def test_a_weight_that_is_annealed_alike_in_all_runs_is_right(tmp_path):
+    cfgs = [short(n, epochs=4) for n in range(3)]
+    alone(cfgs, tmp_path / "alone", Annealing)
+    together(cfgs, tmp_path / "together", Annealing)
+    for n in range(3):
+        near(rows(tmp_path / "alone" / str(n)), rows(tmp_path / "together" / str(n)), 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"), [(ByWarmUp, r"its task.kl differs from run to run \(1.0, 0.75\)"), (Hidden, "another loss")]
+)
+def test_a_weight_that_is_annealed_otherwise_in_each_run_is_found_out_and_they_go_on_alone(make, why, tmp_path):
+    """In the first epoch there is no difference. They go on from the end of it and end as runs alone."""
+    cfgs = [short(n, epochs=4) for n in range(2)]
+    alone(cfgs, tmp_path / "alone", make)
+    with pytest.raises(many.Unstackable, match=why):
+        together(cfgs, tmp_path / "runs", make)
+    states = [run.checkpoint(tmp_path / "runs" / str(n), "last") for n in range(2)]
+    assert [state["progress"]["epoch"] for state in states] == [2, 2]
+    alone(cfgs, tmp_path / "runs", make)
+    for n in range(2):
+        near(rows(tmp_path / "alone" / str(n)), rows(tmp_path / "runs" / str(n)), 1e-9)
+
+
+def test_runs_in_other_epochs_do_not_share_a_weight_that_is_annealed(tmp_path):
+    cfgs = [short(n, epochs=4) for n in range(2)]
+    alone([dataclasses.replace(cfgs[0], fit=dataclasses.replace(cfgs[0].fit, epochs=1))], tmp_path / "runs", Annealing)
+    folder = tmp_path / "runs" / "0"
+    (folder / "result.json").unlink()
+    (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace("epochs: 1", "epochs: 4"))
+    with pytest.raises(many.Unstackable, match=r"its task.kl differs"):
+        together(cfgs, tmp_path / "runs", Annealing)
+
+
+class FadingDropout(Task):
+    def load(self, split, ids, epoch):
+        self.model.encode[2].p = self.config.dropout / max(1, epoch)
+        return super().load(split, ids, epoch)
+
+
+def test_dropout_is_what_it_is_now_in_every_run(tmp_path):
+    cfgs = [short(n) for n in range(3)]
+    alone(cfgs, tmp_path / "alone", FadingDropout)
+    together(cfgs, tmp_path / "together", FadingDropout)
+    for n in range(3):
+        near(rows(tmp_path / "alone" / str(n)), rows(tmp_path / "together" / str(n)), 1e-9)
+
+
+class Harsher(Task):
+    """Judges validation by another measure in each run, but for the first epoch; no attribute has it."""
+
+    def plan(self, split, epoch, batch_size):
+        if split == "train":
+            factor = 1 + self.config.fit.seed * (epoch > 1)
+            self.measure = lambda loss: loss * (1 if self.model.training else factor)
+        return super().plan(split, epoch, batch_size)
+
+    def step(self, batch):
+        sums = super().step(batch)
+        return {**sums, "loss": (self.measure(sums["loss"][0]), sums["loss"][1])}
+
+
+def test_scoring_is_proved_in_every_epoch_too(tmp_path):
+    cfgs = [short(n) for n in range(2)]
+    alone(cfgs, tmp_path / "alone", Harsher)
+    members = [started(cfg, tmp_path / "together" / str(n), Harsher) for n, cfg in enumerate(cfgs)]
+    assert many.fit(members) == "a stacked step has another loss than one alone"
+    for n, member in enumerate(members):
+        member.run.close()
+        near(rows(tmp_path / "alone" / str(n)), rows(tmp_path / "together" / str(n)), 1e-9)
+
+
+def test_a_small_error_of_the_gradient_does_not_pass_for_rounding_in_bf16(tmp_path, monkeypatch):
+    monkeypatch.setattr("test_many.CPU", Device(torch.device("cpu"), "bf16"))
+    wrong = with_noise(lambda self, x: x + 0.1 * self.config.fit.seed * (x - x.detach()))
+    cfgs = [dataclasses.replace(short(n), double=False) for n in range(2)]
+    with pytest.raises(many.Unstackable, match="another gradient than one alone, of encode"):
+        together(cfgs, tmp_path / "runs", wrong)
+
+
+def test_an_error_in_a_small_gradient_is_found_out(tmp_path):
+    """That of all parameters together is 100 times as large, and would hide it."""
+
+    def step(self, batch):
+        x, encoded = batch[0], self.model.encode(batch[0])
+        small = 1e-2 * encoded.sum()
+        small = small + 0.5 * self.config.fit.seed * (small - small.detach())
+        return {"loss": ((self.model.decode(x[:, :2]) ** 2).sum() + small, len(x))}
+
+    with pytest.raises(many.Unstackable, match="another gradient than one alone, of encode"):
+        together([dataclasses.replace(short(n), double=False) for n in range(2)], tmp_path / "runs", stubborn(step))
 
 
 def test_random_functions_draw_what_is_drawn_alone(tmp_path):
@@ -459,3 +646,10 @@ def test_a_study_of_runs_together_says_so_and_gives_the_same_table(tmp_path, cap
         p.name for p in Path(folder.replace("auto", "off")).iterdir() if not p.name.startswith(".")
     )
     assert cli.main(cli.Package("toy", ToyConfig, "", SCORES), ["predict", folder, "123"]) == 0
+    for how in ("auto", "off"):  # the command that a person would give for this run alone
+        folder = Path(how) / "lr=0.001/seed=0"
+        [start] = json.loads((folder / "environment.json").read_text())
+        words = shlex.split((folder / "log.txt").read_text().splitlines()[0].removeprefix("$ "))
+        assert start["command"][-len(words[3:]) :] == words[3:]
+        assert start["stacked"] == (how == "auto")
+        assert "together" not in start["command"]

@@ -15,8 +15,10 @@ import pytest
 from playwright.sync_api import sync_playwright
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy.__main__ import PACKAGE
+from toy.config import Config
 
-from etude import archive, chart, cli, config, page, report, study
+from etude import archive, chart, cli, config, page, report, study, tested
+from etude.config import Fit
 
 STUDY = """
 question: Does batch norm <script>document.title = "owned"</script> help a net that adds digits?
@@ -37,10 +39,17 @@ HOSTILE = """\
 """
 
 
-def write_run(folder, epochs=3, score=0.5, finished=True, tested=True, samples=None):
+def write_weights(folder, text):
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    with zipfile.ZipFile(folder / "checkpoints" / "best.pt", "w") as weights:
+        weights.writestr("weights", text)
+
+
+def write_run(folder, epochs=3, score=0.5, finished=True, evaluated=True, samples=None, norm=True, seed=0):
     """A run folder as the loop leaves it, without training: loss 1/epoch, accuracy score * epoch / epochs."""
     (folder / "samples").mkdir(parents=True)
-    (folder / "config.yaml").write_text("norm: true\n")
+    config.save(Config(norm=norm, fit=Fit(batch_size=20, epochs=3, seed=seed)), folder / "config.yaml")
+    write_weights(folder, f"weights of {folder.name}, {score}")
     start = {"device": "a machine", "precision": "fp32", "git": "0123456789ab", "versions": {"torch": "2"}, "seed": 0}
     (folder / "environment.json").write_text(json.dumps([start]))
     words = {"task": "toy", "data": "digits, 110 / 40 / 40 rows", "model": "307 parameters", "architecture": "Net()"}
@@ -58,8 +67,9 @@ def write_run(folder, epochs=3, score=0.5, finished=True, tested=True, samples=N
     result = {"epochs": 3, "best_epoch": 3, "valid": {"accuracy": score, "loss": 0.4}, "train": {}, "parameters": 307}
     if finished:
         (folder / "result.json").write_text(json.dumps(result | {"seconds": 75.0, "memory_mb": 1234}))
-    if finished and tested:
+    if evaluated:
         scores = {"accuracy": score - 0.01, "loss": 0.5, "per_class": {}}
+        scores["checkpoint"] = {"epoch": epochs, **tested.mark(folder, "best")}
         kept = {"part": f"of {folder.name}", "scores": scores, "blocks": {}}  # each seed has a test part of its own
         (folder / "test-blocks.json").write_text(json.dumps(kept))
         (folder / "test.json").write_text(json.dumps(scores))
@@ -77,7 +87,8 @@ def place(tmp_path):
     shown = {"shown-epoch-000.md": HOSTILE, "shown-epoch-001.md": "one", "shown-end.md": "the end"}
     for name, scores in {"true": (0.6, 0.62), "false": (0.496, 0.514)}.items():
         for seed, score in enumerate(scores):
-            write_run(folder / f"norm={name}" / f"seed={seed}", score=score, samples=shown)
+            of = {"norm": name == "true", "seed": seed}
+            write_run(folder / f"norm={name}" / f"seed={seed}", score=score, samples=shown, **of)
     return folder
 
 
@@ -295,7 +306,51 @@ def test_a_single_run(tmp_path):
     half = write_run(tmp_path / "half", epochs=1, finished=False)
     text = html(half)
     assert "The run is not finished: 1 epoch is over" in text
-    assert "No test score yet: " in text
+    assert "No test score yet (test.json is of epoch 1 of a run that is not finished): " in text
+    assert "0.4900" not in text
+
+
+def unmarked(folder):
+    test = json.loads((folder / "test.json").read_text())
+    del test["checkpoint"]
+    (folder / "test.json").write_text(json.dumps(test))
+
+
+def edited(folder):
+    (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace("dropout: 0.1", "dropout: 0.3"))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (unmarked, "test.json does not say of which checkpoint it is"),
+        (lambda folder: write_weights(folder, "better ones"), "test.json is of another checkpoint (epoch 3)"),
+        (edited, "test.json was made with another config.yaml"),
+    ],
+)
+def test_scores_of_another_checkpoint_are_not_shown(change, why, tmp_path):
+    folder = write_run(tmp_path / "one")
+    change(folder)
+    text = html(folder)
+    assert why in text
+    assert "0.4900" not in text and "On the test part" not in text
+
+
+def test_a_study_whose_runs_have_another_configuration_is_refused(place, capsys):
+    """Such as runs that are older than a default."""
+    edited(place / "norm=false/seed=1")
+    assert "norm=false/seed=1 holds a run with another configuration than the study asks for now " in (
+        said := refused([place], capsys)
+    )
+    assert "(dropout: 0.3 -> 0.1)" in said
+    assert not (place / "report.html").exists()
+
+
+def test_a_sample_that_cannot_be_read_is_named_and_not_the_folder(tmp_path, capsys):
+    folder = write_run(tmp_path / "one")
+    (folder / "samples" / "shown-end.md").mkdir()
+    said = refused([folder, "--only", "page"], capsys)
+    assert "shown-end.md cannot be read" in said and "--out" not in said
 
 
 def test_several_on_one_page(place, tmp_path, monkeypatch):
@@ -402,7 +457,7 @@ def trained(tmp_path_factory):
     asked = study.parse(study.yaml.load(STUDY, study.Loader), "here", "norms", "norms", PACKAGE.scores)
     (place / "study.yaml").write_text(study.dump(asked), encoding="utf-8")
     for trial in asked.trials():
-        flags = config.to_flags({**asked.fixed, **trial.setting, "fit.seed": trial.seed, "fit.device": "cpu"})
+        flags = study.flags_of(asked, trial)
         assert cli.main(PACKAGE, ["train", *flags, "--run", str(trial.folder(place))]) == 0
         assert cli.main(PACKAGE, ["evaluate", str(trial.folder(place))]) == 0
     outcome = study.summarise(asked, place)
@@ -451,7 +506,7 @@ def test_long_curves_are_thinned_pictures_are_of_the_first_seed_and_what_was_tak
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "study.yaml").write_text(STUDY, encoding="utf-8")
     for seed in (0, 1):
-        folder = write_run(tmp_path / "s" / "norm=true" / f"seed={seed}") / "tb"
+        folder = write_run(tmp_path / "s" / "norm=true" / f"seed={seed}", seed=seed) / "tb"
         with SummaryWriter(str(folder), filename_suffix=".first") as out:
             for step in range(1500):
                 out.add_scalar("step/loss", float(step), step)

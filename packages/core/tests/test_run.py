@@ -293,6 +293,15 @@ def test_folders_that_are_no_run_are_refused(tmp_path, capsys):
         assert "is no run folder" in said(capsys) or verb == "evaluate"
 
 
+def test_what_has_nothing_to_do_with_the_folder_is_not_blamed_on_it(tmp_path, monkeypatch):
+    def broken(_):
+        raise OSError(5, "Input/output error", "METADATA")
+
+    monkeypatch.setattr(run, "versions", broken)
+    with pytest.raises(OSError, match="METADATA"):
+        run.Run(tmp_path / "r", Config(), CPU)
+
+
 def test_a_run_is_written_by_one_process_only(one, capsys):
     code = "import sys; from toy.__main__ import main; sys.exit(main(['train', '--run', sys.argv[1]]))"
     ended = subprocess.run([sys.executable, "-c", code, str(one.path)], capture_output=True, text=True, check=False)

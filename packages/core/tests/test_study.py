@@ -1,26 +1,33 @@
 """Studies, with a task that trains in milliseconds: what is run, what is skipped, what is concluded."""
 
 import csv
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from etude import study
+from etude import config as configs
+from etude import study, tested
+from etude.config import Fit
 from etude.errors import UserError
 from etude.judge import Claim
 
 TASK = """
-import json, os, signal, sys, time
+import json, os, signal, sys, time, zipfile
 from pathlib import Path
+
+from etude import tested
 
 # by kernel, then seed; the test score is 0.01 less
 ACCURACY = {"1": [0.50, 0.52, 0.51], "3": [0.60, 0.63, 0.61], "5": [0.61, 0.62, 0.60], "9": [0.7, float("nan"), 0.9]}
@@ -74,6 +81,9 @@ def train(words):
         for epoch in range(1, epochs + 1):
             scores = {"accuracy": accuracy * epoch / epochs, "loss": seed + epoch}
             f.write(json.dumps({"epoch": epoch, "step": 7 * epoch, "train": {}, "valid": scores}) + "\\n")
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    with zipfile.ZipFile(folder / "checkpoints" / "best.pt", "w") as weights:
+        weights.writestr("weights", str(accuracy))
     result = {"epochs": epochs, "best_epoch": epochs, "valid": {"accuracy": accuracy, "loss": 1 - accuracy}}
     (folder / "result.json").write_text(json.dumps(result | {"seconds": 2.0 + seed, "parameters": 1000 * int(kernel)}))
 
@@ -81,14 +91,34 @@ def train(words):
 def evaluate(folder):
     accuracy = json.loads((folder / "result.json").read_text())["valid"]["accuracy"] - 0.01
     scores = {"accuracy": accuracy, "loss": 1 - accuracy, "classes": ["A"]}
+    scores["checkpoint"] = tested.mark(folder, "best")
     kept = {"part": "a part of " + folder.name, "scores": scores, "blocks": {"accuracy": [accuracy] * 3}}
     if "FAKE_NO_EVIDENCE" not in os.environ:
         (folder / "test-blocks.json").write_text(json.dumps(kept))
     (folder / "test.json").write_text(json.dumps(scores))
 
 
+def together():
+    asked = json.load(sys.stdin)
+    for one in asked["runs"]:
+        if asked["verb"] == "train":
+            train([*one["flags"], "--run", one["folder"]])
+        else:
+            evaluate(Path(one["folder"]))
+    how = os.environ["FAKE_ANSWER"]
+    answer = json.dumps({"left": {}, "failed": []})
+    if "answer" not in asked or how == "none":  # as it was once: the last line
+        print(answer, flush=True)
+    else:
+        Path(asked["answer"]).write_text("{" if how == "broken" else answer)
+    print("UserWarning: a thread was still at work", file=sys.stderr)
+
+
 verb, *words = sys.argv[1:]
-train(words) if verb == "train" else evaluate(Path(words[0]))
+if verb == "together":
+    together()
+else:
+    train(words) if verb == "train" else evaluate(Path(words[0]))
 """
 
 KERNEL = """
@@ -203,6 +233,177 @@ def test_done_runs_are_skipped_and_only_the_missing_are_run(capsys: pytest.Captu
     fresh = {str(p.relative_to("out")) for p, stamp in stamps.items() if p.stat().st_mtime_ns != stamp}
     fresh -= {"kernel=3/seed=1/environment.json", "kernel=5/seed=0/test-blocks.json"}
     assert fresh == {"kernel=3/seed=1/result.json", "kernel=5/seed=0/test.json"}  # its old test.json still stands
+
+
+def test_test_scores_of_another_checkpoint_are_made_anew() -> None:
+    """As when the run was evaluated before it was finished, or by a version that did not say of what its scores are."""
+    first = carried_out(KERNEL)
+    folders = [Path(f"out/kernel=3/seed={seed}") for seed in range(3)]
+    for folder in folders:
+        wrong = json.loads((folder / "test.json").read_text()) | {"accuracy": 0.9}
+        (folder / "test.json").write_text(json.dumps(wrong))
+    with zipfile.ZipFile(folders[0] / "checkpoints" / "best.pt", "w") as weights:
+        weights.writestr("weights", "those of a later epoch")
+    unmarked = {"accuracy": 0.9, "loss": 0.1}
+    (folders[1] / "test.json").write_text(json.dumps(unmarked))
+    (folders[2] / "config.yaml").write_text("{}")  # it was made with other flags than the run has
+    half = study.summarise(written(KERNEL), Path("out"))
+    assert scores_of(half)["3"] == []
+    assert "kernel=3 seed=0 (test.json is of another checkpoint" in half.problems[0]
+    assert "kernel=3 seed=1 (test.json does not say of which checkpoint it is)" in half.problems[0]
+    assert "kernel=3 seed=2 (test.json was made with another config.yaml)" in half.problems[0]
+    assert carried_out(KERNEL) == first
+
+
+def test_a_best_checkpoint_that_is_not_the_runs_is_not_scored_as_the_runs() -> None:
+    carried_out(KERNEL)
+    folder = Path("out/kernel=3/seed=0")
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(result | {"weights": "0123456789abcdef"}))
+    outcome = carried_out(KERNEL)
+    why = "checkpoints/best.pt is not the one that the run ended with"
+    assert outcome.problems == [f"no test score yet: kernel=3 seed=0 ({why})"]
+
+
+@dataclass(frozen=True)
+class Model:
+    kernel: int = 3
+    norm: bool = True
+
+
+@dataclass(frozen=True)
+class Layers:
+    layers: int = 1
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the fake task can be asked for."""
+
+    model: Model = field(default_factory=Model)
+    encoder: Layers = field(default_factory=Layers)
+    decoder: Layers = field(default_factory=Layers)
+    data: str = "sample"
+    fit: Fit = field(default_factory=Fit)
+
+
+@dataclass(frozen=True)
+class Later(Config):
+    """The same after a default has changed."""
+
+    fit: Fit = field(default_factory=lambda: Fit(weight_decay=0.2))
+
+
+APART = "together: off\n"
+LAYERS = "question: q\ncompare: {encoder.layers: [1, 2]}\nseeds: 1\nmetric: accuracy\n" + APART
+
+
+def left(trial: study.Trial, asked: study.Study, out: str, config: type = Config) -> Path:
+    """The folder of a finished run, as `train` and `evaluate` leave it."""
+    folder = trial.folder(Path(out))
+    (folder / "checkpoints").mkdir(parents=True)
+    configs.save(configs.parse(config, study.flags_of(asked, trial)), folder / "config.yaml")
+    with zipfile.ZipFile(folder / "checkpoints" / "best.pt", "w") as weights:
+        weights.writestr("weights", str(trial))
+    scores = {"accuracy": 0.9}
+    (folder / "metrics.jsonl").write_text(json.dumps({"epoch": 1, "step": 1, "train": {}, "valid": scores}) + "\n")
+    (folder / "result.json").write_text(json.dumps({"valid": scores, "best_epoch": 1, "epochs": 1}))
+    (folder / "test.json").write_text(json.dumps({**scores, "checkpoint": tested.mark(folder, "best")}))
+    return folder
+
+
+def all_left(text: str, out: str = "out") -> study.Study:
+    asked = written(text)
+    for trial in asked.trials():
+        left(trial, asked, out)
+    return asked
+
+
+def test_runs_of_another_default_do_not_answer_the_new_question() -> None:
+    asked = all_left(KERNEL + APART)
+    assert not study.run(asked, "fake_task", Path("out"), [], 1, Config).problems
+    before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    with pytest.raises(UserError) as e:
+        study.run(asked, "fake_task", Path("out"), [], 1, Later)
+    assert str(e.value) == (
+        "out/kernel=1/seed=0 holds a run with another configuration than the study asks for now "
+        "(fit.weight-decay: 0.05 -> 0.2); so do 8 more: remove it, or give another --out"
+    )
+    assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
+
+
+def test_a_run_without_its_configuration_or_with_knobs_that_are_no_more_is_refused() -> None:
+    asked = all_left(KERNEL + APART)
+    Path("out/kernel=1/seed=0/config.yaml").unlink()
+    with pytest.raises(UserError, match=r"seed=0 holds a run .* \(it has no config.yaml\): remove it"):
+        study.run(asked, "fake_task", Path("out"), [], 1, Config)
+    Path("out/kernel=1/seed=0/config.yaml").write_text("colour: blue\n")
+    with pytest.raises(UserError, match=r"\(out/kernel=1/seed=0/config.yaml, line 1: unknown key colour"):
+        study.run(asked, "fake_task", Path("out"), [], 1, Config)
+
+
+def test_knobs_of_the_same_last_name_do_not_share_their_runs() -> None:
+    """Encoder and decoder both have layers: one study's folder layers=2 is no answer to the other's question."""
+    asked = all_left(LAYERS)
+    assert not study.run(asked, "fake_task", Path("out"), [], 1, Config).problems
+    other = written(LAYERS.replace("encoder", "decoder"))
+    with pytest.raises(UserError, match=r"out/layers=2/seed=0 .* \(encoder.layers: 2 -> 1; decoder.layers: 1 -> 2\)"):
+        study.run(other, "fake_task", Path("out"), [], 1, Config)
+    both = written(LAYERS.replace("{encoder.layers: [1, 2]}", "{encoder.layers: [1, 2], decoder.layers: [1, 2]}"))
+    assert len({trial.folder(Path("out")) for trial in both.trials()}) == 4
+    one, two = (study.default_out("fake", asked, [f"--{knob}", "2"], Config) for knob in ("decoder.layers", "data"))
+    assert (one.name, two.name) == ("mine,decoder.layers=2", "mine,data=2")
+
+
+def test_a_run_under_two_names_is_refused() -> None:
+    text = "question: q\ncompare: {model.norm: [true, yes]}\nmetric: accuracy\n"
+    with pytest.raises(UserError, match="norm=true seed=0 and norm=yes seed=0 are the same run; name every value once"):
+        study.run(written(text), "fake_task", Path("out"), [], 1, Config)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("name", ["kernel=3,lr=1e-3", "model.pool=a%2Fb%2C+c%3Dd,head.pool=16+32", "x=-.5"])
+def test_the_names_of_folders_are_mostly_as_they_are_written(name: str) -> None:
+    assert study.on_disk(name) == name
+
+
+def test_other_values_have_other_folders_on_any_file_system() -> None:
+    """Some do not tell capitals from small letters; Windows leaves out dots at the end, and knows names of devices."""
+    values = ["max", "Max", "MAX", "1.", "1", "1. ", "1..", "a:b", "a?b", "a*b", "a<b", "a|b", 'a"b', "a b", "a\\b"]
+    values += ["x" * 300, "x" * 301, "ü", "ÜBER", "über", ["1", "2"], "1 2 ", "max@0", "..", ".", ""]
+    names = [study.on_disk(study.folder_name({"aux.pool": value}, {"aux.pool": "aux.pool"})) for value in values]
+    assert len({name.lower().rstrip(". ") for name in names}) == len(values)
+    for name in names:
+        assert len(name) < 160
+        assert re.fullmatch(r"[\w%+=.,@~-]+", name, re.ASCII)
+        assert name[-1] not in ". "
+        assert name.partition(".")[0] != "aux"
+
+
+@pytest.mark.parametrize("how", ["warning", "none", "broken"])
+def test_what_a_process_for_several_runs_says_besides_does_no_harm(
+    how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A warning after its last line; no answer; half an answer."""
+    monkeypatch.setenv("FAKE_ANSWER", how)
+    text = KERNEL.replace("[1, 3, 5]", "[1, 3]").replace("5 > 3", "3 > 1")
+    outcome = study.run(written(text), "fake_task", Path("out"), [], 1, Config)
+    assert scores_of(outcome) == {kernel: KERNEL_TEST[kernel] for kernel in ("1", "3")}
+    assert not outcome.problems
+    said = capsys.readouterr().out
+    assert len(re.findall(r"^\[\d/6\] kernel=\d seed=\d  accuracy", said, re.M)) == 6
+    assert ("it did not say what became of them" in said) == (how != "warning")
+    assert "runs that differ in model.kernel are not trained as one program" in said
+    assert not list(Path("out").glob(".together-*.json"))
+
+
+def test_a_process_that_cannot_be_started_is_not_blamed_on_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(study.subprocess, "Popen", none_left)
+    with pytest.raises(UserError, match=r"no process can be started for kernel=1 seed=0 \(Resource temporarily"):
+        carried_out(KERNEL)
 
 
 def test_jobs_run_at_once_and_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -468,8 +669,7 @@ def test_what_is_there_is_summarised_and_what_is_missing_said() -> None:
 
     carried_out(KERNEL)
     for seed in (1, 2):
-        for path in sorted(Path(f"out/kernel=5/seed={seed}").iterdir()):
-            path.unlink()
+        shutil.rmtree(f"out/kernel=5/seed={seed}")
     half = study.summarise(plan, Path("out"))
     assert half.problems == ["2 of 9 runs are missing: kernel=5 seed=1, kernel=5 seed=2"]
     assert scores_of(half) == KERNEL_TEST | {"5": [0.59]}

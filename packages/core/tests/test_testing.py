@@ -32,6 +32,9 @@ def test_a_sound_task_passes(tmp_path):
         ("penalty", "a batch of 11 examples in 4 pieces has another sum of loss than in one"),
         ("ranks", "two processes train to other weights than one"),
         ("apart", "two processes cannot train it: .*come apart"),
+        ("remembers", r"evaluate gives the loss 1\.\d+, the best checkpoint has 1\.\d+"),
+        ("default", "a run answers for another fit.weight-decay than it was trained with"),
+        ("stack", r"in a stack of runs that differ in fit.seed, train loss of epoch 1 is [\d.]+, alone [\d.]+"),
     ],
 )
 def test_a_broken_task_fails(flaw, reason, tmp_path):

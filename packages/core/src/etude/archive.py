@@ -81,7 +81,7 @@ def log_folders(found: Section) -> list[Path]:
     """The folders of a run or study that hold event files; those of a study's means among them."""
     if found.outcome is None:
         return [found.place / "tb"] if list((found.place / "tb").glob("events.out.tfevents.*")) else []
-    groups = dict.fromkeys(found.place / run.trial.group for run in found.outcome.runs)
+    groups = dict.fromkeys(run.trial.folder(found.place).parent for run in found.outcome.runs)
     runs = [run.trial.folder(found.place) / "tb" for run in found.outcome.runs]
     return [folder for folder in (*groups, *runs) if list(folder.glob("events.out.tfevents.*"))]
 

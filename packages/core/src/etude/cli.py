@@ -247,10 +247,11 @@ def train(package: Package, words: list[str]) -> int:
 
 
 def together(package: Package) -> int:
-    """Does for a study what it asks for on stdin, {verb: train | evaluate, runs: [{folder, flags}]}, in one process.
+    """Does for a study what it asks for on stdin, in one process: {verb: train | evaluate, answer, runs}.
 
-    Every run says what it says in its own log.txt. The last line of the output is one JSON object: which runs were
-    `left`, to be trained alone, and why, and which `failed`.
+    A run is {folder, flags, command}, the last being that which does the same for this run alone. Every run says what
+    it says in its own log.txt. To the file `answer` goes one JSON object: which runs were `left`, to be trained alone,
+    and why, and which `failed`.
     """
     from etude import loop, many
 
@@ -269,6 +270,7 @@ def together(package: Package) -> int:
                 configs.parse(package.config, one["flags"], package=package.module),
                 Path(one["folder"]),
                 f"go on with: {call} train --run {shlex.quote(one['folder'])}",
+                one["command"],
             )
             for one in asked["runs"]
         ]
@@ -276,7 +278,7 @@ def together(package: Package) -> int:
             outcome = many.train(wishes, package.task.make, lambda line: print(line, flush=True))
         except loop.Stopped as stopped:
             return stopped.code
-    print(json.dumps({"left": outcome.left, "failed": outcome.failed}), flush=True)
+    files.write(Path(asked["answer"]), json.dumps({"left": outcome.left, "failed": outcome.failed}).encode())
     return 0
 
 
@@ -285,7 +287,7 @@ def evaluate(package: Package, words: list[str]) -> int:
 
     The scores of the best checkpoint on the run's own data are also kept, in the run's test.json, and the evidence by
     which a study judges them in test-blocks.json; what was answered for each example, where a package has that, in its
-    results.json or the file `--out`.
+    results.json. What was answered otherwise, only `--out` keeps.
     """
     usage = f"usage: {package.name} evaluate RUN [--data X] [--checkpoint best|last]"
     usage += " [--out FILE.json]" if package.results else ""
@@ -297,11 +299,14 @@ def evaluate(package: Package, words: list[str]) -> int:
     if not words or words[0].startswith("-") or chosen not in (None, "best", "last"):
         raise UserError(usage)
 
-    from etude import device, evidence, loop, run
+    from etude import device, evidence, loop, run, tested
 
-    folder, flags = files.given(words[0]), words[1:]
+    folder, flags, name = files.given(words[0]), words[1:], chosen or "best"
     config: Any = run.read_config(folder, package.config, flags)
-    state = run.checkpoint(folder, chosen or "best")
+    mark = tested.mark(
+        folder, name
+    )  # before it is read: if the run saves a better one meanwhile, the scores are not of it
+    state = run.checkpoint(folder, name)
     where = device.choose(config.fit)
     task = package.task.restore(config, state["assets"], where.where)
     run.fill(task.model, state, folder)
@@ -310,19 +315,24 @@ def evaluate(package: Package, words: list[str]) -> int:
     totals = loop.evaluate(task, "test", where, config.fit.batch_size)
     if where.leads:
         text, scores = package.task.describe(task, totals)
-        print(f"run      {folder}, {chosen or 'best'} checkpoint")
+        epoch = state.get("epoch") if name == "best" else len(state["progress"]["rows"])
+        scores = {**scores, tested.MARK: {"epoch": epoch, **mark}}
+        print(f"run      {folder}, {name} checkpoint, epoch {epoch}")
         print(f"data     {task.data}, test part\ndevice   {where.told}\n{text}")
-        if not flags and not chosen:
-            own = partial(package.task.without, task, totals) if package.without else None
-            # Before the scores that it belongs to: what is not of them, a study does not take for evidence.
-            keep(folder / BLOCKS, evidence.of(task, where, config.fit.batch_size, scores, own))
-            keep(folder / "test.json", scores)
+        own = not flags and not chosen
+        if own:
+            with suppress(OSError):  # what stands there may be of another checkpoint: not to stand beside new results
+                (folder / "test.json").unlink()
+            without = partial(package.task.without, task, totals) if package.without else None
+            keep(folder / BLOCKS, evidence.of(task, where, config.fit.batch_size, scores, without))
         if package.results:
             results = package.task.results(task, totals)
             if out:
                 files.put(out, json.dumps(results).encode())
-            if out or keep(folder / "results.json", results):
+            if out or (own and keep(folder / "results.json", results)):
                 print(f"results  {out or folder / 'results.json'}")
+        if own:
+            keep(folder / "test.json", scores)
         print(json.dumps(scores), flush=True)
     return 0
 

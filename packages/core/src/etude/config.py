@@ -24,6 +24,13 @@ from etude.errors import UserError
 
 C = TypeVar("C")
 Scores = Mapping[str, Literal["higher", "lower"]]  # the scores of a task that can be compared: which way each is better
+STACKED = (  # beside dropout, the knobs in which the runs of one stacked program may differ
+    "fit.seed",
+    "fit.lr",
+    "fit.weight-decay",
+    "fit.clip",
+    "fit.patience",
+)
 
 
 def at_least(least: float, group: str, config: Any, *names: str) -> None:
@@ -231,6 +238,11 @@ def knobs(config: type) -> dict[str, Any]:
         else:
             found[name] = kind
     return found
+
+
+def stackable(knob: str, value: Any) -> bool:
+    """Whether runs that differ in this knob may be trained as one stacked program: see `etude.many`."""
+    return knob in STACKED or (isinstance(value, float) and knob.endswith("dropout"))
 
 
 def full(name: str, known: Mapping[str, Any]) -> str:

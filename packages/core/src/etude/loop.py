@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from etude import draw, optim
+from etude import draw, optim, tested
 from etude.config import Fit, Scores
 from etude.device import Device
 from etude.errors import UserError
@@ -439,6 +439,7 @@ def finish(task: Task, run: Run, device: Device, progress: Progress) -> dict[str
         "seconds": round(progress.seconds, 1),
         "device": str(device),
         "memory_mb": round(device.peak_memory() / 2**20),
+        "weights": tested.digest(run.path / "checkpoints" / "best.pt") if device.leads else None,
     }
     run.write_result("result.json", result)
     return result

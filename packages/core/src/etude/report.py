@@ -10,13 +10,14 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etude import files, study
+from etude import files, study, tested
 from etude.chart import Curve, Point
 from etude.config import take, to_flags
 from etude.errors import UserError
@@ -51,6 +52,9 @@ class Record:
     """metrics.jsonl: one row per finished epoch"""
     result: dict[str, Any] | None
     test: dict[str, Any] | None
+    """test.json, if its scores are of the checkpoint that the finished run has kept"""
+    untested: str = ""
+    """why it is not shown, if it is there"""
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,7 @@ def record(folder: Path) -> Record:
     for scores, name in ((result and result["valid"], "result.json"), (test, "test.json")):
         if scores and "metric" in about and not isinstance(scores.get(about["metric"]), int | float):
             raise UserError(f"{folder / name} cannot be read (its {about['metric']} is no number): {again}")
+    untested = "" if test is None else tested.problem(folder, result, test)
     return Record(
         folder,
         text,
@@ -134,7 +139,8 @@ def record(folder: Path) -> Record:
         about,
         read_lines(folder / "metrics.jsonl"),
         result,
-        test,
+        None if untested else test,
+        untested,
     )
 
 
@@ -212,7 +218,8 @@ def of_run(package: "Package", place: Path, call: str) -> Section:
     if one.result is None:
         problems.append(f"The run is not finished: {unfinished(one)}.")
     if one.test is None:
-        problems.append(f"No test score yet: {call} evaluate {shlex.quote(str(place))}")
+        why = f" ({one.untested})" if one.untested else ""
+        problems.append(f"No test score yet{why}: {call} evaluate {shlex.quote(str(place))}")
     command = f"{call} train {shlex.quote(str(place / 'config.yaml'))}"
     metric, better = one.about.get("metric", "loss"), one.about.get("better", "lower")
     return Section(place, title, command, metric, better, [setting], None, problems, setting)
@@ -233,6 +240,7 @@ def unfinished(one: Record) -> str:
 
 def of_study(package: "Package", place: Path, call: str) -> Section:
     asked = replace(study.load(str(place / "study.yaml"), package.module, package.scores), name=place.name)
+    study.refuse_other_configurations(asked, place, study.configurations(asked, package.config))
     outcome = study.summarise(asked, place)
     settings = []
     for number, row in enumerate(outcome.rows):
@@ -268,7 +276,7 @@ def study_command(package: "Package", asked: study.Study, place: Path, call: str
         extra = {knob: value for knob, value in asked.fixed.items() if ours.fixed.get(knob) != value}
         if replace(ours, fixed={**ours.fixed, **extra}, name="", given="") == replace(asked, name="", given=""):
             flags = to_flags(extra)
-            out = [] if place == study.default_out(package.name, ours, flags) else ["--out", str(place)]
+            out = [] if place == study.default_out(package.name, ours, flags, package.config) else ["--out", str(place)]
             return f"{call} {shlex.join(['study', name, *flags, *out])}"
     return f"{call} {shlex.join(['study', str(place / 'study.yaml'), '--out', str(place)])}"
 
@@ -345,23 +353,21 @@ def main(package: "Package", argv: Sequence[str], call: str) -> int:
 
     from etude import archive, notebook, page
 
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({files.why(error)}): give --out another folder") from None
     if only in (None, "page"):
-        file = put(folder / "report.html", page.render(package, sections, again).encode(errors="replace"))
-        print(f"page      {file}")
+        with reading("the page"):
+            text = page.render(package, sections, again)
+        print(f"page      {put(folder / 'report.html', text.encode(errors='replace'))}")
     if only in (None, "tensorboard"):
-        made = archive.build(sections, again)
+        with reading("the archive of the logs"):
+            made = archive.build(sections, again)
         file = put(folder / f"tensorboard{package.number}.zip", made.content)
         print(f"logs      {file}, {len(made.content) / 1e6:.1f} MB: {made.thinned}")
     if only in (None, "notebook") and not without:
-        file = put(
-            folder / f"task{package.number}.ipynb",
-            notebook.build(package, sections, folder).encode(errors="replace"),
-        )
-        print(f"notebook  {file}")
+        with reading("the notebook"):
+            book = notebook.build(package, sections, folder)
+        print(f"notebook  {put(folder / f'task{package.number}.ipynb', book.encode(errors='replace'))}")
     if without:
         print(f"notebook  left out: {without}")
     for found in sections:
@@ -379,3 +385,22 @@ def importable(name: str) -> bool:
 def put(file: Path, content: bytes) -> Path:
     files.put(file, content, "give --out another folder")
     return file
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """What fails in it is the writing of the report. Raises UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({files.why(error)}): give --out another folder") from None
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """What fails in it, while a part of the report is made, is not its folder. Raises UserError."""
+    try:
+        yield
+    except OSError as error:
+        name = f" of {error.filename}" if error.filename else ""
+        raise UserError(f"{what} cannot be made: {error.strerror or error}{name}; --only leaves it out") from None

@@ -15,7 +15,7 @@ import sys
 import time
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -67,46 +67,67 @@ def first_start(folder: Path) -> State:
 class Run:
     """One run folder, open for writing; on every process but the first (`device.leads`) nothing is written."""
 
-    def __init__(self, path: Path, config: Any, device: Device, again: str = "start it again") -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: Any,
+        device: Device,
+        again: str = "start it again",
+        command: Sequence[str] = (),
+    ) -> None:
         """Creates the folder, or opens the one an earlier start of the same run left.
 
-        `again` is the command that goes on with this run. Raises UserError if the folder cannot be written, holds
-        something else or another configuration, or is in use.
+        `again` is the command that goes on with this run, `command` the one that trains it alone, where this process
+        trains it in a stack with others. Raises UserError if the folder cannot be written, holds something else or
+        another configuration, or is in use.
         """
         self.path, self.config, self.device, self.again = path, config, device, again
+        self.command = command
         self._tb: Any = None
         if not device.leads:
             return
-        try:
+        with self._opening():
             path.mkdir(parents=True, exist_ok=True)
             is_run = (path / "config.yaml").is_file()
             if not is_run and any(p.name != "log.txt" and not p.name.startswith(".") for p in path.iterdir()):
                 raise UserError(f"{path} is not empty and no run folder: give --run another folder")
             self._lock = (path / ".lock").open("w")
+        try:
             try:
                 files.lock(self._lock)
-                if is_run:
-                    self._compare()
-                else:
+            except BlockingIOError:
+                where = f"{path} is in use by another process"
+                raise UserError(f"{where}: wait for it or give --run another folder") from None
+            except OSError as error:
+                where = f"{path} cannot be locked ({error.strerror})"
+                raise UserError(f"{where}: give --run a folder on a file system with locks") from None
+            if is_run:
+                self._compare()
+            with self._opening():
+                if not is_run:
                     files.write(path / "config.yaml", configs.dump(config).encode())
                 for name in ("checkpoints", "samples", "tb"):
                     (path / name).mkdir(exist_ok=True)
                 for folder in (path, path / "checkpoints", path / "samples"):
                     for left in folder.glob(".*.tmp"):  # by a kill in the middle of a write
                         left.unlink()
-                self._record_environment()
-            except BaseException:
-                self._lock.close()
-                raise
-        except BlockingIOError:
-            raise UserError(f"{path} is in use by another process: wait for it or give --run another folder") from None
+            self._record_environment()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    @contextmanager
+    def _opening(self) -> Iterator[None]:
+        """What fails in it is the writing of the folder itself. Raises UserError."""
+        try:
+            yield
         except FileExistsError:
-            raise UserError(f"cannot write the run folder {path}: it is no folder: give --run another one") from None
+            where = f"cannot write the run folder {self.path}: it is no folder"
+            raise UserError(f"{where}: give --run another one") from None
         except OSError as error:
-            inside = f" ({error.filename})" if error.filename not in (None, str(path)) else ""
-            raise UserError(
-                f"cannot write the run folder {path}: {files.why(error)}{inside}: give --run another folder"
-            ) from None
+            inside = f" ({error.filename})" if error.filename not in (None, str(self.path)) else ""
+            where = f"cannot write the run folder {self.path}: {files.why(error)}{inside}"
+            raise UserError(f"{where}: give --run another folder") from None
 
     def _compare(self) -> None:
         changed = configs.differences(read_config(self.path, type(self.config)), self.config)
@@ -121,7 +142,8 @@ class Run:
         starts.append(
             {
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "command": sys.argv,
+                "command": list(self.command) or sys.argv,
+                "stacked": bool(self.command),
                 "device": self.device.name(),
                 "precision": self.device.precision,
                 "processes": self.device.world,
@@ -133,7 +155,8 @@ class Run:
                 "versions": versions(type(self.config).__module__),
             }
         )
-        files.write(self.path / "environment.json", json.dumps(starts, indent=1).encode())
+        with self._opening():
+            files.write(self.path / "environment.json", json.dumps(starts, indent=1).encode())
 
     @contextmanager
     def _writing(self, file: Path) -> Iterator[None]:

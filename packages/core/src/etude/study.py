@@ -8,8 +8,10 @@ line in a process of its own, so it can be repeated by hand, and a crash takes n
     OUT/kernel=3,lr=0.003/           the curves averaged over the seeds, for TensorBoard
     OUT/kernel=3,lr=0.003/seed=0/    one run folder, and log.txt: what the run said
 
-Runs that differ in seed and in numbers such as the learning rate only are trained by one process, as one stacked
-program (`etude.many`), unless the study says `together: off`; what cannot be stacked gets processes of its own.
+Runs that differ in nothing but seed, learning rate and the like (`config.stackable`) are trained by one process, as one
+stacked program (`etude.many`), unless the study says `together: off`; what cannot be stacked gets processes of its own.
+Whatever a run folder says is held against what is asked: its config.yaml against the configuration of the trial, its
+test.json against the checkpoint (`etude.tested`).
 
 What the scores say of the expectations is judged by `etude.judge`: Student's t on differences paired by seed, with the
 error of a small test part, and Holm over all expectations, so that at most 5 % of studies have a false verdict
@@ -19,6 +21,7 @@ and the others stay unclear.
 
 import csv
 import difflib
+import hashlib
 import importlib.resources
 import io
 import itertools
@@ -32,8 +35,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -43,10 +46,12 @@ from urllib.parse import quote_plus
 import yaml
 from tqdm import tqdm
 
-from etude import files
-from etude.config import Scores, flatten, take, to_flags, to_word
+from etude import files, tested
+from etude.config import Scores, differences, flatten, take, to_flags, to_word
+from etude.config import knobs as all_knobs
 from etude.config import parse as parse_config
 from etude.config import read as read_word
+from etude.config import stackable as may_differ
 from etude.errors import UserError
 from etude.judge import BLOCKS, Claim, Score, Verdict, estimate, judge
 
@@ -56,6 +61,7 @@ Interval = tuple[float, float] | None  # None: not available
 KEYS = ("question", "compare", "tune", "fixed", "seeds", "metric", "together", "expect")
 MOST = 32  # runs that are trained together
 CLAIM = '{claim: "A > B", because: "..."}, or {claim: "A = B", margin: 0.01, because: "..."}'
+LONGEST = 120  # letters in the name of a folder, but for a hash
 
 
 @dataclass(frozen=True)
@@ -106,10 +112,10 @@ class Trial:
     of: str
     """The compared setting it belongs to, "kernel=3"."""
     group: str
-    """That with the tuned values, "kernel=3,lr=0.003": the folder that its seeds share."""
+    """That with the tuned values, "kernel=3,lr=0.003"; its seeds share the folder of this name (see `on_disk`)."""
 
     def folder(self, out: Path) -> Path:
-        return out / self.group / f"seed={self.seed}"
+        return out / on_disk(self.group) / f"seed={self.seed}"
 
     def __str__(self) -> str:
         return f"{self.group.replace(',', ' ')} seed={self.seed}"
@@ -134,6 +140,8 @@ class Scored:
     """of the test score, see `etude.judge`"""
     machine: str = ""
     commit: str = ""
+    untested: str = ""
+    """why there is no test score, where there could be one"""
 
 
 @dataclass(frozen=True)
@@ -211,16 +219,29 @@ def same(a: Any, b: Any) -> bool:
     return label(a) == label(b) or (number(a) is not None and number(a) == number(b))
 
 
-def short_names(knobs: Sequence[str]) -> dict[str, str]:
-    """Knob -> the last part of its dotted name, or all of it where the last part alone is ambiguous."""
-    last = [knob.rpartition(".")[2] for knob in knobs]
-    times = Counter(last)
-    return {knob: short if times[short] == 1 else knob for knob, short in zip(knobs, last, strict=True)}
+def short_names(knobs: Sequence[str], among: Iterable[str] = ()) -> dict[str, str]:
+    """Knob -> the last part of its dotted name, or all of it where others of these, or `among` those, end alike."""
+    times = Counter(knob.rpartition(".")[2] for knob in {*knobs, *among})
+    return {knob: last if times[last := knob.rpartition(".")[2]] == 1 else knob for knob in knobs}
 
 
 def folder_name(values: Values, names: Mapping[str, str]) -> str:
-    """Values as the name of a folder, "kernel=3,lr=0.003"; different values have different names on any file system."""
+    """Values as one word, "kernel=3,lr=0.003": other values make another one."""
     return ",".join(f"{names[knob]}={quote_plus(label(value))}" for knob, value in values.items())
+
+
+def on_disk(name: str) -> str:
+    """A name of `folder_name` as that of a folder, which on any file system is another for every other name.
+
+    Mostly it stays as it is. Where it has capitals (some file systems do not tell them from small letters), ends in a
+    dot (Windows leaves it out) or is too long, digits of its hash are added: behind an @, which no value has.
+    """
+    if re.match(r"(con|prn|aux|nul|com\d|lpt\d)\.", name):
+        name = name.replace(".", "%2E", 1)  # `aux.` followed by anything is a device of Windows
+    odd = re.search("[A-Z]", re.sub("%[0-9A-F]{2}", "", name)) or name.endswith(".")
+    if not odd and len(name) <= LONGEST:
+        return name
+    return f"{name[:LONGEST]}@{hashlib.blake2b(name.encode(), digest_size=6).hexdigest()}"
 
 
 def overrides(extra: Sequence[str]) -> Values:
@@ -505,16 +526,18 @@ def measure(study: Study, out: Path, trial: Trial) -> Scored:
         log = folder / "log.txt"
         return Scored(trial, f"not finished; its last words: {last_line(log)}" if log.exists() else "not run")
     valid = metric_in(result.get("valid"), study.metric, folder / "result.json")
-    score = None if test is None else metric_in(test, study.metric, folder / "test.json")
+    untested = "" if test is None else tested.problem(folder, result, test)
+    score = None if test is None or untested else metric_in(test, study.metric, folder / "test.json")
     problem = "" if math.isfinite(valid) else f"left out: valid {study.metric} is {valid}"
     if score is not None and not math.isfinite(score):
         problem = problem or f"left out: test {study.metric} is {score}"
-    facts = {key: result.get(key) for key in ("best_epoch", "seconds", "parameters")}
+    facts: dict[str, Any] = {key: result.get(key) for key in ("best_epoch", "seconds", "parameters")}
     for key, fact in facts.items():
         if not isinstance(fact, int | float | None):
             raise UserError(
                 f"{folder / 'result.json'}: {key} is {fact!r}, no number; delete it and start the study again"
             )
+    test = None if untested else test
     scores = {
         f"{part}_{name}": float(value)
         for part, found in (("valid", result["valid"]), ("test", test or {}))
@@ -522,15 +545,13 @@ def measure(study: Study, out: Path, trial: Trial) -> Scored:
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
     kept = read(folder / BLOCKS) or {}
-    kept = kept if kept.get("scores") == test else {}  # of other scores, which a kill left there
-    blocks = tuple(kept.get("blocks", {}).get(study.metric, ()))
+    kept = kept if test is not None and kept.get("scores") == test else {}  # of other scores, which a kill left there
+    blocks, part = tuple(kept.get("blocks", {}).get(study.metric, ())), str(kept.get("part", ""))
     starts = files.read_json(folder / "environment.json", list, "delete it and start the study again", {})
     start = starts[-1] if starts else {}
     machine, commit = str(start.get("device", "")), str(start.get("git") or "")
-    part = str(kept.get("part", ""))
-    return Scored(
-        trial, problem, valid, score, scores=scores, part=part, blocks=blocks, machine=machine, commit=commit, **facts
-    )
+    known: dict[str, Any] = {"scores": scores, "part": part, "blocks": blocks, "machine": machine, "commit": commit}
+    return Scored(trial, problem, valid, score, untested=untested, **known, **facts)
 
 
 def choose(study: Study, runs: Sequence[Scored]) -> list[Scored]:
@@ -569,7 +590,7 @@ def conclude(study: Study, runs: list[Scored]) -> Outcome:
         best = choose(study, [run for run in runs if run.trial.of == of])
         setting, tuned = best[0].trial.setting, best[0].trial.tuned
         counted = [run for run in best if not run.problem]
-        untested = [str(run.trial) for run in counted if run.test is None]
+        untested = [f"{run.trial}{f' ({run.untested})' if run.untested else ''}" for run in counted if run.test is None]
         if untested:
             problems.append(f"no test score yet: {', '.join(untested)}")
         tested[of] = {
@@ -715,8 +736,8 @@ def save(outcome: Outcome, out: Path, command: str) -> None:
     for run in outcome.runs:
         if not run.problem:
             groups.setdefault(run.trial.group, []).append(run.trial.folder(out))
-    for group, folders in groups.items():
-        write_curves(out / group, mean_curves(folders))
+    for folders in groups.values():
+        write_curves(folders[0].parent, mean_curves(folders))
 
 
 # ---------------------------------------------------------------------------------------- the runs as one file to keep
@@ -832,15 +853,28 @@ def write_curves(folder: Path, curves: Sequence[tuple[int, Mapping[str, float]]]
 
 
 @contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """What fails in it is the writing to the folder of a study. Raises UserError."""
+    try:
+        yield
+    except OSError as e:
+        raise UserError(f"{e.filename or out}: {e.strerror}; a study needs a folder to write to (--out DIR)") from e
+
+
+@contextmanager
 def claimed(out: Path) -> Iterator[int]:
     """Hold the folder against a second study; yields the lock, which the trials inherit and hold while they live."""
-    with (out / ".lock").open("w") as lock:
+    with writing(out):
+        lock = (out / ".lock").open("w")
+    with lock:
         try:
             files.lock(lock)
         except BlockingIOError:
             raise UserError(
                 f"{out}: a study, or a run that a killed one left, is at work here; wait or stop it"
             ) from None
+        except OSError as e:
+            raise UserError(f"{out}: cannot be locked ({e.strerror}); give --out a folder where files can be") from e
         yield lock.fileno()
 
 
@@ -869,6 +903,18 @@ class Job:
     verb: str  # train | evaluate
     process: subprocess.Popen[bytes]
     log: Path
+    answer: Path | None
+    """the file in which a process for several says what became of them"""
+
+
+def answered(file: Path) -> dict[str, Any] | None:
+    """What a process for several trials answered: {left: {folder: why}, failed: [folder]}; None if it did not."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(found, dict) and isinstance(found.get("left"), dict) and isinstance(found.get("failed"), list)
+    return found if whole else None
 
 
 def flags_of(study: Study, trial: Trial) -> list[str]:
@@ -880,62 +926,86 @@ def start(
 ) -> Job:
     """Starts a process for a trial, or one for several; `number` is that of the process."""
     commands = []
-    for trial in trials:
-        folder = trial.folder(out)
-        words = ["evaluate", str(folder)]
-        if verb == "train":
-            words = ["train", *flags_of(study, trial), "--run", str(folder)]
-        commands.append([sys.executable, "-m", module, *words])
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "log.txt").open("ab") as log:
-            log.write(f"$ {shlex.join(commands[-1])}\n".encode())
     alone = len(trials) == 1
-    said = trials[0].folder(out) / "log.txt" if alone else out / f"together-{number}.log"
-    with said.open("ab" if alone else "wb") as log:
-        process = subprocess.Popen(
-            commands[0] if alone else [sys.executable, "-m", module, "together"],
-            stdin=subprocess.DEVNULL if alone else subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            # unbuffered, so that the last line of the log is the last thing that happened
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"},
-            pass_fds=[lock],
-            process_group=0,  # a Ctrl-C in the terminal reaches the study alone, which asks each trial once to stop
-        )
+    answer = None if alone else out / f".together-{number}.json"
+    with writing(out):
+        for trial in trials:
+            folder = trial.folder(out)
+            words = ["evaluate", str(folder)]
+            if verb == "train":
+                words = ["train", *flags_of(study, trial), "--run", str(folder)]
+            commands.append([sys.executable, "-m", module, *words])
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / "log.txt").open("ab") as log:
+                log.write(f"$ {shlex.join(commands[-1])}\n".encode())
+        if answer is not None:
+            answer.unlink(missing_ok=True)  # of an earlier start
+        said = trials[0].folder(out) / "log.txt" if alone else out / f"together-{number}.log"
+        log = said.open("ab" if alone else "wb")
+    with log:
+        try:
+            process = subprocess.Popen(
+                commands[0] if alone else [sys.executable, "-m", module, "together"],
+                stdin=subprocess.DEVNULL if alone else subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # unbuffered, so that the last line of the log is the last thing that happened
+                env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"},
+                pass_fds=[lock],
+                process_group=0,  # a Ctrl-C in the terminal reaches the study alone, which asks each trial once to stop
+            )
+        except OSError as e:
+            why = f"no process can be started for {trials[0]} ({e.strerror})"
+            raise UserError(f"{why}; end others, or use fewer --jobs, and start the study again") from e
     if process.stdin is not None:
-        runs = [{"folder": str(trial.folder(out)), "flags": flags_of(study, trial)} for trial in trials]
-        with process.stdin as stdin:
-            stdin.write(json.dumps({"verb": verb, "runs": runs}).encode())
-    return Job(list(trials), verb, process, said)
+        runs = [
+            {"folder": str(trial.folder(out)), "flags": flags_of(study, trial), "command": command}
+            for trial, command in zip(trials, commands, strict=True)
+        ]
+        with suppress(BrokenPipeError), process.stdin as stdin:  # if it has ended already, its exit code says so
+            stdin.write(json.dumps({"verb": verb, "runs": runs, "answer": str(answer)}).encode())
+    return Job(list(trials), verb, process, said, answer)
 
 
-def stackable(study: Study, trials: Sequence[Trial], config: type | None, jobs: int) -> list[list[Trial]]:
-    """The trials in groups that may be trained together: configurations that differ in seed and in floats only.
+def stackable(study: Study, trials: Sequence[Trial], asked: Mapping[str, Any], jobs: int) -> list[list[Trial]]:
+    """The trials in groups that may be trained together: alike but for the knobs of `config.stackable`.
 
-    Whether they can be, only their models can tell: see `etude.many`. With several jobs there are as many groups.
+    `asked` are their configurations. Whether they can be, only their models can tell: see `etude.many`. With several
+    jobs there are as many groups.
     """
-    if config is None or study.together == "off":
+    if not asked or study.together == "off":
         return [[trial] for trial in trials]
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
-        values = flatten(parse_config(config, flags_of(study, trial)))
-        alike = {k: v for k, v in values.items() if not isinstance(v, float) and k not in ("fit.seed", "fit.patience")}
+        values = flatten(asked[str(trial)])
+        alike = {knob: value for knob, value in values.items() if not may_differ(knob, value)}
         groups.setdefault(repr(alike), []).append(trial)
     size = min(MOST, -(-len(trials) // jobs))
     return [group[at : at + size] for group in groups.values() for at in range(0, len(group), size)]
 
 
+def apart(asked: Mapping[str, Any]) -> list[str]:
+    """The knobs that the study varies and in which runs of one stack may not differ."""
+    flat = [flatten(config) for config in asked.values()]
+    names = dict.fromkeys(knob for values in flat for knob in values)
+    return [k for k in names if any(v[k] != flat[0][k] for v in flat) and not all(may_differ(k, v[k]) for v in flat)]
+
+
 def work(
-    study: Study, module: str, out: Path, jobs: int, lock: int, signals: Sequence[int], config: type | None = None
+    study: Study, module: str, out: Path, jobs: int, lock: int, signals: Sequence[int], asked: Mapping[str, Any]
 ) -> None:
-    """Train and evaluate what is not done yet, `jobs` at once, until a signal is noted in `signals`."""
+    """Train and evaluate what is not done yet, `jobs` at once, until a signal is noted in `signals`.
+
+    `asked` are the trials' configurations (none: nothing is trained together).
+    """
     trials = study.trials()
     threads = max(1, cores() // jobs)
     to_train = [t for t in trials if not (t.folder(out) / "result.json").is_file()]
-    queue = [(group, "train") for group in stackable(study, to_train, config, jobs)]
+    queue = [(group, "train") for group in stackable(study, to_train, asked, jobs)]
     done, started = len(trials) - len(to_train), 0
     running: list[Job] = []
-    asked: set[str] = set()  # trials whose evaluation was tried: if it failed, once is enough
+    alone: set[str] = set()  # trials that a process for several has left
+    tried: set[str] = set()  # trials whose evaluation was tried: if it failed, once is enough
 
     def say(line: str) -> None:
         bar.write(line)
@@ -956,22 +1026,22 @@ def work(
             return []
         best = choose(study, [measure(study, out, t) for t in over])
         due = [r.trial for r in best if not r.problem and not (r.test is not None and r.part)]
-        due = [trial for trial in due if str(trial) not in asked]  # what has no evidence is scored again
-        asked.update(map(str, due))
+        due = [trial for trial in due if str(trial) not in tried]  # what has no evidence is scored again
+        tried.update(map(str, due))
         return [([trial], "evaluate") for trial in due]
 
     def finish(trial: Trial, verb: str, why: str) -> None:
         """`why` it failed, empty if it did not."""
         nonlocal done
-        left = trial.folder(out) / ("result.json" if verb == "train" else "test.json")
         done += verb == "train"
-        if not why and not left.is_file():
-            why = f"no {left.name}"
-        if why:
-            words = f"{verb} failed ({why}): {last_line(left.with_name('log.txt'))}"
-        else:
+        if not why and not (trial.folder(out) / "result.json").is_file():
+            why = "no result.json"
+        if not why:
             run = measure(study, out, trial)
             words = f"{study.metric} {cell(run.valid, '.4f')} (valid)  {cell(run.seconds, '.0f')} s"
+            why = (run.untested or "no test.json") if verb == "evaluate" and run.test is None else ""
+        if why:
+            words = f"{verb} failed ({why}): {last_line(trial.folder(out) / 'log.txt')}"
         if why or verb == "train":
             say(f"[{done:{len(str(len(trials)))}}/{len(trials)}] {trial}  {words}")
         if verb == "train":
@@ -980,23 +1050,26 @@ def work(
     def end_of(job: Job) -> None:
         code = job.process.returncode
         why = f"exit code {code}" if code > 0 else f"signal {-code}" if code else ""
-        if len(job.trials) == 1 and job.log.name == "log.txt":
+        if job.answer is None:
             finish(job.trials[0], job.verb, why)
         else:
-            *lines, last = [*job.log.read_text(encoding="utf-8", errors="replace").splitlines(), ""][:-1] or [""]
-            told = json.loads(last) if code == 0 else {"left": {}, "failed": []}
-            if code:
+            told = None if code else answered(job.answer)
+            job.answer.unlink(missing_ok=True)
+            if told is None:
+                why = why or "it did not say what became of them"
                 say(f"the process of {len(job.trials)} runs failed ({why}): {last_line(job.log)}; they go on alone")
-            for line in lines if code == 0 else ():
-                say(line)
+                told = {"left": {str(trial.folder(out)): why for trial in job.trials}, "failed": []}
+            else:
+                for line in job.log.read_text(encoding="utf-8", errors="replace").splitlines():
+                    say(line)
             for trial in job.trials:
                 folder = trial.folder(out)
-                if (
-                    job.verb == "train"
-                    and not (folder / "result.json").is_file()
-                    and (code or str(folder) in told["left"])
-                ):
-                    queue.append(([trial], "train"))
+                there = (folder / "result.json").is_file() and (
+                    job.verb == "train" or measure(study, out, trial).test is not None
+                )
+                if not there and str(folder) in told["left"]:
+                    queue.append(([trial], job.verb))
+                    alone.add(str(trial))
                 else:
                     finish(trial, job.verb, "error" if str(folder) in told["failed"] else "")
         if job.verb == "train":
@@ -1006,8 +1079,8 @@ def work(
     def next_up() -> tuple[list[Trial], str]:
         """What comes next; evaluations that are due share a process."""
         trials, verb = queue.pop(0)
-        if verb == "evaluate" and config is not None and study.together != "off":
-            due = [group for group, other in queue if other == "evaluate"]
+        if verb == "evaluate" and asked and study.together != "off" and str(trials[0]) not in alone:
+            due = [group for group, other in queue if other == "evaluate" and str(group[0]) not in alone]
             some = due[: -(-len(due) // jobs)]
             trials = [*trials, *itertools.chain.from_iterable(some)]
             queue[:] = [item for item in queue if item[0] not in some]
@@ -1018,7 +1091,9 @@ def work(
             say(f"{done} of {len(trials)} runs are there already")
         for group, _ in queue:
             if len(group) > 1:
-                say(f"{len(group)} runs differ in seed and numbers only and are tried as one program: {group[0]} ...")
+                say(f"{len(group)} runs may be trained as one program and are tried so: {group[0]} ...")
+        if study.together != "off" and queue and (knobs := apart(asked)):
+            say(f"runs that differ in {', '.join(knobs)} are not trained as one program")
         for of in dict.fromkeys(t.of for t in trials):
             queue += to_score(of)
         heard, asked_at = 0, 0.0
@@ -1062,6 +1137,46 @@ def with_overrides(study: Study, extra: Sequence[str]) -> Study:
     return replace(study, fixed={**study.fixed, **values})
 
 
+def configurations(study: Study, config: type | None) -> dict[str, Any]:
+    """The configuration that the study asks for, of every trial, by its name. Raises UserError for one not to be read.
+
+    Nor may two be the same: they would be one run under two names.
+    """
+    asked: dict[str, Any] = {}
+    seen: dict[str, str] = {}
+    if config is None:
+        return {}
+    for trial in study.trials():
+        asked[str(trial)] = parse_config(config, flags_of(study, trial))
+        other = seen.setdefault(repr(asked[str(trial)]), str(trial))
+        if other != str(trial):
+            raise UserError(f"{study.given}: {other} and {trial} are the same run; name every value once")
+    return asked
+
+
+def refuse_other_configurations(study: Study, out: Path, asked: Mapping[str, Any]) -> None:
+    """What a run answers, its config.yaml says: it may be of another study, or older than a default of today's."""
+    differ = []
+    for trial in study.trials() if asked else ():
+        folder, now = trial.folder(out), asked[str(trial)]
+        if (folder / "config.yaml").exists():
+            try:
+                changed = "; ".join(differences(parse_config(type(now), [str(folder / "config.yaml")]), now))
+            except UserError as e:
+                changed = str(e)
+        else:
+            changed = "it has no config.yaml" if (folder / "result.json").exists() else ""
+        if changed:
+            differ.append((folder, changed))
+    if differ:
+        folder, changed = differ[0]
+        more = f"; so do {len(differ) - 1} more" if len(differ) > 1 else ""
+        raise UserError(
+            f"{folder} holds a run with another configuration than the study asks for now ({changed}){more}: "
+            "remove it, or give another --out"
+        )
+
+
 def refuse_other_runs(study: Study, out: Path) -> None:
     """Runs made with other fixed flags must not be taken for runs of this study."""
     if not (out / "study.yaml").is_file():
@@ -1079,15 +1194,18 @@ def refuse_other_runs(study: Study, out: Path) -> None:
         raise UserError(f"{out}: holds runs with other flags: {', '.join(differ)}; remove it, or give another --out")
 
 
-def default_out(task: str, study: Study, extra: Sequence[str]) -> Path:
+def default_out(task: str, study: Study, extra: Sequence[str], config: type | None) -> Path:
     """runs/<task>/<study>[,key=value for each override]."""
     values = overrides(extra)
-    return Path("runs") / task / ",".join(filter(None, [study.name, folder_name(values, short_names(list(values)))]))
+    names = short_names(list(values), [*study.compare, *study.tune, *(all_knobs(config) if config else ())])
+    return Path("runs") / task / ",".join(filter(None, [study.name, on_disk(folder_name(values, names))]))
 
 
-def command(task: str, study: Study, out: Path, extra: Sequence[str], call: Sequence[str] | None = None) -> str:
+def command(
+    task: str, study: Study, out: Path, extra: Sequence[str], config: type | None, call: Sequence[str] | None = None
+) -> str:
     """The command line that makes, or goes on with, the study in `out`."""
-    place = [] if out == default_out(task, study, extra) else ["--out", str(out)]
+    place = [] if out == default_out(task, study, extra, config) else ["--out", str(out)]
     return shlex.join([*(call or [task]), "study", study.given, *extra, *place])
 
 
@@ -1099,16 +1217,18 @@ def run(study: Study, module: str, out: Path, extra: Sequence[str], jobs: int, c
     """
     task = module.replace("_", "-")
     full = with_overrides(study, extra)
-    try:
+    asked = configurations(full, config)
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        with claimed(out) as lock, noted_signals() as signals:
-            refuse_other_runs(full, out)
+    with claimed(out) as lock, noted_signals() as signals:
+        refuse_other_runs(full, out)
+        refuse_other_configurations(full, out, asked)
+        with writing(out):
             files.write(out / "study.yaml", files.encode(dump(full)))
-            work(full, module, out, jobs, lock, signals, config)
-            outcome = summarise(full, out)
-            save(outcome, out, command(task, study, out, extra))
-    except OSError as e:
-        raise UserError(f"{e.filename or out}: {e.strerror}; a study needs a folder to write to (--out DIR)") from e
+        work(full, module, out, jobs, lock, signals, asked)
+        outcome = summarise(full, out)
+        with writing(out):
+            save(outcome, out, command(task, study, out, extra, config))
     if signals:
         raise Stopped(signals[0])
     return outcome
@@ -1164,15 +1284,11 @@ def main(
         raise UserError(f"which study? give {known}a .yaml file first: {task} study NAME [--jobs N] [--flag value ...]")
     study, extra = load(words[0], module, scores), words[1:]
     study = replace(study, together=together or study.together)
-    out = files.given(place) if place is not None else default_out(task, study, extra)
-    if config is not None:
-        full = with_overrides(study, extra)
-        for trial in full.trials():
-            parse_config(config, to_flags({**full.fixed, **trial.setting, **trial.tuned}))
+    out = files.given(place) if place is not None else default_out(task, study, extra, config)
     try:
         outcome = run(study, module, out, extra, int(jobs or 1), config)
     except Stopped as e:
-        again = command(task, study, out, extra, call) + (f" --jobs {jobs}" if jobs else "")
+        again = command(task, study, out, extra, config, call) + (f" --jobs {jobs}" if jobs else "")
         print(f"stopped by {e}; the results so far are in {out / 'results.md'}. Go on with:\n  {again}", flush=True)
         return 128 + e.signum
     print(f"\n{render(outcome)}\n\nresults: {out / 'results.md'}\ncurves:  tensorboard --logdir {out}", flush=True)

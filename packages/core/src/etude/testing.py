@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Collection
-from contextlib import closing, redirect_stdout
+from contextlib import ExitStack, closing, redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from etude import cli, config, device, draw, judge, loop, optim, report, run, study
+from etude import cli, config, device, draw, judge, loop, many, optim, report, run, study
 from etude.device import Device
 from etude.errors import UserError
 from etude.layers import recurrent
@@ -29,6 +29,7 @@ from etude.layers.norm import batch_norms
 from etude.loop import Task, Totals
 
 CPU = Device(torch.device("cpu"), "fp32")
+FEW = 3  # batches of an epoch, where it is not their number that matters
 
 
 class Cut(BaseException):
@@ -40,9 +41,10 @@ def check_task(
 ) -> None:
     """Holds a task against the promises of this project; raises AssertionError naming the first that is broken.
 
-    `flags` should ask for something small, of at least 3 optimiser steps an epoch (it is trained for 2 epochs, three
-    times), that can learn 16 examples by heart. `inputs` are given to `predict`. `folder` must be empty. `uncompared`:
-    scores that are not in `Package.scores`, because neither way is better, or not every configuration gives them.
+    `flags` should ask for something small, of at least 3 optimiser steps an epoch (it is trained for 2 epochs, some
+    six times), that can learn 16 examples by heart. `inputs` are given to `predict`. `folder` must be empty.
+    `uncompared`: scores that are not in `Package.scores`, because neither way is better, or not every configuration
+    gives them.
     """
     flags = [*flags, "--fit.epochs", "2", "--fit.save-every", "0", "--fit.device", "cpu", "--fit.precision", "fp32"]
     parsed: Any = config.parse(package.config, flags)
@@ -57,6 +59,9 @@ def check_task(
     check_scores(package, parsed, folder / "whole", uncompared)
     check_accumulation(make(package, parsed), parsed)
     check_processes(package, parsed, folder)
+    check_unfinished(package, parsed, folder / "unfinished")
+    check_changed_default(package, flags, folder / "older")
+    check_stacking(package, flags, folder)
     check_predict(package, folder / "whole", inputs, folder / "copied")
     check_report(package, folder / "whole")
 
@@ -188,22 +193,35 @@ def trained(
 ) -> dict[str, Any]:
     """The last checkpoint of a run that is cut off once for every (split, number of batches loaded since the start)."""
     for split, number in [*cuts, ("", 0)]:
-        task = make(package, parsed)
+        task = make(package, parsed) if show else blind(package, parsed)
         cut_off(task, split, number)
-        if not show:
-            task.show = lambda *_: None  # type: ignore[method-assign]
-        with redirect_stdout(StringIO()):
-            one = run.Run(folder, parsed, CPU)
-            try:
-                loop.fit(task, parsed.fit, one, CPU)
-                assert not split, f"the run ended before batch {number} of {split} was reached"
-            except Cut:
-                pass
-            finally:
-                one.close()
+        train(task, parsed, folder)
+        finished = (folder / "result.json").is_file()
+        assert finished != bool(split), f"the run ended before batch {number} of {split} was reached"
     state = run.load(folder / "checkpoints" / "last.pt")
     state["progress"]["seconds"] = 0
     return state
+
+
+def train(task: Task, parsed: Any, folder: Path) -> None:
+    """Trains to the end, or until the task is cut off, as if killed there."""
+    with redirect_stdout(StringIO()), closing(run.Run(folder, parsed, CPU)) as one, suppress(Cut):
+        loop.fit(task, parsed.fit, one, CPU)
+
+
+def blind(package: cli.Package, parsed: Any) -> Task:
+    """A task that shows nothing."""
+    task = make(package, parsed)
+    task.show = lambda *_: None  # type: ignore[method-assign]
+    return task
+
+
+def short(package: cli.Package, parsed: Any) -> Task:
+    """A task with few batches in an epoch, which shows nothing."""
+    task = blind(package, parsed)
+    plan = task.plan
+    task.plan = lambda *of: plan(*of)[:FEW]  # type: ignore[method-assign]
+    return task
 
 
 def cut_off(task: Task, split: str, number: int) -> None:
@@ -272,6 +290,131 @@ def check_scores(package: cli.Package, parsed: Any, folder: Path, uncompared: Co
             assert away <= 3 * error + abs(test[name]) / 4 + 1e-3, (  # BLEU near 0 is not smooth
                 f"{name} without some examples is not {name} of the others: `scores` takes more than the totals"
             )
+
+
+def check_unfinished(package: cli.Package, parsed: Any, out: Path) -> None:
+    """Test scores of a run that is not finished are not taken for its own; `evaluate` then gives those."""
+    parsed = dataclasses.replace(parsed, fit=dataclasses.replace(parsed.fit, keep="last", patience=0))
+    task = short(package, parsed)
+    asked = one_run(package, task.metric, "fit.keep", "last", {})
+    (trial,) = asked.trials()
+    folder = trial.folder(out)
+    cut_off(task, "train", len(task.plan("train", 1, parsed.fit.batch_size)) + 2)
+    train(task, parsed, folder)
+    scores(package, folder)
+    assert report.record(folder).test is None, "a report takes the scores of an unfinished run for its own"
+    train(short(package, parsed), parsed, folder)
+    for taken in (report.record(folder).test, study.measure(asked, out, trial).test):
+        assert taken is None, "test scores of epoch 1 are taken for those of the finished run"
+    found = scores(package, folder)
+    assert study.measure(asked, out, trial).test == found[task.metric]
+    best = run.checkpoint(folder)
+    task = package.task.restore(parsed, best["assets"], CPU.where)
+    run.fill(task.model, best, folder)
+    truth = task.scores(loop.evaluate(task, "test", CPU, parsed.fit.batch_size))["loss"]
+    near = math.isclose(found["loss"], truth, rel_tol=1e-3, abs_tol=1e-6)
+    assert near, f"evaluate gives the loss {found['loss']:.6g}, the best checkpoint has {truth:.6g}"
+
+
+def one_run(package: cli.Package, metric: str, knob: str, value: str, fixed: dict[str, Any]) -> study.Study:
+    """A study of a single run."""
+    raw = {"question": "?", "compare": {knob: [value]}, "metric": metric, "seeds": "1"}
+    return dataclasses.replace(study.parse(raw, "check_task", "check", "check", package.scores), fixed=fixed)
+
+
+def scores(package: cli.Package, folder: Path) -> dict[str, Any]:
+    with redirect_stdout(StringIO()) as out:
+        assert cli.main(package, ["evaluate", str(folder)]) == 0
+    found: dict[str, Any] = json.loads(out.getvalue().splitlines()[-1])
+    return found
+
+
+def check_changed_default(package: cli.Package, flags: list[str], out: Path) -> None:
+    """A run that is older than a default of today's does not answer for it: study and report refuse its folder."""
+    fixed = {knob: value for knob, value in study.overrides(flags).items() if knob not in ("fit.seed", "fit.epochs")}
+    asked = one_run(package, "loss", "fit.epochs", "2", fixed)
+    (trial,) = asked.trials()
+    trial.folder(out).mkdir(parents=True)
+    now = study.configurations(asked, package.config)
+    config.save(now[str(trial)], trial.folder(out) / "config.yaml")
+    (out / "study.yaml").write_text(study.dump(asked), encoding="utf-8")
+    study.refuse_other_configurations(asked, out, now)
+    name = next(n for n in ("weight-decay", "clip", "lr") if f"fit.{n}" not in fixed)
+    fit, field = package.config().fit, name.replace("-", "_")
+    other = dataclasses.replace(fit, **{field: getattr(fit, field) + 0.01})
+    changed = ("fit", config.Fit, dataclasses.field(default_factory=lambda: other))
+    later = dataclasses.make_dataclass(package.config.__name__, [changed], bases=(package.config,), frozen=True)
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as said:
+        code = cli.main(dataclasses.replace(package, config=later), ["report", str(out), "--only", "page"])
+    told = code == 2 and f"(fit.{name}: " in said.getvalue()
+    assert told, f"a run answers for another fit.{name} than it was trained with, after its default has changed"
+
+
+def check_stacking(package: cli.Package, flags: list[str], folder: Path) -> None:
+    """Runs that differ in what the runs of a study may, trained as one program for two epochs, are the runs alone.
+
+    What cannot be stacked is said; it is no failure.
+    """
+    flags = [*flags, "--fit.save-every", "60"]
+    parsed: Any = config.parse(package.config, flags)
+    train(short(package, parsed), parsed, folder / "first")
+    values = config.flatten(parsed)
+    proved: list[tuple[str, ...]] = []
+    for number, knobs in enumerate(stacked_knobs(package)):
+        if any(set(knobs) <= set(more) for more in proved):
+            continue
+        differ = f"runs that differ in {', '.join(knobs)}"
+        new = {knob: other_value(knob, values[knob]) for knob in knobs}
+        second: Any = config.parse(package.config, [*flags, *config.to_flags(new)])
+        with ExitStack() as stack:
+            members = []
+            for n, cfg in enumerate((parsed, second)):
+                one = run.Run(folder / f"stack-{number}" / str(n), cfg, CPU)
+                stack.callback(one.close)
+                members.append(many.Member(loop.Learner(short(package, cfg), cfg.fit, CPU), one, StringIO()))
+            try:
+                why = many.fit(members)
+            except many.Unstackable as error:
+                print(f"{package.name}: {differ} are not stacked: {error}")
+                continue
+        if why:
+            print(f"{package.name}: {differ} are scored one after the other: {why}")
+        train(short(package, second), second, folder / f"second-{number}")
+        for member, alone in zip(members, ("first", f"second-{number}"), strict=True):
+            assert member.error is None, f"in a stack of {differ}: {member.error}"
+            where = unlike(folder / alone, member.run.path)
+            assert where is None, f"in a stack of {differ}, {where}"
+        proved.append(knobs)
+
+
+def stacked_knobs(package: cli.Package) -> list[tuple[str, ...]]:
+    """In what runs of one stack differ, in each of the package's studies; those that differ in most first."""
+    found: list[tuple[str, ...]] = [("fit.seed",)]
+    defaults = config.flatten(package.config())
+    for name in study.available(package.module):
+        asked = study.load(name, package.module, package.scores)
+        varied = [knob for knob in (*asked.compare, *asked.tune) if config.stackable(knob, defaults.get(knob))]
+        found.append(("fit.seed", *sorted(varied)))
+    return sorted(dict.fromkeys(found), key=len, reverse=True)
+
+
+def other_value(knob: str, value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value + 1
+    return value / 2 if knob == "fit.lr" else value / 2 + 0.1
+
+
+def unlike(alone: Path, stacked: Path) -> str | None:
+    """The first score in which a run in a stack differs from the run alone by more than rounding grows to."""
+    rows = [report.read_lines(folder / "metrics.jsonl") for folder in (alone, stacked)]
+    for one, other in zip(*rows, strict=True):
+        for part in ("train", "valid"):
+            for name, value in one[part].items():
+                found = other[part][name]
+                near = 0.01 if name == "loss" else 0.05  # what is counted may turn at a single example
+                if not math.isclose(value, found, rel_tol=near, abs_tol=near):
+                    return f"{part} {name} of epoch {one['epoch']} is {found:.6g}, alone {value:.6g}"
+    return None
 
 
 def check_predict(package: cli.Package, folder: Path, inputs: list[str], copied: Path) -> None:

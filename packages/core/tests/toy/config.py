@@ -1,6 +1,6 @@
 """A task in little: which residue do digits of different lengths add up to? It has padding, dropout and batch norm."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from etude.config import Fit, Scores
@@ -14,7 +14,7 @@ class Config:
 
     flaw: Literal[
         *("none", "padding", "padding-train", "means", "means-train", "state", "assets", "generator", "steer"),
-        *("penalty", "ranks", "apart", "fingerprint", "part-size"),
+        *("penalty", "ranks", "apart", "fingerprint", "part-size", "remembers", "default", "stack"),
     ] = "none"
     """a promise that is broken on purpose"""
     norm: bool = True
@@ -26,3 +26,7 @@ class Config:
     explode: int = 0
     """the call of `step` that returns NaN"""
     fit: Fit = field(default_factory=lambda: Fit(batch_size=20, epochs=3))
+
+    def __post_init__(self) -> None:
+        if self.flaw == "default":  # whatever was asked for
+            object.__setattr__(self, "fit", replace(self.fit, weight_decay=0.05))
