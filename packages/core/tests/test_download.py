@@ -175,6 +175,30 @@ def test_the_root(monkeypatch, tmp_path):
     assert download.root() == tmp_path / "mine"
 
 
+def test_an_environment_that_names_no_folder_is_one_line(monkeypatch):
+    monkeypatch.setenv("ETUDE_DATA", "")
+    with pytest.raises(UserError, match="ETUDE_DATA is empty: .* or unset it"):
+        download.root()
+    monkeypatch.delenv("ETUDE_DATA")
+    monkeypatch.setenv("XDG_CACHE_HOME", "caches")
+    for folder in (download.root, download.cache):
+        with pytest.raises(UserError, match="XDG_CACHE_HOME is 'caches', no absolute path: .* or unset it"):
+            folder()
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.delenv("HOME")
+
+    def nobody(_):
+        raise KeyError("no such user id")  # as in a container that was started with --user
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for folder in (download.root, download.cache):
+        with pytest.raises(UserError, match="no home folder here for '~/.cache': set HOME, or ETUDE_DATA"):
+            folder()
+    monkeypatch.setenv("ETUDE_DATA", "~nobody-of-this-name/data")
+    with pytest.raises(UserError, match="no home folder here for '~nobody-of-this-name/data'"):
+        download.root()
+
+
 @pytest.mark.parametrize("answer", [whole, unmeasured])
 @pytest.mark.parametrize("digest", [SHA, SHA.upper(), "sha256:" + SHA, "md5:" + hashlib.md5(BODY).hexdigest()])
 def test_it_is_fetched_once(server, file, answer, digest, capsys):

@@ -47,15 +47,37 @@ BEGINNINGS = {  # of what is in a file of this name
 
 
 def root() -> Path:
-    """Where data sets are kept: $ETUDE_DATA, else `etude` in the user's cache folder."""
-    if given := os.environ.get("ETUDE_DATA"):
-        return Path(given).expanduser()
-    return cache()
+    """Where data sets are kept: $ETUDE_DATA, else `etude` in the user's cache folder.
+
+    Raises UserError, as `cache` does, if the environment names no folder.
+    """
+    given = os.environ.get("ETUDE_DATA")
+    if given is None:
+        return cache()
+    if not given:
+        raise UserError("the environment variable ETUDE_DATA is empty: set it to the folder of the data, or unset it")
+    return at_home(given)
 
 
 def cache() -> Path:
     """Where is kept what can be made again: `etude` in the user's cache folder, which may be emptied at any time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "etude"
+    given = os.environ.get("XDG_CACHE_HOME") or "~/.cache"  # empty is unset: XDG Base Directory Specification
+    if not os.path.isabs(given) and not given.startswith("~"):
+        raise UserError(
+            f"the environment variable XDG_CACHE_HOME is {given!r}, no absolute path: make it one, or unset it"
+        )
+    return at_home(given) / "etude"
+
+
+def at_home(path: str) -> Path:
+    """The path with ~ as the home folder that it stands for."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"there is no home folder here for {path!r}: set HOME, or ETUDE_DATA (for data) and XDG_CACHE_HOME (for "
+            "what is made of them) to folders with an absolute path"
+        ) from None
 
 
 def fetch_all(wanted: Sequence[tuple[str, Path]], what: str) -> dict[Path, str]:

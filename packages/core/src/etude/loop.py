@@ -468,7 +468,7 @@ def train_step(learner: Learner, step: Step) -> None:
         elif learner.norms:  # the others' batch norm waits for every process: go along with an example of theirs
             with uncounted(learner.model):
                 backward(learner, step, number, step.ids[:1], counts=False)
-    separate(learner.model)
+        separate(learner.model)  # the next piece is added in place
     step.totals.share(device, learner.model)
     gradients = [p.grad for p in learner.model.parameters() if p.grad is not None]
     scaler.unscale_(learner.optimizer)  # after the sum, so that all processes find the same overflow
@@ -500,7 +500,8 @@ def backward(learner: Learner, step: Step, number: int, piece: np.ndarray, count
 def separate(model: nn.Module) -> list[Tensor]:
     """The gradients of a model, no two in the same memory, so that what is done in place is done to each once.
 
-    Autograd hands on, without a copy, what several parameters get alike, such as the two biases of an LSTM.
+    Such as adding the gradient of the next piece, and clipping. Autograd hands on, without a copy, what several
+    parameters get alike, such as the two biases of an LSTM.
     """
     found: dict[int, Tensor] = {}
     for parameter in model.parameters():

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from etude import files
+from etude import download, files
 from etude.config import is_path
 from etude.download import fetch, root
 from etude.draw import shuffled
@@ -238,7 +238,7 @@ def read_whole(path: str | Path, documents: int = 0) -> Corpus:
 
 def cache() -> Path:
     """Where read files are kept: not under `etude.download.root()`, which may be somebody else's, read-only."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "etude" / "lstm-pos"
+    return download.cache() / "lstm-pos"
 
 
 def place(path: Path, documents: int) -> Path:
