@@ -22,6 +22,7 @@ from coco_caption.words import END, Vocabulary, words
 from etude import draw
 from etude.errors import UserError
 from etude.loop import Split, Sums, Task, Totals, even_batches
+from etude.markdown import literal
 from etude.run import Run, write
 from etude.text.batching import of_equal_work
 
@@ -175,7 +176,7 @@ class Telling:
         write(file, json.dumps(history, indent=1, ensure_ascii=False).encode())
         run.picture("contact sheet", show.contact_sheet(pictures, history), step, "contact-sheet")
         if epoch == 0:
-            out = [f"- {note}" for note in [*self.left_out]] or ["nothing"]
+            out = [f"- {literal(note)}" for note in self.left_out] or ["nothing"]
             run.text("left out", "\n".join(out), step, "left-out")
         if epoch < 0:
             run.text("model", f"{self.summary}\n\n```\n{self.model}\n```", step)
