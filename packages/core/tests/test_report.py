@@ -4,6 +4,7 @@ import html as html_of_python
 import io
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -521,6 +522,18 @@ def page_picture(image):
     import numpy as np
 
     return np.asarray(image.new("RGB", (8, 8), "red"))
+
+
+def test_jupyter_has_a_home_where_the_user_has_none(monkeypatch, tmp_path):
+    """As in a container that runs under any user's number."""
+    if "HOME" in os.environ:
+        with notebook.some_home("elsewhere"):
+            assert os.environ["HOME"] != "elsewhere"
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path.replace("~", os.environ.get("HOME", "~")))
+    with notebook.some_home(str(tmp_path)):
+        assert Path.home() == tmp_path
+    assert "HOME" not in os.environ
 
 
 def test_the_notebook_runs_and_running_it_again_gives_the_same(trained):

@@ -55,7 +55,7 @@ def features(files: Sequence[Path], encoder: Encoder, spatial: bool, cache: str 
     Memory stays bounded, whatever the number of images. A file that is no image is left out, and named. Processes that
     want the same features wait for the first. Raises UserError if the cache cannot be written.
     """
-    place = Path(cache).expanduser() if cache else download.cache() / "features"
+    place = download.at_home(cache) if cache else download.cache() / "features"
     said = {"backbone": encoder.backbone, "weights": encoder.digest, "preprocessing": asdict(encoder.preprocess)}
     said["kind"] = "map" if spatial else "mean"
     name = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]

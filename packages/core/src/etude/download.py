@@ -33,13 +33,33 @@ PARALLEL = 16  # small files that are fetched at a time
 def root() -> Path:
     """Where data sets are kept: $ETUDE_DATA, else `etude` in the user's cache folder."""
     if given := os.environ.get("ETUDE_DATA"):
-        return Path(given).expanduser()
+        return at_home(given)
     return cache()
 
 
 def cache() -> Path:
-    """Where is kept what can be made again: `etude` in the user's cache folder, which may be emptied at any time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "etude"
+    """Where is kept what can be made again: `etude` in the user's cache folder, which may be emptied at any time.
+
+    A user without a home folder, as in a container that runs under any user's number, has `cache` in $ETUDE_DATA.
+    Raises UserError if that is not set either.
+    """
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return at_home(given) / "etude"
+    try:
+        return Path.home() / ".cache" / "etude"
+    except RuntimeError:
+        if given := os.environ.get("ETUDE_DATA"):
+            return at_home(given) / "cache"
+        message = "this user has no home folder to keep data in: set ETUDE_DATA to a folder that can be written"
+        raise UserError(message) from None
+
+
+def at_home(given: str) -> Path:
+    """A folder that the user gives, ~ being home. Raises UserError if there is no such home."""
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise UserError(f"{given!r}: there is no such home folder: give the folder's whole path") from None
 
 
 def fetch_all(files: Sequence[tuple[str, Path]], what: str) -> dict[Path, str]:

@@ -6,7 +6,8 @@ seed alone, no times and no names of temporary folders, so running it again give
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -157,6 +158,21 @@ def expectations(section: Section) -> str:
     return "\n".join(lines)
 
 
+@contextmanager
+def some_home(folder: str) -> Iterator[None]:
+    """Jupyter wants a home folder: for a user without one, as in a container, it is `folder` for as long as this."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["HOME"]
+    else:
+        yield
+
+
 def build(package: "Package", sections: Sequence[Section], folder: Path) -> str:
     """The executed notebook as the text of an .ipynb file, to lie in `folder`.
 
@@ -173,7 +189,7 @@ def build(package: "Package", sections: Sequence[Section], folder: Path) -> str:
     # By sockets in a folder of ours, not by TCP ports that anybody on this machine can reach. And no times of the
     # cells: a notebook that is made again should be the same file.
     where = {"metadata": {"path": str(folder)}}
-    with TemporaryDirectory() as sockets:
+    with TemporaryDirectory() as sockets, some_home(sockets):
         client = NotebookClient(book, timeout=None, record_timing=False, resources=where)
         manager = client.create_kernel_manager()
         manager.transport, manager.connection_file = "ipc", str(Path(sockets) / "kernel.json")

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
+from etude import download
 from etude.download import fetch, root
 from etude.draw import shuffled
 from etude.errors import UserError
@@ -212,7 +213,7 @@ def read_whole(path: str | Path, documents: int = 0) -> Corpus:
 
 def cache() -> Path:
     """Where read files are kept: not under `etude.download.root()`, which may be somebody else's, read-only."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "etude" / "lstm-pos"
+    return download.cache() / "lstm-pos"
 
 
 def place(path: Path, documents: int) -> Path:
