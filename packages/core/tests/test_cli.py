@@ -1,11 +1,15 @@
 import dataclasses
 import json
+import shlex
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 from toy.__main__ import PACKAGE
 
-from etude import cli
+from etude import cli, loop
+from etude import study as study_of_runs
 
 
 def toy(*words):
@@ -77,6 +81,44 @@ def test_commands_are_printed_as_they_can_be_called(capsys, monkeypatch):
     assert toy("train", "--fit.epochs", "1", "--run", "b") == 0
     out = capsys.readouterr().out
     assert "watch    uv run --package toy tensorboard --logdir .\ntest     uv run --package toy toy evaluate b\n" in out
+
+
+def test_commands_can_be_pasted_whatever_a_folder_is_called(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/toy"])
+    name = "my runs/it's $HOME `a` b"
+
+    def said(start):
+        """The words of the shell in the line of the output that begins so."""
+        (line,) = [line for line in out.splitlines() if line.startswith(start)]
+        return shlex.split(line)[1:]
+
+    short = ["--fit.epochs", "1", "--fit.device", "cpu"]
+    assert toy("train", *short, "--run", name) == 0
+    out = capsys.readouterr().out
+    assert said("watch ") == ["tensorboard", "--logdir", "my runs"]
+    assert said("test ") == ["toy", "evaluate", name]
+    monkeypatch.setattr(loop, "fit", stopped)
+    assert toy("train", *short, "--run", f"{name} 2") == 143
+    out = capsys.readouterr().out
+    assert said("stopped by SIGTERM; go on with: ")[-4:] == ["toy", "train", "--run", f"{name} 2"]
+
+    Path("my study.yaml").write_text("{question: q, metric: accuracy, compare: {norm: [true, false]}, seeds: 1}")
+    monkeypatch.setattr(study_of_runs, "work", lambda *_: None)
+    assert toy("study", "my study.yaml", "--out", name) == 1
+    out = capsys.readouterr().out
+    assert said("curves: ") == ["tensorboard", "--logdir", name]
+    *_, command, _ = (tmp_path / name / "results.md").read_text().splitlines()
+    assert shlex.split(command) == ["toy", "study", "my study.yaml", "--out", name]
+    about = tmp_path / name / "norm=true" / "seed=0"
+    about.mkdir(parents=True)
+    for file, text in (("config.yaml", ""), ("about.json", '{"task": "other"}')):
+        (about / file).write_text(text)
+    assert toy("report", str(about)) == 2
+    assert shlex.split(capsys.readouterr().err.partition("say ")[2]) == ["other", "report", str(about)]
+
+
+def stopped(*_):
+    raise loop.Stopped(signal.SIGTERM)
 
 
 def test_a_run_without_a_name_gets_a_folder_of_its_own(capsys, tmp_path):

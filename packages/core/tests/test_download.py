@@ -164,6 +164,24 @@ def left(file):
     return {path.name: path.read_bytes() for path in file.parent.iterdir()}
 
 
+def test_a_user_without_a_home(monkeypatch, tmp_path):
+    """As in a container that runs under any user's number: neither HOME nor an entry among the users."""
+    for variable in ("ETUDE_DATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    for place in (download.root, download.cache):
+        with pytest.raises(UserError, match=r"^this user has no home folder [^\n]*: set ETUDE_DATA to a folder"):
+            place()
+    monkeypatch.setenv("ETUDE_DATA", str(tmp_path))
+    assert download.root() == tmp_path
+    assert download.cache() == tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert download.cache() == tmp_path / "x" / "etude"
+    monkeypatch.setenv("ETUDE_DATA", "~nobody/data")
+    with pytest.raises(UserError, match="^'~nobody/data': there is no such home folder"):
+        download.root()
+
+
 def test_the_root(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     for variable in ("ETUDE_DATA", "XDG_CACHE_HOME"):

@@ -1,8 +1,11 @@
 """Reports: what a page says of whole, half and broken studies; what a browser, TensorBoard and Jupyter make of them."""
 
+import html as html_of_python
 import io
 import json
 import math
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,12 +15,13 @@ from xml.etree import ElementTree
 
 import nbformat
 import pytest
+from markdown_it import MarkdownIt
 from playwright.sync_api import sync_playwright
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy.__main__ import PACKAGE
 from toy.config import Config
 
-from etude import archive, chart, cli, config, page, report, study, tested
+from etude import archive, chart, cli, config, markdown, notebook, page, report, study, tested
 from etude.config import Fit
 
 STUDY = """
@@ -239,6 +243,48 @@ def test_texts_of_the_data_are_escaped(place):
     ):
         assert words in text, words
     assert '<td dir="auto">مرحبا بالعالم</td>' in text
+
+
+NASTY = "<img src=x onerror=alert(1)> `b` ](javascript:alert(1)) \n\n# <b>'\"|"
+
+
+def shown_as_html(markdown):
+    """As Jupyter and GitHub show it, to which HTML is no text."""
+    return MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown)
+
+
+def test_names_and_texts_stay_text_in_notebook_results_and_archive(tmp_path):
+    place = tmp_path / ("..\\" + NASTY.replace("/", ""))
+    place.mkdir()
+    claims = [{"claim": "true > false", "because": NASTY}]
+    asked = {"question": NASTY, "compare": {"norm": ["true", "false"]}, "seeds": "1", "expect": claims}
+    asked = study.parse(asked | {"metric": "accuracy"}, "here", "nasty", "nasty")
+    (place / "study.yaml").write_text(study.dump(asked), encoding="utf-8")
+    write_run(place / "norm=true" / "seed=0")
+    failed = write_run(place / "norm=false" / "seed=0", finished=False)
+    (failed / "log.txt").write_text(NASTY.replace("\n", " "))
+    found = report.section(PACKAGE, place, f"toy {NASTY}")
+    texts = [text for kind, text in notebook.cells(PACKAGE, [found], tmp_path) if kind == "markdown"]
+    texts += [study.markdown(found.outcome, found.command)]
+    names = {"found": found, "report": report, "markdown": markdown, "Markdown": str}
+    texts += [eval(notebook.CONCLUSIONS, names)]
+    for text in texts:
+        assert not re.search("<img|<b>|<a |<h1>.*<b>|href", shown_as_html(text)), text
+    with zipfile.ZipFile(io.BytesIO(archive.build([found], "toy report").content)) as packed:
+        for name in packed.namelist():
+            assert not re.search(r'[\\:*?"<>|\n]', name), name
+
+
+def test_the_notebook_shows_names_of_samples_as_text(tmp_path):
+    name = NASTY.replace("/", "").replace("\n", "")
+    folder = write_run(tmp_path / "run", samples={f"{name}-epoch-000.md": HOSTILE})
+    shown = []
+    names = {"folder": folder, "report": report, "page": page, "html": html_of_python, "HTML": str}
+    exec(notebook.SHOW, names | {"display": shown.append})
+    assert len(shown) == 2
+    assert not re.search("<img|<script|<b>(?!<|[^<]*, before training</b>$)", "".join(shown[0]))
+    assert "&lt;img src=x" in shown[0]
+    assert "<img" not in html(folder).partition("</style>")[2]
 
 
 def test_a_long_table_is_cut_and_says_so():
@@ -534,6 +580,18 @@ def page_picture(image):
     import numpy as np
 
     return np.asarray(image.new("RGB", (8, 8), "red"))
+
+
+def test_jupyter_has_a_home_where_the_user_has_none(monkeypatch, tmp_path):
+    """As in a container that runs under any user's number."""
+    if "HOME" in os.environ:
+        with notebook.some_home("elsewhere"):
+            assert os.environ["HOME"] != "elsewhere"
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path.replace("~", os.environ.get("HOME", "~")))
+    with notebook.some_home(str(tmp_path)):
+        assert Path.home() == tmp_path
+    assert "HOME" not in os.environ
 
 
 def test_the_notebook_runs_and_running_it_again_gives_the_same(trained):

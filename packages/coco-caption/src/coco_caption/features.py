@@ -58,7 +58,7 @@ def features(
     Memory stays bounded, whatever the number of images. A file that is no image is left out, and named. Processes that
     want the same features wait for the first. Raises UserError if the cache cannot be written.
     """
-    place = Path(cache) if cache else download.cache() / "features"
+    place = download.at_home(cache) if cache else download.cache() / "features"
     said = {"backbone": encoder.backbone, "weights": encoder.digest, "preprocessing": asdict(encoder.preprocess)}
     said["kind"] = "map" if spatial else "mean"
     name = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]

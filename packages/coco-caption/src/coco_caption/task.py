@@ -25,6 +25,7 @@ from etude.config import absolute
 from etude.errors import UserError
 from etude.fingerprint import fingerprint
 from etude.loop import Split, Sums, Task, Totals, even_batches
+from etude.markdown import literal
 from etude.run import Run
 from etude.text.batching import of_equal_work
 
@@ -182,7 +183,7 @@ class Telling:
         run.write("samples/captions.json", files.encode(json.dumps(history, indent=1, ensure_ascii=False)))
         run.picture("contact sheet", show.contact_sheet(pictures, history), step, "contact-sheet")
         if epoch == 0:
-            out = [f"- {note}" for note in [*self.left_out]] or ["nothing"]
+            out = [f"- {literal(note)}" for note in self.left_out] or ["nothing"]
             run.text("left out", "\n".join(out), step, "left-out")
         if epoch < 0:
             run.text("model", f"{self.summary}\n\n```\n{self.model}\n```", step)

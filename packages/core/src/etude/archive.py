@@ -6,6 +6,7 @@ of each, pictures of all seeds but the first, and the graph. Scalars and hyperpa
 """
 
 import io
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -64,10 +65,10 @@ def build(sections: Sequence[Section], again: str) -> Archive:
 
 
 def names(places: Sequence[Path]) -> list[str]:
-    """A folder of its own for each place, named as it is."""
+    """A folder of its own for each place, named as it is, but for what no system's unpacker must take for a path."""
     found: list[str] = []
     for place in places:
-        name = place.resolve().name
+        name = re.sub(r'[\x00-\x1f\x7f\\/:*?"<>|]', "_", place.resolve().name) or "runs"
         same = sum(name == taken.rpartition("-")[0] or name == taken for taken in found)
         found.append(f"{name}-{same + 1}" if same else name)
     return found

@@ -240,8 +240,8 @@ def train(package: Package, words: list[str]) -> int:
     how = "already finished" if done else f"took {result['seconds']:.0f} s"
     say(f"done     validation {task.metric} {score:.4f}, epoch {result['best_epoch']} of {result['epochs']}; {how}")
     board = "tensorboard" if call == package.name else f"{call.rpartition(' ')[0]} tensorboard"
-    say(f"watch    {board} --logdir {one.path.parent}")
-    say(f"test     {call} evaluate {one.path}")
+    say(f"watch    {board} --logdir {shlex.quote(str(one.path.parent))}")
+    say(f"test     {call} evaluate {shlex.quote(str(one.path))}")
     say(f"next     {call} train {package.next_step}")
     return 0
 

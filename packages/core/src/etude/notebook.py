@@ -6,11 +6,13 @@ seed alone, no times and no names of temporary folders, so running it again give
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from etude.markdown import block, code, literal
 from etude.report import Section
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 IMPORTS = """\
 %matplotlib inline
 %config InlineBackend.figure_formats = ["png"]
-import contextlib, io, tempfile
+import contextlib, html, io, tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -27,7 +29,7 @@ import torch
 from IPython.display import HTML, Image, Markdown, display
 
 from {module}.__main__ import PACKAGE
-from etude import config, device, loop, page, report, run, study"""
+from etude import config, device, loop, markdown, page, report, run, study"""
 
 MAKE = """\
 SMALL = {small!r}  # a small run, before your eyes
@@ -55,7 +57,7 @@ def show(when):
     for series in report.samples(folder).values():
         for sample in series:
             if sample.when == when:
-                display(HTML(f"<b>{sample.name}, {when}</b>"))
+                display(HTML(f"<b>{html.escape(sample.name)}, {when}</b>"))
                 picture = sample.file.suffix == ".png"
                 display(Image(sample.file) if picture else HTML(page.markdown(sample.file.read_text())))
 
@@ -98,7 +100,7 @@ if len(left.get_lines()):
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
 plt.show()"""
 
-CONCLUSIONS = 'Markdown("\\n".join(f"- {line}" for line in report.conclusions(found)))'
+CONCLUSIONS = 'Markdown("\\n".join(f"- {markdown.literal(line)}" for line in report.conclusions(found)))'
 
 
 def cells(package: "Package", sections: Sequence[Section], folder: Path) -> list[tuple[str, str]]:
@@ -126,12 +128,12 @@ def cells(package: "Package", sections: Sequence[Section], folder: Path) -> list
     for section in sections:
         place = os.path.relpath(section.place, folder)
         what = "study" if section.outcome else "run"
-        found.append(("markdown", f"## The stored {what} `{section.place.name}`\n\n{expectations(section)}"))
+        found.append(("markdown", f"## The stored {what} {code(section.place.name)}\n\n{expectations(section)}"))
         found.append(("code", (STUDY if section.outcome else RUN).replace("{place!r}", repr(place))))
         found += [
             ("markdown", "### Curves\n\nLine: mean over the seeds. Band: from the lowest seed to the highest."),
             ("code", CURVES),
-            ("markdown", f"## Conclusions of `{section.place.name}`"),
+            ("markdown", f"## Conclusions of {code(section.place.name)}"),
             ("code", CONCLUSIONS),
         ]
     return found
@@ -139,9 +141,9 @@ def cells(package: "Package", sections: Sequence[Section], folder: Path) -> list
 
 def opening(package: "Package", first: Section) -> str:
     return (
-        f"# {first.title}\n\nThe package `{package.name}` of etude: its data and model, a small run from start to end, "
-        "and what the stored runs say.\n\nThis notebook runs from top to bottom in the workspace "
-        f"(`uv sync --all-packages`); the stored runs are made by\n\n```\n{first.command}\n```"
+        f"# {literal(first.title)}\n\nThe package `{package.name}` of etude: its data and model, a small run from "
+        "start to end, and what the stored runs say.\n\nThis notebook runs from top to bottom in the workspace "
+        f"(`uv sync --all-packages`); the stored runs are made by\n\n{block(first.command)}"
     )
 
 
@@ -149,7 +151,7 @@ def expectations(section: Section) -> str:
     if section.outcome is None:
         return ""
     asked = section.outcome.study
-    lines = [f"**{asked.question}**"]
+    lines = [f"**{literal(asked.question)}**"]
     if asked.expect:
         lines += [
             "",
@@ -157,8 +159,24 @@ def expectations(section: Section) -> str:
             "",
         ]
         margins = [f" (margin {claim.margin:g})" if claim.relation == "=" else "" for claim in asked.expect]
-        lines += [f"- `{c.text}`{m}, because {c.because}" for c, m in zip(asked.expect, margins, strict=True)]
+        told = zip(asked.expect, margins, strict=True)
+        lines += [f"- {code(c.text)}{m}, because {literal(c.because)}" for c, m in told]
     return "\n".join(lines)
+
+
+@contextmanager
+def some_home(folder: str) -> Iterator[None]:
+    """Jupyter wants a home folder: for a user without one, as in a container, it is `folder` for as long as this."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["HOME"]
+    else:
+        yield
 
 
 def build(package: "Package", sections: Sequence[Section], folder: Path) -> str:
@@ -177,7 +195,7 @@ def build(package: "Package", sections: Sequence[Section], folder: Path) -> str:
     # By sockets in a folder of ours, not by TCP ports that anybody on this machine can reach. And no times of the
     # cells: a notebook that is made again should be the same file.
     where = {"metadata": {"path": str(folder)}}
-    with TemporaryDirectory() as sockets:
+    with TemporaryDirectory() as sockets, some_home(sockets):
         client = NotebookClient(book, timeout=None, record_timing=False, resources=where)
         manager = client.create_kernel_manager()
         manager.transport, manager.connection_file = "ipc", str(Path(sockets) / "kernel.json")

@@ -206,7 +206,9 @@ def section(package: "Package", place: Path, call: str) -> Section:
         for one in setting.records:
             task = str(one.about.get("task", package.module)).replace("_", "-")
             if task != package.name:
-                raise UserError(f"{place} is of {task}, not of {package.name}: say {task} report {place}")
+                raise UserError(
+                    f"{place} is of {task}, not of {package.name}: say {task} report {shlex.quote(str(place))}"
+                )
     return found
 
 

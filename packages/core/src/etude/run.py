@@ -28,6 +28,7 @@ from etude import config as configs
 from etude import files
 from etude.device import DTYPES, Device
 from etude.errors import UserError
+from etude.markdown import block
 
 C = TypeVar("C")
 State = dict[str, Any]
@@ -267,7 +268,7 @@ class Run:
         for summary in hparams(flat, {metric: None}):
             self._tb.file_writer.add_summary(summary)
         if step == 0:
-            self._tb.add_text("config", f"```yaml\n{configs.dump(self.config)}```", 0)
+            self._tb.add_text("config", block(configs.dump(self.config), "yaml"), 0)
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """One event for all `values`: a step's scalars cost one record, not one each."""

@@ -54,6 +54,7 @@ from etude.config import read as read_word
 from etude.config import stackable as may_differ
 from etude.errors import UserError
 from etude.judge import BLOCKS, Claim, Score, Verdict, estimate, judge
+from etude.markdown import block, literal
 
 Values = dict[str, Any]  # knob -> value: a word as it is written, True, False, None, or a list of those
 Interval = tuple[float, float] | None  # None: not available
@@ -716,13 +717,13 @@ def render(outcome: Outcome) -> str:
 
 def markdown(outcome: Outcome, command: str) -> str:
     """The outcome as results.md, with the command that gives it."""
-    lines = [[c.replace("|", "\\|") for c in line] for line in table(outcome)]
+    lines = [[literal(c) for c in line] for line in table(outcome)]
     lines.insert(1, ["---:"] * len(lines[0]))
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    blocks = [f"# {outcome.study.question}", rows, *notes(outcome)]
+    blocks = [f"# {literal(outcome.study.question)}", rows, *map(literal, notes(outcome))]
     for heading, items in sections(outcome):
-        blocks += [f"## {heading}", "\n".join(f"- {item}" for item in items)]
-    blocks += ["## How to reproduce", f"```\n{command}\n```"]
+        blocks += [f"## {heading}", "\n".join(f"- {literal(item)}" for item in items)]
+    blocks += ["## How to reproduce", block(command)]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -1291,5 +1292,6 @@ def main(
         again = command(task, study, out, extra, config, call) + (f" --jobs {jobs}" if jobs else "")
         print(f"stopped by {e}; the results so far are in {out / 'results.md'}. Go on with:\n  {again}", flush=True)
         return 128 + e.signum
-    print(f"\n{render(outcome)}\n\nresults: {out / 'results.md'}\ncurves:  tensorboard --logdir {out}", flush=True)
+    quoted = shlex.quote(str(out))
+    print(f"\n{render(outcome)}\n\nresults: {out / 'results.md'}\ncurves:  tensorboard --logdir {quoted}", flush=True)
     return 1 if outcome.problems else 0
