@@ -479,7 +479,7 @@ match moment:
     case "before the first sync": before(os, "fsync", 1)
     case "before the last sync": before(os, "fsync", len(data.ARRAYS) + len(data.TABLES) + 1)
     case "before the renaming": before(data.Path, "rename", 1)
-    case "after the renaming": before(data, "sync", 2)
+    case "after the renaming": before(data.files, "sync_folder", 2)
 print(len(data.read_whole(file).word_ids))
 """
 
