@@ -91,12 +91,12 @@ class Toy:
                 loss = loss * (1 + 0.1 * self.calls)
             if self.calls == self.config.explode:
                 loss = loss * float("nan")
-            if flaw == "penalty":  # for a batch, not for each of its examples
-                loss = loss + 0.02 * sum(p.square().sum() for p in self.model.parameters())
-            if flaw == "ranks":  # another loss in another process
-                loss = loss * (1 + int(os.environ.get("RANK", "0")))
-            if flaw == "apart":  # other weights in another process
-                self.model.body[-1].bias.data += int(os.environ.get("RANK", "0"))
+        if self.model.training and flaw == "penalty":  # for a batch, not for each of its examples
+            loss = loss + 0.02 * sum(p.square().sum() for p in self.model.parameters())
+        if self.model.training and flaw == "ranks":  # another loss in another process
+            loss = loss * (1 + int(os.environ.get("RANK", "0")))
+        if self.model.training and flaw == "apart":  # other weights in another process
+            self.model.body[-1].bias.data += int(os.environ.get("RANK", "0"))
         if flaw == "means" or (flaw == "means-train" and self.model.training):
             return {"loss": (loss / len(labels), 1), "accuracy": (hits / len(labels), 1)}
         return {"loss": (loss, len(labels)), "accuracy": (hits, len(labels))}
