@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous
 
 from etude.errors import UserError
 
@@ -46,6 +45,8 @@ def count_off() -> tuple[int, int]:
 
 def join(backend: str, world: int, rank: int) -> None:
     """Meets the other processes, until this one ends. Raises UserError if some do not come in `PATIENCE` seconds."""
+    from torch.distributed.rendezvous import rendezvous  # which PyTorch may have been built without
+
     place = f"{os.environ['MASTER_ADDR']}:{number('MASTER_PORT', 1, 65535, 0)}"
     try:
         patience = timedelta(seconds=PATIENCE)
