@@ -2,8 +2,9 @@
 
 To hand in: `uv run nox -s handin`.
 
-`lint` and `tests` share one environment with everything in it. That no package borrows what it did not declare is seen
-to by `tests/test_workspace.py` (every import is declared) and by `smoke` (wheels, each in an empty environment).
+`lint` and `tests` work in the environment that `uv run nox` makes, with every package in it. That none borrows what it
+did not declare is seen to by `tests/test_workspace.py` (every import is declared) and by `smoke` (wheels, each in an
+empty environment).
 """
 
 import os
@@ -44,14 +45,6 @@ def sync(session: nox.Session, *what: str) -> None:
     session.run_install("uv", "sync", "--quiet", "--locked", "--exact", *what, env=environment, external=True)
 
 
-def shared(session: nox.Session) -> None:
-    """Makes the session work in the environment that has every package and every tool."""
-    place = ROOT / ".nox" / "all"
-    session.env["UV_PROJECT_ENVIRONMENT"] = str(place)
-    session.run_install("uv", "sync", "--quiet", "--locked", "--exact", "--all-packages", "--group", "dev")
-    session.env["PATH"] = os.pathsep.join([str(place / ("Scripts" if os.name == "nt" else "bin")), os.environ["PATH"]])
-
-
 def pytest(session: nox.Session, *folders: Path) -> None:
     """Runs the tests in these folders, a process a core; those that need the real data only where these are.
 
@@ -66,7 +59,6 @@ def pytest(session: nox.Session, *folders: Path) -> None:
 
 @nox.session(venv_backend="none")
 def lint(session: nox.Session) -> None:
-    shared(session)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy", ".")
@@ -75,7 +67,6 @@ def lint(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """The tests of the workspace and of every package."""
-    shared(session)
     pytest(session, ROOT / "tests", *(folder / "tests" for folder in FOLDERS.values()))
 
 
