@@ -1,5 +1,6 @@
 """The battery that every task passes: `check_task` and `check_presets` from its tests, one call each."""
 
+import atexit
 import dataclasses
 import importlib
 import json
@@ -10,8 +11,9 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack, closing, redirect_stderr, redirect_stdout, suppress
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -529,18 +531,17 @@ def check_processes(package: cli.Package, parsed: Any, folder: Path) -> None:
     fit = dataclasses.replace(parsed.fit, optimizer="sgd", lr=0.01, momentum=0.0, epochs=1, keep="last", patience=0)
     parsed = dataclasses.replace(parsed, fit=fit)
     config.save(parsed, folder / "processes.yaml")
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
-    env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-c", "from etude.testing import process; process()", package.module, str(folder)]
-    processes = [
-        subprocess.Popen(words, env=env | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True) for rank in range(2)
-    ]
+    both = partners()
+    for partner in both:
+        assert partner.stdin is not None
+        partner.stdin.write(json.dumps([package.module, str(folder)]) + "\n")
+        partner.stdin.flush()
     alone = leave_weights(package, parsed, CPU, folder / "process")
-    said = [process.communicate()[1].strip() for process in processes]
-    for process, errors in zip(processes, said, strict=True):
-        assert process.returncode == 0, f"two processes cannot train it: {' '.join(errors.split())}"
+    said = [json.loads(partner.stdout.readline() or '"it ended"') for partner in both if partner.stdout is not None]
+    if any(said):
+        dismiss(both)
+        partners.cache_clear()
+        raise AssertionError(f"two processes cannot train it: {'; '.join(filter(None, said))}")
     first, second = (run.load(folder / f"processes-{rank}.pt") for rank in range(2))
     where = different(first["model"], second["model"], "the model")
     assert where is None, f"two processes end with different weights: in {where}"
@@ -560,17 +561,45 @@ def moved(weights: dict[str, Any]) -> dict[str, Any]:
     return {name: way for name, way in ways.items() if way.is_floating_point()}
 
 
+@cache
+def partners() -> list[subprocess.Popen[str]]:
+    """Two processes that train together what they are told to; kept until this one ends, as they take long to start."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    words, pipe = [sys.executable, "-c", "from etude.testing import process; process()"], subprocess.PIPE
+    both = [
+        subprocess.Popen(words, env=env | {"RANK": f"{rank}"}, stdin=pipe, stdout=pipe, text=True) for rank in (0, 1)
+    ]
+    atexit.register(dismiss, both)
+    return both
+
+
+def dismiss(both: Sequence[subprocess.Popen[str]]) -> None:
+    for partner in both:
+        partner.communicate()  # closes its input, and waits for its end
+
+
 def process() -> None:
-    """What each of the processes does that `check_processes` starts."""
-    module, folder = sys.argv[1], Path(sys.argv[2])
-    package = importlib.import_module(f"{module}.__main__").PACKAGE
-    parsed: Any = config.parse(package.config, [str(folder / "processes.yaml")])
-    where = device.choose(parsed.fit)
-    try:
-        weights = leave_weights(package, parsed, where, folder / "processes")
-    except UserError as error:
-        sys.exit(str(error))
-    torch.save(weights, folder / f"processes-{where.rank}.pt")
+    """What each of the `partners` does: answers each line [module, folder], "" or what went wrong, after which it ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever else is said is no answer
+    for line in sys.stdin:
+        module, name = json.loads(line)
+        package, folder, problem = importlib.import_module(f"{module}.__main__").PACKAGE, Path(name), ""
+        try:
+            parsed: Any = config.parse(package.config, [str(folder / "processes.yaml")])
+            where = device.choose(parsed.fit)
+            torch.save(
+                leave_weights(package, parsed, where, folder / "processes"), folder / f"processes-{where.rank}.pt"
+            )
+        except Exception as error:
+            problem = " ".join(f"{'' if isinstance(error, UserError) else type(error).__name__} {error}".split())
+        answers.write(json.dumps(problem) + "\n")
+        answers.flush()
+        if problem:  # the other one must not wait for this one
+            return
 
 
 def leave_weights(package: cli.Package, parsed: Any, where: Device, folder: Path) -> dict[str, Any]:
