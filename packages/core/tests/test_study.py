@@ -286,6 +286,9 @@ class Config:
     data: str = "sample"
     fit: Fit = field(default_factory=Fit)
 
+    def __post_init__(self) -> None:
+        configs.keep_path(self, "data")
+
 
 @dataclass(frozen=True)
 class Later(Config):
@@ -317,6 +320,19 @@ def all_left(text: str, out: str = "out") -> study.Study:
     for trial in asked.trials():
         left(trial, asked, out)
     return asked
+
+
+def test_a_study_of_a_path_is_the_same_study_from_another_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = all_left(KERNEL.replace("fixed: {", "fixed: {data: ./mine.csv, ") + APART)
+    out = Path("out").absolute()
+    for _ in range(2):  # and anew from the first one
+        assert not study.run(asked, "fake_task", out, [], 1, Config).problems
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    again = study.load(str(out / "study.yaml"), "fake_task", SCORES)
+    study.refuse_other_configurations(again, out, study.configurations(again, Config))
+    with pytest.raises(UserError, match=r"other flags: data \(.*mine.csv there, .*elsewhere/mine.csv now\)"):
+        study.run(asked, "fake_task", out, [], 1, Config)
 
 
 def test_runs_of_another_default_do_not_answer_the_new_question() -> None:

@@ -48,6 +48,7 @@ from tqdm import tqdm
 
 from etude import files, tested
 from etude.config import Scores, differences, flatten, take, to_flags, to_word
+from etude.config import full as full_name
 from etude.config import knobs as all_knobs
 from etude.config import parse as parse_config
 from etude.config import read as read_word
@@ -1155,6 +1156,14 @@ def configurations(study: Study, config: type | None) -> dict[str, Any]:
     return asked
 
 
+def with_whole_paths(study: Study, asked: Mapping[str, Any]) -> Study:
+    """The study with the paths among its fixed flags as its runs keep them: they mean the same wherever one stands."""
+    kept = flatten(next(iter(asked.values()))) if asked else {}
+    paths = {knob: kept.get(full_name(knob, kept)) for knob in study.fixed}
+    whole = {knob: path for knob, path in paths.items() if isinstance(path, str) and os.path.isabs(path)}
+    return replace(study, fixed={**study.fixed, **whole})
+
+
 def refuse_other_configurations(study: Study, out: Path, asked: Mapping[str, Any]) -> None:
     """What a run answers, its config.yaml says: it may be of another study, or older than a default of today's."""
     differ = []
@@ -1219,6 +1228,7 @@ def run(study: Study, module: str, out: Path, extra: Sequence[str], jobs: int, c
     task = module.replace("_", "-")
     full = with_overrides(study, extra)
     asked = configurations(full, config)
+    full = with_whole_paths(full, asked)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     with claimed(out) as lock, noted_signals() as signals:
