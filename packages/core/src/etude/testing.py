@@ -582,7 +582,7 @@ def dismiss(both: Sequence[subprocess.Popen[str]]) -> None:
 
 
 def process() -> None:
-    """What each of the `partners` does: answers each line [module, folder], "" or what went wrong, after which it ends."""
+    """What each of the `partners` does: answers each line [module, folder] by "", or by what went wrong and its end."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever else is said is no answer
     for line in sys.stdin:
