@@ -19,11 +19,16 @@ def real():
     return Path(REAL)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """The sample, with fewer pictures, and all features are kept here."""
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(kept):
+    """The sample, with fewer pictures, and all features are kept in one place, by the tests of this package only."""
     with pytest.MonkeyPatch.context() as patch:
-        place = tmp_path_factory.mktemp("cache")
+        place = kept
         patch.setenv("XDG_CACHE_HOME", str(place))
         patch.delenv("ETUDE_DATA", raising=False)
         patch.setattr(sample, "COUNTS", {"train": 120, "val": 24, "test": 24})

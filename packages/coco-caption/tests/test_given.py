@@ -1,6 +1,7 @@
 """Images and captions that are not what they seem: of another folder, in another form, others under the same name."""
 
 import json
+import re
 import time
 
 import numpy as np
@@ -54,7 +55,7 @@ def test_a_caption_belongs_to_the_image_that_is_named_with_its_folder(tmp_path):
         kind, number = caption.removeprefix("This is ").removesuffix(".").split()
         assert file == folder / kind / f"{number}.png" and file.exists() == (kind == "cat" or number < "006")
     one = task.make(config.parse(Config, ["--data", str(folder), *SMALL]), torch.device("cpu"))
-    assert "images that cannot be read: dog/" in one.data
+    assert re.search("images that cannot be read: [^ ]*/dog/", one.data)
     used = [image.file for part in one.parts.values() for image in part if image.file.exists()]
     assert len(used) == len(set(used))
 

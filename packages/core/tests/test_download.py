@@ -170,7 +170,7 @@ def test_a_user_without_a_home(monkeypatch, tmp_path):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
     for place in (download.root, download.cache):
-        with pytest.raises(UserError, match=r"^this user has no home folder [^\n]*: set ETUDE_DATA to a folder"):
+        with pytest.raises(UserError, match=r"^there is no home folder here [^\n]*ETUDE_DATA"):
             place()
     monkeypatch.setenv("ETUDE_DATA", str(tmp_path))
     assert download.root() == tmp_path
@@ -178,7 +178,7 @@ def test_a_user_without_a_home(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
     assert download.cache() == tmp_path / "x" / "etude"
     monkeypatch.setenv("ETUDE_DATA", "~nobody/data")
-    with pytest.raises(UserError, match="^'~nobody/data': there is no such home folder"):
+    with pytest.raises(UserError, match="^there is no home folder here for '~nobody/data'"):
         download.root()
 
 

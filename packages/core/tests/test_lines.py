@@ -117,7 +117,7 @@ def test_configurations_and_studies_may_begin_with_a_byte_order_mark(tmp_path):
     file.write_text(
         "\ufeffquestion: why?\ncompare: {dropout: [0.1, 0.2]}\nseeds: 2\nmetric: accuracy\n", encoding="utf-8"
     )
-    assert study.load(str(file), PACKAGE.module).question == "why?"
+    assert study.load(str(file), PACKAGE.module, PACKAGE.scores).question == "why?"
 
 
 # -- paths

@@ -221,6 +221,7 @@ class Overflows(toy.Toy):
 
     def step(self, batch):
         sums = super().step(batch)
+        self.calls += self.model.training
         if self.model.training and self.calls % self.nth == 0:
             weight = next(self.model.parameters())
             loss, count = sums["loss"]

@@ -258,10 +258,10 @@ def test_names_and_texts_stay_text_in_notebook_results_and_archive(tmp_path):
     place.mkdir()
     claims = [{"claim": "true > false", "because": NASTY}]
     asked = {"question": NASTY, "compare": {"norm": ["true", "false"]}, "seeds": "1", "expect": claims}
-    asked = study.parse(asked | {"metric": "accuracy"}, "here", "nasty", "nasty")
+    asked = study.parse(asked | {"metric": "accuracy"}, "here", "nasty", "nasty", PACKAGE.scores)
     (place / "study.yaml").write_text(study.dump(asked), encoding="utf-8")
     write_run(place / "norm=true" / "seed=0")
-    failed = write_run(place / "norm=false" / "seed=0", finished=False)
+    failed = write_run(place / "norm=false" / "seed=0", finished=False, norm=False)
     (failed / "log.txt").write_text(NASTY.replace("\n", " "))
     found = report.section(PACKAGE, place, f"toy {NASTY}")
     texts = [text for kind, text in notebook.cells(PACKAGE, [found], tmp_path) if kind == "markdown"]

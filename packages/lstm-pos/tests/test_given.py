@@ -1,6 +1,7 @@
 """Data that are not what they seem: other tags under the same name, one word in two forms."""
 
 import signal
+import sys
 
 import pytest
 import torch
@@ -129,3 +130,4 @@ def test_what_cannot_be_read_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", None)
     assert main(["predict", "r", "-"]) == 2
     assert "standard input is closed" in line(capsys)
+    sys.stdin.close()  # what stood in for it

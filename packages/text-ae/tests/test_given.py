@@ -3,6 +3,7 @@
 import io
 import json
 import signal
+import sys
 import time
 from types import SimpleNamespace
 
@@ -151,4 +152,6 @@ def test_answers_stay_beside_the_lines_that_they_are_for(tmp_path, cd, capsys, m
             closed.buffer.close()
         monkeypatch.setattr("sys.stdin", closed)
         assert main(["predict", "r", "-"]) == 2
+        if not closed:
+            sys.stdin.close()  # what stood in for it
         assert "standard input is closed" in line(capsys)

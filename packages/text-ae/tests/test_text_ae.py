@@ -623,7 +623,7 @@ def test_evaluate_ends_with_one_json_line(trained, unmixed, capsys):
         found = json.loads(last)
         assert json.loads((folder / "test.json").read_text()) == found
         names = {"accuracy", "exact", "bleu", "chrf"}
-        wanted = names | {f"floor_{name}" for name in names} | {"loss", "texts", "buckets"}
+        wanted = names | {f"floor_{name}" for name in names} | {"loss", "texts", "buckets", "checkpoint"}
         wanted |= {"tag_latent", "tag_tokens", "tag_words", "tag_majority"} | ({"teacher_forced"} if forced else set())
         wanted |= {f"tag_gain_{name}{of}" for name in ("tokens", "words") for of in ("", "_se")}
         for name in ("tokens", "words"):

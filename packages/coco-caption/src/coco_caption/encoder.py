@@ -200,7 +200,7 @@ def read(file: Path, backbone: str, published: list[Any]) -> tuple[dict[str, Ten
     if not file.exists():
         names = ", ".join(entry.name for entry in published)
         raise UserError(
-            f"there are no weights {str(file)!r}: give --encoder.weights a file, random, "
+            f"there are no weights {file.name!r} in {file.parent.absolute()}: give --encoder.weights a file, random, "
             f"or of {backbone} one of {names}"
         )
     try:

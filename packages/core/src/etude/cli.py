@@ -205,7 +205,7 @@ def train(package: Package, words: list[str]) -> int:
 
     from etude import device, loop, run, threads
 
-    begun = run.first_start(path) if path else {}
+    begun = run.first_start(path) if path and (path / "config.yaml").is_file() else {}
     where = device.choose(config.fit, begun.get("precision", ""))
     torch.manual_seed(config.fit.seed)
     task = package.task.make(config, where.where)

@@ -15,6 +15,7 @@ from unicodedata import is_normalized, normalize
 
 import regex
 
+from etude import files
 from etude.errors import UserError
 
 # Characters without width or ink (Unicode's default ignorables): soft hyphen, zero-width space, byte-order mark, marks
@@ -77,7 +78,7 @@ def decoded(name: str, stream: BinaryIO, as_written: bool = False) -> Iterator[s
 
 def standard_input() -> BinaryIO:
     """Raises UserError if it is closed."""
-    stream = None if sys.stdin is None else sys.stdin.buffer
+    stream = None if sys.stdin is None or files.is_closed(sys.stdin) else sys.stdin.buffer
     if stream is None or stream.closed:
         raise UserError("standard input is closed; pipe something into it, or give a file")
     return stream
