@@ -31,6 +31,7 @@ from etude.layers.norm import batch_norms
 from etude.loop import Task, Totals
 
 CPU = Device(torch.device("cpu"), "fp32")
+PLACES = ("ETUDE_DATA", "XDG_CACHE_HOME")  # of data, which may change from test to test
 FEW = 3  # batches of an epoch, where it is not their number that matters
 
 
@@ -534,7 +535,8 @@ def check_processes(package: cli.Package, parsed: Any, folder: Path) -> None:
     both = partners()
     for partner in both:
         assert partner.stdin is not None
-        partner.stdin.write(json.dumps([package.module, str(folder)]) + "\n")
+        places = {name: os.environ.get(name) for name in PLACES}
+        partner.stdin.write(json.dumps([package.module, str(folder), places]) + "\n")
         partner.stdin.flush()
     alone = leave_weights(package, parsed, CPU, folder / "process")
     said = [json.loads(partner.stdout.readline() or '"it ended"') for partner in both if partner.stdout is not None]
@@ -582,11 +584,14 @@ def dismiss(both: Sequence[subprocess.Popen[str]]) -> None:
 
 
 def process() -> None:
-    """What each of the `partners` does: answers each line [module, folder] by "", or by what went wrong and its end."""
+    """What each of the `partners` does: answers each line [module, folder, places] by "" or what ended it."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever else is said is no answer
     for line in sys.stdin:
-        module, name = json.loads(line)
+        module, name, places = json.loads(line)
+        for place, path in places.items():
+            os.environ.pop(place, None)
+            os.environ.update({place: path} if path is not None else {})
         package, folder, problem = importlib.import_module(f"{module}.__main__").PACKAGE, Path(name), ""
         try:
             parsed: Any = config.parse(package.config, [str(folder / "processes.yaml")])
