@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from etude import config, draw, optim
-from etude.device import Device, best_precision
-from etude.loop import even_batches
+from etude import config, draw
 from etude.text.batching import pad
+from etude.train import optim
+from etude.train.device import Device, best_precision
+from etude.train.step import even_batches
 from text_ae.config import Config
 from text_ae.task import Restoring, make
 

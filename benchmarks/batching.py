@@ -14,9 +14,10 @@ import time
 import numpy as np
 import torch
 
-from etude import config, draw, optim
-from etude.loop import even_batches
+from etude import config, draw
 from etude.text.batching import by_length
+from etude.train import optim
+from etude.train.step import even_batches
 from imdb_rnn.config import Config
 from imdb_rnn.task import Sentiment, make
 

@@ -35,7 +35,7 @@ package, way, folder, *flags = sys.argv[1:]
 main = importlib.import_module(f"{package}.__main__").main
 from etude import cli
 cli.yield_when_waiting()
-from etude import loop, threads
+from etude.train import loop, threads
 if way == "theirs":
     threads.choose = lambda task, cfg, device, begun: (device, "")
 fit = loop.fit

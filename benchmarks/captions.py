@@ -27,7 +27,7 @@ from coco_caption.features import features
 from coco_caption.task import Telling, make
 from coco_caption.words import words
 from etude import config as configs
-from etude import optim
+from etude.train import optim
 
 CPU = torch.device("cpu")
 

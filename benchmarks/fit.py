@@ -21,7 +21,9 @@ from torch.nn import functional as F
 
 from cnn_emnist.config import Config
 from cnn_emnist.task import Letters, make
-from etude import config, device, draw, loop, optim, run
+from etude import config, draw
+from etude.train import device, loop, optim, run
+from etude.train.task import Split
 
 BATCHES, VALID = 150, 1000
 ROUNDS = 5
@@ -30,7 +32,7 @@ ROUNDS = 5
 class Part(Letters):
     """A part of an epoch, and no pictures: what is compared is the loop."""
 
-    def plan(self, split: loop.Split, epoch: int, batch_size: int) -> list[np.ndarray]:
+    def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
         return super().plan(split, epoch, batch_size)[: BATCHES if split == "train" else VALID // batch_size]
 
     def show(self, run: run.Run, epoch: int, step: int) -> None:

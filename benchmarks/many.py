@@ -34,12 +34,16 @@ from torch.nn import functional as F
 import gauss_vae.config
 import gauss_vae.data
 import gauss_vae.task
-from etude import device, loop, many
 from etude.config import Fit, Scores
 from etude.layers.pooling import Pooling
 from etude.layers.recurrent import LSTM
-from etude.run import Run
+from etude.stacked import runs as many
 from etude.text.batching import by_length, pad
+from etude.train import device, loop
+from etude.train.run import Run
+from etude.train.step import Learner, Step, even_batches
+from etude.train.task import Split, Task
+from etude.train.totals import Sums, Totals
 
 SCORES: Scores = {"loss": "lower"}
 
@@ -68,7 +72,7 @@ class Reader(nn.Module):
         return logits
 
 
-class Texts(loop.Task):
+class Texts(Task):
     metric = "loss"
     better = SCORES
     data = summary = ""
@@ -87,22 +91,22 @@ class Texts(loop.Task):
     def model(self) -> nn.Module:
         return self.net
 
-    def plan(self, split: loop.Split, epoch: int, batch_size: int) -> list[np.ndarray]:
+    def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
         if split != "train":
-            return loop.even_batches(np.arange(self.train, self.train + 1000), batch_size)
+            return even_batches(np.arange(self.train, self.train + 1000), batch_size)
         return by_length(self.lengths[: self.train], batch_size, self.config.fit.seed, epoch)
 
-    def load(self, split: loop.Split, ids: np.ndarray, epoch: int) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
+    def load(self, split: Split, ids: np.ndarray, epoch: int) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
         return *pad([self.texts[n] for n in ids], 0), self.labels[torch.from_numpy(ids)]
 
-    def step(self, batch: tuple[Tensor, Tensor, Tensor]) -> loop.Sums:
+    def step(self, batch: tuple[Tensor, Tensor, Tensor]) -> Sums:
         ids, lengths, labels = batch
         logits = self.net(ids, lengths)
         hits = (logits.argmax(1) == labels).sum()
         loss = F.cross_entropy(logits, labels, reduction="sum")
         return {"loss": (loss, len(labels)), "accuracy": (hits, len(labels))}
 
-    def scores(self, totals: loop.Totals) -> dict[str, float]:
+    def scores(self, totals: Totals) -> dict[str, float]:
         return totals.means()
 
     def show(self, run: Run, epoch: int, step: int) -> None:
@@ -142,7 +146,7 @@ def ragged(n: int) -> Config:
     return dataclasses.replace(texts(n), shortest=5, longest=30)
 
 
-KINDS: dict[str, tuple[Callable[[int], Any], Callable[[Any], loop.Task]]] = {
+KINDS: dict[str, tuple[Callable[[int], Any], Callable[[Any], Task]]] = {
     "vae": (vae, unseen),
     "vae-whole": (whole_vae, lambda config: gauss_vae.task.make(config, torch.device("cpu"))),
     "lstm": (texts, Texts),
@@ -157,7 +161,7 @@ def members(name: str, count: int, folder: Path) -> list[many.Member]:
         config = configure(n)
         where = device.choose(config.fit)
         torch.manual_seed(n)
-        learner = loop.Learner(make(config), config.fit, where)
+        learner = Learner(make(config), config.fit, where)
         made.append(many.Member(learner, Run(folder / str(n), config, where), StringIO()))
     return made
 
@@ -197,14 +201,14 @@ def measure_steps(name: str, count: int, batches: int = 90) -> float:
         plans = [learner.task.plan("train", 1, learner.cfg.batch_size) for learner in learners]
         many.keep_memory()
         alone, together = members(name, 1, Path(folder, "alone"))[0], many.Together(learners)
-        together.train([loop.Step(1, 0, plan[0], 1e-3) for plan in plans])  # which proves itself by steps alone
+        together.train([Step(1, 0, plan[0], 1e-3) for plan in plans])  # which proves itself by steps alone
         for number in range(ROUNDS[name]):
             began = time.perf_counter()
             for batch in range(batches):
-                alone.learner.do(loop.Step(1, batch, plans[0][batch], 1e-3))
+                alone.learner.do(Step(1, batch, plans[0][batch], 1e-3))
             middle = time.perf_counter()
             for batch in range(batches):
-                together.train([loop.Step(1, batch, plan[batch], 1e-3) for plan in plans])
+                together.train([Step(1, batch, plan[batch], 1e-3) for plan in plans])
             one, all_of_them = (middle - began) / batches, (time.perf_counter() - middle) / batches
             ratios.append(count * one / all_of_them)
             print(

@@ -19,7 +19,7 @@ ROUNDS = 5
 COMMAND = [sys.executable, "-m", "cnn_emnist"]
 FIRST_STEP = """
 import sys
-from etude import reporter
+from etude.train import reporter
 def stop(self, *_):
     raise SystemExit(0)
 reporter.Reporter.step = stop

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from etude import config, draw, optim
-from etude.device import best_precision
-from etude.loop import even_batches
+from etude import config, draw
+from etude.train import optim
+from etude.train.device import best_precision
+from etude.train.step import even_batches
 from lstm_pos.config import Config
 from lstm_pos.model import SHAPE
 from lstm_pos.task import Tagging, make

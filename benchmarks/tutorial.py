@@ -23,8 +23,10 @@ from torchvision.transforms import ToTensor
 
 from cnn_emnist.config import Config
 from cnn_emnist.model import CNN
-from etude import config, device, loop
+from etude import config
 from etude.download import root
+from etude.train import device
+from etude.train.task import Split
 
 ROUNDS = 3
 
@@ -32,7 +34,7 @@ ROUNDS = 3
 class Slice(Part):
     """No validation to speak of: a tutorial's epoch is training."""
 
-    def plan(self, split: loop.Split, epoch: int, batch_size: int) -> list[np.ndarray]:
+    def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
         return super().plan(split, epoch, batch_size)[: None if split == "train" else 1]
 
 

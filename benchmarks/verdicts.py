@@ -2,7 +2,7 @@
 
     uv run --package etude-core python benchmarks/verdicts.py
 
-Studies are simulated whole and judged by `etude.judge.judge`, as `study` does; beside it stands the rule that was used
+Studies are simulated whole and judged by `etude.study.judge.judge`, as `study` does; beside it stands the rule used
 before: the 95 % percentile bootstrap interval of the differences, paired by seed, of each claim alone. Scores are in
 standard deviations of seeds. A study of n claims has n + 1 settings in a row, each claim holds two neighbours against
 each other, so that claims share runs. The noise of the seeds is normal; with heavy tails (Student's t of 3 degrees of
@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from etude.judge import Claim, Score, Verdict, judge
+from etude.study.judge import Claim, Score, Verdict, judge
 
 SEEDS = (3, 5, 10)
 CLAIMS = (1, 2, 3, 6)

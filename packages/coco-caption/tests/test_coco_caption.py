@@ -20,8 +20,8 @@ from coco_caption.search import beam_search
 from coco_caption.words import END, UNKNOWN
 from etude import config
 from etude.errors import UserError
-from etude.loop import Totals
 from etude.testing import check_presets, check_task
+from etude.train.totals import Totals
 
 CPU = torch.device("cpu")
 SMALL = ["--model.hidden", "96", "--model.embedding", "48", "--model.dropout", "0", "--fit.batch-size", "64"]

@@ -10,10 +10,12 @@ import torch
 from toy.config import Config
 from toy.task import Toy
 
-from etude import device, loop
 from etude.config import Fit
 from etude.errors import UserError
-from etude.loop import Learner, Score, Step, Totals
+from etude.train import device, loop
+from etude.train.progress import Progress
+from etude.train.step import Learner, Score, Step
+from etude.train.totals import Totals
 
 FIT = Fit(device="cpu", precision="fp32", optimizer="sgd", lr=0.1, batch_size=20, epochs=1)
 
@@ -98,10 +100,10 @@ def main(out):
         with torch.no_grad():
             model.bias.fill_(where.rank)
         model.weight.data.fill_(1)
-        found["apart"] = error(UserError, lambda: loop.check_equal(model, loop.Progress(step=7), where))
+        found["apart"] = error(UserError, lambda: loop.check_equal(model, Progress(step=7), where))
         model.bias.data.fill_(1)
-        found["alike"] = error(UserError, lambda: loop.check_equal(model, loop.Progress(step=7), where))
-        found["late"] = error(UserError, lambda: loop.check_equal(model, loop.Progress(step=where.rank), where))
+        found["alike"] = error(UserError, lambda: loop.check_equal(model, Progress(step=7), where))
+        found["late"] = error(UserError, lambda: loop.check_equal(model, Progress(step=where.rank), where))
         began = time.perf_counter()
         found["highest"] = where.highest([where.rank, 5 - where.rank])
         found["seconds"] = time.perf_counter() - began

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from toy.__main__ import PACKAGE
 
-from etude import cli, loop
-from etude import study as study_of_runs
+from etude import cli
+from etude.signals import Stopped
+from etude.study import study as study_of_runs
+from etude.train import loop
 
 
 def toy(*words):
@@ -119,7 +121,7 @@ def test_commands_can_be_pasted_whatever_a_folder_is_called(capsys, monkeypatch,
 
 
 def stopped(*_):
-    raise loop.Stopped(signal.SIGTERM)
+    raise Stopped(signal.SIGTERM)
 
 
 def test_a_run_without_a_name_gets_a_folder_of_its_own(capsys, tmp_path):

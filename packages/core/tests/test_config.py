@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import pytest
 
-from etude import config, study
+from etude import config
 from etude.config import Fit
 from etude.errors import UserError
+from etude.study import study
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def whole(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_notebook(monkeypatch):
     """Whose making takes seconds, and which reads what the page reads."""
-    monkeypatch.setattr("etude.report.NEEDED", ("no_such_module",))
+    monkeypatch.setattr("etude.report.read.NEEDED", ("no_such_module",))
 
 
 def damage(file, how):
@@ -75,7 +75,7 @@ def damage(file, how):
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_no_traceback(whole, tmp_path, monkeypatch, capsys, name):
     """And if a verb refuses, it names a file in one line; what is not read may be damaged."""
-    monkeypatch.setattr("etude.device.choose", lambda *_: CPU)
+    monkeypatch.setattr("etude.train.device.choose", lambda *_: CPU)
     seen = {}
     for how in DAMAGES:
         for verb, words in VERBS.items():
@@ -109,7 +109,7 @@ def test_a_damaged_file_is_no_traceback(whole, tmp_path, monkeypatch, capsys, na
 @pytest.mark.parametrize("name", ["about.json", "environment.json", "metrics.jsonl", "checkpoints/last.pt", "samples"])
 def test_a_run_that_goes_on_with_a_damaged_file(whole, tmp_path, monkeypatch, capsys, name):
     """Either it ends, and the file is whole again, or one line names it."""
-    monkeypatch.setattr("etude.device.choose", lambda *_: CPU)
+    monkeypatch.setattr("etude.train.device.choose", lambda *_: CPU)
     for how in DAMAGES:
         place = tmp_path / how
         shutil.copytree(whole, place)

@@ -9,9 +9,10 @@ import torch
 from toy import task as toy
 from toy.__main__ import PACKAGE
 
-from etude import cli, device, run
+from etude import cli
 from etude.config import Fit
 from etude.testing import CPU, Cut, cut_off
+from etude.train import device, run
 
 
 def test_auto_takes_what_is_fastest_and_says_why(monkeypatch):

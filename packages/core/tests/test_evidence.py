@@ -9,8 +9,11 @@ import torch
 from toy.__main__ import PACKAGE
 from toy.task import Toy, make
 
-from etude import cli, config, evidence, judge, loop
-from etude.device import Device
+from etude import cli, config
+from etude.study import judge
+from etude.train import evidence
+from etude.train.device import Device
+from etude.train.step import evaluate
 
 CPU = Device(torch.device("cpu"), "fp32")
 
@@ -38,12 +41,12 @@ def test_a_score_without_a_block_is_that_of_the_other_examples(task):
     parts = evidence.blocks(ids)
     found = evidence.stepped(task, CPU, 16, parts)
     assert found.keys() == {"loss", "accuracy"}
-    whole = task.scores(loop.evaluate(task, "test", CPU, 16))
+    whole = task.scores(evaluate(task, "test", CPU, 16))
     for name, values in found.items():
         assert values[0] == pytest.approx(whole[name], rel=1e-6)
     for n in (0, 7, len(parts) - 1):
         task.parts["test"] = np.setdiff1d(ids, parts[n])
-        rest = task.scores(loop.evaluate(task, "test", CPU, 16))
+        rest = task.scores(evaluate(task, "test", CPU, 16))
         for name, values in found.items():
             assert values[n + 1] == pytest.approx(rest[name], rel=1e-6)
 
@@ -95,13 +98,13 @@ def test_evaluate_keeps_the_evidence_of_the_scores_that_it_reports(tmp_path, cap
 
 
 def test_a_score_that_evaluate_computes_in_another_way_has_no_evidence(task):
-    scores = task.scores(loop.evaluate(task, "test", CPU, 16))
+    scores = task.scores(evaluate(task, "test", CPU, 16))
     kept = evidence.of(task, CPU, 16, scores | {"accuracy": scores["accuracy"] + 0.05, "images": 40})
     assert kept["blocks"].keys() == {"loss"}
 
 
 def test_one_example_or_a_score_that_needs_all_of_them_gives_none(task, monkeypatch):
-    scores = task.scores(loop.evaluate(task, "test", CPU, 16))
+    scores = task.scores(evaluate(task, "test", CPU, 16))
 
     def all_or_nothing(self, totals):
         if float(totals.counts["loss"]) < 40:

@@ -13,9 +13,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toy.__main__ import PACKAGE
 from toy.config import Config
 
-from etude import cli, events, files, run
+from etude import cli, events, files
 from etude.errors import UserError
 from etude.testing import CPU
+from etude.train import run
 
 
 def toy(*words):

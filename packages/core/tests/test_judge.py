@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from etude import judge
-from etude.judge import Claim, Error, Estimate, Score
+from etude.study import judge
+from etude.study.judge import Claim, Error, Estimate, Score
 
 ROOT = Path(__file__).parents[3]
 

@@ -11,8 +11,9 @@ import pytest
 from toy.__main__ import PACKAGE
 from toy.config import Config
 
-from etude import config, study
+from etude import config
 from etude.errors import UserError
+from etude.study import study
 from etude.text.lines import clean, decoded, ended, lines, spans
 
 SAME = {  # as it is written -> as it should come in

@@ -18,13 +18,15 @@ from torch import nn
 from toy import task as toy
 from toy.config import Config
 
-from etude import config, loop, run
+from etude import config
 from etude.config import Fit
-from etude.device import Device
 from etude.errors import UserError
 from etude.layers.recurrent import LSTM
-from etude.loop import Totals, even_batches, share_out
 from etude.testing import CPU, different
+from etude.train import loop, run
+from etude.train.device import Device
+from etude.train.step import Learner, Step, evaluate, even_batches, normalise, separate, share_out
+from etude.train.totals import Totals
 
 
 def parsed(*flags):
@@ -152,7 +154,7 @@ def test_clipping_is_pytorchs():
         theirs = [nn.Parameter(torch.zeros_like(g)) for g in mine]
         for parameter, g in zip(theirs, mine, strict=True):
             parameter.grad = g.clone()
-        norm = loop.normalise(mine, 4, torch.tensor(4.0), clip)
+        norm = normalise(mine, 4, torch.tensor(4.0), clip)
         assert float(norm) == pytest.approx(float(nn.utils.clip_grad_norm_(theirs, clip)))
         for g, parameter in zip(mine, theirs, strict=True):
             torch.testing.assert_close(g, parameter.grad)
@@ -187,10 +189,10 @@ def test_no_number_of_examples_ends_a_run_that_accumulates(tmp_path):
         task = toy.make(cfg, CPU.where)
         load = task.load
         task.load = lambda split, ids, epoch, load=load: load(split, ids, epoch) if len(ids) else pytest.fail("nothing")
-        learner = loop.Learner(task, cfg.fit, CPU)
+        learner = Learner(task, cfg.fit, CPU)
         task.model.train()
         for n in range(2 if norm == "--norm" else 1, 12):
-            learner.do(step := loop.Step(1, n, np.arange(n), 0.1))
+            learner.do(step := Step(1, n, np.arange(n), 0.1))
             assert step.totals.counts["loss"] == n
     cfg = parsed("--fit.batch-size", "1", "--fit.epochs", "1")
     with pytest.raises(UserError, match=r"batch 1 of epoch 1 leaves batch norm a single value.*fit\.batch-size"):
@@ -279,7 +281,7 @@ def test_early_stopping_keeps_the_best(tmp_path):
     assert (state["epoch"], state["valid"]["accuracy"]) == (best, max(scores))
     task = toy.make(cfg, CPU.where)
     task.model.load_state_dict(state["model"])
-    assert loop.evaluate(task, "valid", CPU, 7).means()["accuracy"] == max(scores)
+    assert evaluate(task, "valid", CPU, 7).means()["accuracy"] == max(scores)
 
 
 def test_the_last_epoch_is_the_result_where_it_is_asked_for(tmp_path):
@@ -366,7 +368,7 @@ def test_a_resumed_run_shows_every_step_once(tmp_path):
 
 FORK = """
 import os, random, sys
-import etude.loop, etude.run, tensorboard, torch.utils.tensorboard, toy.task
+import etude.train.loop, etude.train.run, tensorboard, torch.utils.tensorboard, toy.task
 from toy.__main__ import main
 while True:
     line = sys.stdin.readline()
@@ -464,7 +466,7 @@ def test_gradients_in_shared_memory_are_scaled_once():
     lstm = LSTM(3, 4)
     lstm(torch.ones(2, 5, 3))[0].sum().backward()
     before = [p.grad.clone() for p in lstm.parameters()]
-    norm = loop.normalise(loop.separate(lstm), 2, torch.tensor(2.0), 0.5)
+    norm = normalise(separate(lstm), 2, torch.tensor(2.0), 0.5)
     for parameter, old in zip(lstm.parameters(), before, strict=True):
         torch.testing.assert_close(parameter.grad, old * 0.5 / norm)
 
@@ -504,9 +506,9 @@ def test_the_gradient_of_an_lstm_in_pieces_is_its_gradient():
     """Both its biases get the same memory as a gradient, to which that of the next piece would be added twice."""
     found = []
     for accumulate in (1, 2, 5):
-        learner = loop.Learner(Reading(), Fit(device="cpu", accumulate=accumulate, optimizer="sgd"), CPU)
+        learner = Learner(Reading(), Fit(device="cpu", accumulate=accumulate, optimizer="sgd"), CPU)
         learner.model.eval()  # without dropout
-        learner.do(loop.Step(1, 0, np.arange(23), 0.0))
+        learner.do(Step(1, 0, np.arange(23), 0.0))
         found.append([p.grad for p in learner.model.parameters()])
     for gradients in found[1:]:
         torch.testing.assert_close(gradients, found[0], rtol=1e-4, atol=1e-6)
@@ -525,12 +527,12 @@ def test_a_compiled_model_with_an_lstm_compiles_a_few_times_and_gives_what_it_ga
     losses = {}
     for how in (False, True):
         cfg = Fit(device="cpu", precision="fp32", compile=how, optimizer="sgd", lr=0.1)
-        learner = loop.Learner(Reading(), cfg, CPU)
+        learner = Learner(Reading(), cfg, CPU)
         learner.model.train()
         losses[how] = []
         for number in range(20):
             ids = np.random.default_rng(number).integers(0, 100, 5 + number)
-            learner.do(step := loop.Step(1, number, ids, 0.1))
+            learner.do(step := Step(1, number, ids, 0.1))
             losses[how].append(float(step.totals.mean("loss")))
     assert losses[True] == pytest.approx(losses[False], rel=1e-5)
     assert 1 <= len(graphs) <= 6  # what stands before and after the LSTM, for one size and then for any

@@ -24,15 +24,20 @@ from torch.nn import functional as F
 from toy.config import SCORES
 from toy.config import Config as ToyConfig
 
-from etude import cli, draw, loop, many, run, study
+from etude import cli, draw
 from etude.config import Fit, dump
-from etude.device import Device
 from etude.fingerprint import fingerprint
 from etude.layers.pooling import Pooling
 from etude.layers.recurrent import LSTM
-from etude.loop import even_batches
+from etude.package import Package
+from etude.signals import Stopped
+from etude.stacked import runs as many
+from etude.study import study
 from etude.testing import CPU, different
 from etude.text.batching import by_length, pad
+from etude.train import loop, run
+from etude.train.device import Device
+from etude.train.step import Learner, even_batches
 
 FIT = Fit(epochs=1, batch_size=20, device="cpu", precision="fp32")
 
@@ -153,7 +158,7 @@ def config(n=0, kind="mlp", double=False, **fit):
 def started(cfg, folder, make=Task):
     torch.manual_seed(cfg.fit.seed)
     task = make(cfg)
-    return many.Member(loop.Learner(task, cfg.fit, CPU), run.Run(folder, cfg, CPU), io.StringIO())
+    return many.Member(Learner(task, cfg.fit, CPU), run.Run(folder, cfg, CPU), io.StringIO())
 
 
 def alone(cfgs, folder, make=Task):
@@ -300,7 +305,7 @@ class Interrupted(Task):
 def test_stopped_and_gone_on_with_it_is_bitwise_the_same_and_alone_the_same_up_to_rounding(tmp_path):
     cfgs = [short(n) for n in range(3)]
     together(cfgs, tmp_path / "whole")
-    with pytest.raises(loop.Stopped):
+    with pytest.raises(Stopped):
         together(cfgs, tmp_path / "stopped", Interrupted)
     states = [run.checkpoint(tmp_path / "stopped" / str(n), "last") for n in range(3)]
     assert len({(s["progress"]["epoch"], s["progress"]["batch"]) for s in states}) == 1
@@ -322,7 +327,7 @@ def test_a_run_at_another_place_is_trained_with_the_others(tmp_path):
     """After a kill some have saved and some have not."""
     cfgs = [short(n) for n in range(3)]
     together(cfgs, tmp_path / "whole")
-    with pytest.raises(loop.Stopped):
+    with pytest.raises(Stopped):
         together(cfgs, tmp_path / "stopped", Interrupted)
     shutil.rmtree(tmp_path / "stopped" / "1")
     together(cfgs, tmp_path / "stopped")
@@ -645,7 +650,7 @@ def test_a_study_of_runs_together_says_so_and_gives_the_same_table(tmp_path, cap
     assert sorted(p.name for p in Path(folder).iterdir() if not p.name.startswith(".")) == sorted(
         p.name for p in Path(folder.replace("auto", "off")).iterdir() if not p.name.startswith(".")
     )
-    assert cli.main(cli.Package("toy", ToyConfig, "", SCORES), ["predict", folder, "123"]) == 0
+    assert cli.main(Package("toy", ToyConfig, "", SCORES), ["predict", folder, "123"]) == 0
     for how in ("auto", "off"):  # the command that a person would give for this run alone
         folder = Path(how) / "lr=0.001/seed=0"
         [start] = json.loads((folder / "environment.json").read_text())

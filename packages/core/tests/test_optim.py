@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from etude import optim
 from etude.config import Fit
 from etude.errors import UserError
+from etude.train import optim
 
 
 def rates(fit, steps):

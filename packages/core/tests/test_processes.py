@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from etude import device, processes, run
 from etude.config import Fit
 from etude.errors import UserError
+from etude.train import device, processes, run
 
 HERE = Path(__file__).parent
 

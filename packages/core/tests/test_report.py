@@ -21,8 +21,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toy.__main__ import PACKAGE
 from toy.config import Config
 
-from etude import archive, chart, cli, config, markdown, notebook, page, report, study, tested
+from etude import cli, config, markdown, tested
 from etude.config import Fit
+from etude.report import archive, chart, notebook, page
+from etude.report import read as report
+from etude.study import study
 
 STUDY = """
 question: Does batch norm <script>document.title = "owned"</script> help a net that adds digits?

@@ -16,9 +16,10 @@ from toy.__main__ import PACKAGE
 from toy.config import Config
 from toy.task import Toy
 
-from etude import cli, run
+from etude import cli
 from etude.errors import UserError
 from etude.testing import CPU, different
+from etude.train import run
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ STUDY = "{question: q, metric: accuracy, compare: {norm: [true]}, fixed: {fit.ep
 # Every case as a process of its own, streams, end and all; but torch, which takes seconds, is imported once.
 CASES = """
 import json, os, sys, traceback
-import etude.archive, etude.loop, etude.many, etude.page, etude.report, etude.run, etude.study
+import etude.report.archive, etude.report.page, etude.report.read
+import etude.stacked.runs, etude.study.study, etude.train.loop, etude.train.run
 import torch.utils.tensorboard
 from toy import task
 from toy.__main__ import main

@@ -18,10 +18,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from etude import config as configs
-from etude import study, tested
+from etude import tested
 from etude.config import Fit
 from etude.errors import UserError
-from etude.judge import Claim
+from etude.study import study
+from etude.study.judge import Claim
 
 TASK = """
 import json, os, signal, sys, time, zipfile
@@ -470,7 +471,7 @@ def test_a_score_that_is_no_number_is_left_out_and_named() -> None:
 def started(package: Path, *words: str, **env: str) -> "subprocess.Popen[str]":
     """A real `study` command in a process of its own."""
     code = (
-        "import sys; from etude import study; "
+        "import sys; from etude.study import study; "
         "sys.exit(study.main('fake_task', 'fake-task', sys.argv[1:], {'accuracy': 'higher'}))"
     )
     return subprocess.Popen(
@@ -899,7 +900,7 @@ def test_claims_name_settings_as_they_are_written(values: str, text: str, relati
 
 def test_help_lists_the_studies_with_their_questions_without_torch(package: Path) -> None:
     code = (
-        "import sys; from etude import study; "
+        "import sys; from etude.study import study; "
         "study.main('fake_task', 'fake-task', ['--help'], {'accuracy': 'higher'}); "
         "assert not {'torch', 'tensorboard', 'numpy', 'scipy'} & sys.modules.keys()"
     )

@@ -10,9 +10,10 @@ from toy import task as toy
 from toy.__main__ import PACKAGE
 from toy.config import Config
 
-from etude import cli, config, run, threads
+from etude import cli, config
 from etude.testing import CPU, Cut, cut_off, different
-from etude.threads import Trial
+from etude.train import run, threads
+from etude.train.threads import Trial
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 SEEN = """

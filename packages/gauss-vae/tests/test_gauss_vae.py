@@ -481,7 +481,7 @@ def test_a_unit_that_says_nothing_is_not_active():
     with torch.no_grad():
         one.model.encoder[-1].weight[1] = 0
         one.model.encoder[-1].weight[[0, 2]] = torch.randn(2, 32)
-    from etude.loop import Totals
+    from etude.train.totals import Totals
 
     totals = Totals()
     one.model.eval()

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from etude import config, run
+from etude import config
 from etude.layers.norm import BatchNorm
 from etude.testing import check_presets, check_task
 from etude.text.fingerprints import fingerprints
+from etude.train import run
 from lstm_pos import data, sample, task
 from lstm_pos.__main__ import PACKAGE, main
 from lstm_pos.config import Config, Model, Text
@@ -273,8 +274,8 @@ def test_morphology_is_one_value_for_each_attribute():
 def test_scores_are_those_counted_by_hand(tmp_path):
     one = made("--model.features", "endings")
     alive(one.model)
-    from etude.device import Device
-    from etude.loop import evaluate
+    from etude.train.device import Device
+    from etude.train.step import evaluate
 
     totals = evaluate(one, "test", Device(CPU, "fp32"), 16)
     text, object = task.describe(one, totals)

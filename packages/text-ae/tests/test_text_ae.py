@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from etude import config, loop
+from etude import config
 from etude.errors import UserError
 from etude.testing import check_batch_size, check_presets, check_task
 from etude.text.batching import pad
+from etude.train.totals import Totals
 from text_ae import data, model, scores, task
 from text_ae.__main__ import PACKAGE, main
 from text_ae.config import Config
@@ -470,7 +471,7 @@ def test_a_text_is_restored_exactly_if_it_is_the_same_text(fallback, monkeypatch
     perfect = Texts(batch.ids, batch.lengths)
     monkeypatch.setattr(one.model, "restore", lambda latent: perfect if latent.any() else nothing)
     one.model.eval()
-    totals = loop.Totals()
+    totals = Totals()
     totals.add(one.step(batch))
     found = one.scores(totals)
     known = [one.tokenizer.unk_id not in one.rows[n] for n in batch.numbers]

@@ -4,8 +4,9 @@ import sys
 
 from cnn_emnist.config import SCORES, Config
 from etude import cli
+from etude.package import Package
 
-PACKAGE = cli.Package(
+PACKAGE = Package(
     "cnn-emnist",
     Config,
     next_step="--data emnist-letters",

@@ -16,12 +16,14 @@ from cnn_emnist.data import Dataset, Images
 from cnn_emnist.data import load as load_data
 from cnn_emnist.model import CNN
 from etude import draw, images
+from etude.confusion import f1, per_class
 from etude.errors import UserError
 from etude.fingerprint import fingerprint
-from etude.loop import Split, Sums, Task, Totals, even_batches
 from etude.pictures import confusion
-from etude.run import Run
-from etude.scores import f1, per_class
+from etude.train.run import Run
+from etude.train.step import even_batches
+from etude.train.task import Split, Task
+from etude.train.totals import Sums, Totals
 
 EPOCH = 7_500  # images an epoch has at least: a smaller set is gone through several times, distorted each time
 

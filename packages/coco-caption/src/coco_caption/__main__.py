@@ -4,8 +4,9 @@ import sys
 
 from coco_caption.config import SCORES, Config, Telling
 from etude import cli
+from etude.package import Package
 
-PACKAGE = cli.Package(
+PACKAGE = Package(
     "coco-caption",
     Config,
     next_step="--data coco",

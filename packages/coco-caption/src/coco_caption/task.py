@@ -24,10 +24,12 @@ from etude import draw, files
 from etude.config import absolute
 from etude.errors import UserError
 from etude.fingerprint import fingerprint
-from etude.loop import Split, Sums, Task, Totals, even_batches
 from etude.markdown import literal
-from etude.run import Run
 from etude.text.batching import of_equal_work
+from etude.train.run import Run
+from etude.train.step import even_batches
+from etude.train.task import Split, Task
+from etude.train.totals import Sums, Totals
 
 SHOWN = 8  # images shown before, during and after training
 PADDING = -1  # no word has to be told here

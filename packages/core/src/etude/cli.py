@@ -8,7 +8,6 @@ PACKAGE study NAME|FILE.yaml
 PACKAGE report RUN|STUDY ... [--out DIR]
 """
 
-import importlib
 import io
 import json
 import os
@@ -16,103 +15,18 @@ import shlex
 import sys
 import typing
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any
 
 from etude import config as configs
 from etude import files
 from etude.errors import UserError
-from etude.judge import BLOCKS
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import device as TorchDevice
-
-    from etude.loop import Task, Totals
-
-
-class TaskModule(Protocol):
-    """What the module `task` of a package defines; imported only when a verb needs it."""
-
-    def make(self, config: Any, where: "TorchDevice") -> "Task":
-        """The task with its data, which may be kept on the device `where`; the model freshly initialised."""
-        ...
-
-    def restore(self, config: Any, assets: dict[str, Any], where: "TorchDevice | None" = None) -> "Task":
-        """The task of a checkpoint, from what it kept (`Task.assets`): what was learnt, learns nothing anew.
-
-        With `where`, to be scored: with the data that `config` names, of which the part "test" is asked for, and which
-        may be kept there. Without, to predict: no data, and no `data` and `summary` either.
-        Raises UserError if assets and data do not fit.
-        """
-        ...
-
-    def describe(self, task: "Task", totals: "Totals") -> tuple[str, dict[str, Any]]:
-        """What `evaluate` says of a part of the data: a text for people, and the JSON object of the last line.
-
-        The object has the scores of `Task.scores` under the same names: a study reads its metric there.
-        """
-        ...
-
-    def results(self, task: "Task", totals: "Totals") -> Any:
-        """What was answered for each example, as JSON, for `evaluate` to write; where the package has `results`."""
-        ...
-
-    def without(self, task: "Task", totals: "Totals", blocks: "list[np.ndarray]") -> dict[str, list[float]]:
-        """Scores of the test part: of all of it, then without each of these blocks of ids; see `etude.evidence`.
-
-        Only where the package says so (`Package.without`), because `scores` cannot be had from the totals of a block,
-        or because it would cost too much.
-        """
-        ...
-
-    def predict(self, task: "Task", inputs: list[str], **options: Any) -> list[str]:
-        """The lines of the output; the model is on its device, in evaluation mode, without gradients.
-
-        `options` are the fields of the package's `options`.
-        """
-        ...
-
-    def embed(self, task: "Task", inputs: list[str]) -> "np.ndarray":
-        """A vector for each input, float32 [N, D], in order; only where the package `embeds`."""
-        ...
-
-
-@dataclass(frozen=True)
-class Package:
-    """A task package, as its __main__.py describes it."""
-
-    name: str
-    """of the distribution and the command, such as cnn-emnist"""
-    config: type
-    """its configuration: a dataclass with a field `fit: Fit`"""
-    next_step: str
-    """the flags that `train` suggests to try after it, such as --data emnist-letters"""
-    scores: configs.Scores
-    """the scores that both validation and `evaluate` give, of those that can be compared: which way each is better"""
-    number: int = 0
-    """its place among the tasks that are handed in: `report` writes taskN.ipynb"""
-    small: str = "--fit.epochs 2"
-    """the flags of the small run that the notebook of `report` trains before its reader's eyes"""
-    options: type | None = None
-    """what `predict` can be told: a dataclass, each field a flag"""
-    embeds: bool = False
-    """whether it has the verb `embed`"""
-    results: bool = False
-    """whether `evaluate` writes what was answered for each example"""
-    without: bool = False
-    """whether it says itself what its scores are without some of the examples"""
-
-    @property
-    def module(self) -> str:
-        return self.name.replace("-", "_")
-
-    @property
-    def task(self) -> TaskModule:
-        return cast(TaskModule, importlib.import_module(f"{self.module}.task"))
+from etude.package import Package
+from etude.signals import Stopped
+from etude.study.judge import BLOCKS
 
 
 def main(package: Package, argv: list[str] | None = None) -> int:
@@ -203,7 +117,7 @@ def train(package: Package, words: list[str]) -> int:
 
     import torch
 
-    from etude import device, loop, run, threads
+    from etude.train import device, loop, run, threads
 
     begun = run.first_start(path) if path and (path / "config.yaml").is_file() else {}
     where = device.choose(config.fit, begun.get("precision", ""))
@@ -227,7 +141,7 @@ def train(package: Package, words: list[str]) -> int:
         if done:
             one.compare_data(run.trained_on(path), task.fingerprints)
         result = done or loop.fit(task, config.fit, one, where)
-    except loop.Stopped as stopped:
+    except Stopped as stopped:
         say(f"stopped by {stopped}; {one.again}")
         return stopped.code
     finally:
@@ -253,7 +167,7 @@ def together(package: Package) -> int:
     it says in its own log.txt. To the file `answer` goes one JSON object: which runs were `left`, to be trained alone,
     and why, and which `failed`.
     """
-    from etude import loop, many
+    from etude.stacked import runs as many
 
     asked = json.load(sys.stdin)
     outcome = many.Outcome()
@@ -276,7 +190,7 @@ def together(package: Package) -> int:
         ]
         try:
             outcome = many.train(wishes, package.task.make, lambda line: print(line, flush=True))
-        except loop.Stopped as stopped:
+        except Stopped as stopped:
             return stopped.code
     files.write(Path(asked["answer"]), json.dumps({"left": outcome.left, "failed": outcome.failed}).encode())
     return 0
@@ -299,7 +213,8 @@ def evaluate(package: Package, words: list[str]) -> int:
     if not words or words[0].startswith("-") or chosen not in (None, "best", "last"):
         raise UserError(usage)
 
-    from etude import device, evidence, loop, run, tested
+    from etude import tested
+    from etude.train import device, evidence, run, step
 
     folder, flags, name = files.given(words[0]), words[1:], chosen or "best"
     config: Any = run.read_config(folder, package.config, flags)
@@ -312,7 +227,7 @@ def evaluate(package: Package, words: list[str]) -> int:
     run.fill(task.model, state, folder)
     compare_data(package, folder, state, task, flags)
     where.place(task.model)
-    totals = loop.evaluate(task, "test", where, config.fit.batch_size)
+    totals = step.evaluate(task, "test", where, config.fit.batch_size)
     if where.leads:
         text, scores = package.task.describe(task, totals)
         epoch = state.get("epoch") if name == "best" else len(state["progress"]["rows"])
@@ -337,13 +252,13 @@ def evaluate(package: Package, words: list[str]) -> int:
     return 0
 
 
-def compare_data(package: Package, folder: Path, state: dict[str, Any], task: "Task", flags: list[str]) -> None:
+def compare_data(package: Package, folder: Path, state: dict[str, Any], task: Any, flags: list[str]) -> None:
     """Raises UserError if what is to be scored bears the name of the run's data, but is not what it was trained on.
 
     Flags that say which data, or how they are divided, ask for others. Without any all parts have to be the same, as
     what `describe` compares with may be learnt from the training part.
     """
-    from etude import run
+    from etude.train import run
 
     given = [name for name in configs.named(package.config, flags) if not name.startswith("fit.") or name == "fit.seed"]
     if any(name == "fit.seed" or name.split(".")[0] == "data" for name in given):
@@ -421,9 +336,9 @@ def embed(package: Package, words: list[str]) -> int:
     return 0
 
 
-def restored(package: Package, folder: Path) -> "Task":
+def restored(package: Package, folder: Path) -> Any:
     """The task of a run's best checkpoint, without data, in evaluation mode."""
-    from etude import device, run
+    from etude.train import device, run
 
     config: Any = run.read_config(folder, package.config)
     state = run.checkpoint(folder)
@@ -446,12 +361,12 @@ def keep(file: Path, content: Any) -> bool:
 
 
 def study(package: Package, words: list[str]) -> int:
-    from etude import study
+    from etude.study import study
 
     return study.main(package.module, package.name, words, package.scores, package.config, invocation(package).split())
 
 
 def report(package: Package, words: list[str]) -> int:
-    from etude import report
+    from etude.report import read as report
 
     return report.main(package, words, invocation(package))

@@ -241,7 +241,7 @@ def knobs(config: type) -> dict[str, Any]:
 
 
 def stackable(knob: str, value: Any) -> bool:
-    """Whether runs that differ in this knob may be trained as one stacked program: see `etude.many`."""
+    """Whether runs that differ in this knob may be trained as one stacked program: see `etude.stacked`."""
     return knob in STACKED or (isinstance(value, float) and knob.endswith("dropout"))
 
 

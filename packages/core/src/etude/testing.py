@@ -23,12 +23,19 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from etude import cli, config, device, draw, judge, loop, many, optim, report, run, study
-from etude.device import Device
+from etude import cli, config, draw
 from etude.errors import UserError
 from etude.layers import recurrent
 from etude.layers.norm import batch_norms
-from etude.loop import Task, Totals
+from etude.package import Package
+from etude.report import read as report
+from etude.stacked import runs as many
+from etude.study import judge, study
+from etude.train import device, loop, optim, run
+from etude.train.device import Device
+from etude.train.step import Learner, Step, evaluate
+from etude.train.task import Split, Task
+from etude.train.totals import Sums, Totals
 
 CPU = Device(torch.device("cpu"), "fp32")
 PLACES = ("ETUDE_DATA", "XDG_CACHE_HOME")  # of data, which may change from test to test
@@ -40,7 +47,7 @@ class Cut(BaseException):
 
 
 def check_task(
-    package: cli.Package, flags: list[str], inputs: list[str], folder: Path, uncompared: Collection[str] = ()
+    package: Package, flags: list[str], inputs: list[str], folder: Path, uncompared: Collection[str] = ()
 ) -> None:
     """Holds a task against the promises of this project; raises AssertionError naming the first that is broken.
 
@@ -69,7 +76,7 @@ def check_task(
     check_report(package, folder / "whole")
 
 
-def check_presets(package: cli.Package, presets: list[str], studies: list[str]) -> None:
+def check_presets(package: Package, presets: list[str], studies: list[str]) -> None:
     """The presets and studies that install with the package, no study missing, can be read: every trial of them."""
     for preset in presets:
         config.parse(package.config, [preset], package=package.module)
@@ -83,19 +90,19 @@ def check_presets(package: cli.Package, presets: list[str], studies: list[str]) 
             config.parse(package.config, config.to_flags({**found.fixed, **trial.setting, **trial.tuned}))
 
 
-def make(package: cli.Package, parsed: Any) -> Task:
+def make(package: Package, parsed: Any) -> Task:
     torch.manual_seed(parsed.fit.seed)
     return package.task.make(parsed, CPU.where)
 
 
-def check_config(package: cli.Package, parsed: Any, folder: Path) -> None:
+def check_config(package: Package, parsed: Any, folder: Path) -> None:
     """A saved configuration is read back equal."""
     file = folder / "saved.yaml"
     config.save(parsed, file)
     assert config.parse(package.config, [str(file)]) == parsed, "the configuration does not survive save and parse"
 
 
-def check_batch_size(task: Task, split: loop.Split) -> None:
+def check_batch_size(task: Task, split: Split) -> None:
     """Sums and counts over the same examples are the same in batches of 1, 5 and all.
 
     So no padding leaks, nothing is averaged, and augmentation follows from the example, not from a generator.
@@ -169,7 +176,7 @@ def check_bf16(task: Task) -> None:
     assert math.isclose(*losses, rel_tol=0.1), f"bf16 gives the loss {losses[1]:.4f}, fp32 {losses[0]:.4f}"
 
 
-def check_resume(package: cli.Package, parsed: Any, folder: Path) -> None:
+def check_resume(package: Package, parsed: Any, folder: Path) -> None:
     """A run that is cut off anywhere and started again ends bitwise equal to one that was not."""
     whole = trained(package, parsed, folder / "whole", [])
     steps = whole["progress"]["step"]
@@ -192,7 +199,7 @@ def check_resume(package: cli.Package, parsed: Any, folder: Path) -> None:
 
 
 def trained(
-    package: cli.Package, parsed: Any, folder: Path, cuts: list[tuple[str, int]], show: bool = True
+    package: Package, parsed: Any, folder: Path, cuts: list[tuple[str, int]], show: bool = True
 ) -> dict[str, Any]:
     """The last checkpoint of a run that is cut off once for every (split, number of batches loaded since the start)."""
     for split, number in [*cuts, ("", 0)]:
@@ -212,14 +219,14 @@ def train(task: Task, parsed: Any, folder: Path) -> None:
         loop.fit(task, parsed.fit, one, CPU)
 
 
-def blind(package: cli.Package, parsed: Any) -> Task:
+def blind(package: Package, parsed: Any) -> Task:
     """A task that shows nothing."""
     task = make(package, parsed)
     task.show = lambda *_: None  # type: ignore[method-assign]
     return task
 
 
-def short(package: cli.Package, parsed: Any) -> Task:
+def short(package: Package, parsed: Any) -> Task:
     """A task with few batches in an epoch, which shows nothing."""
     task = blind(package, parsed)
     plan = task.plan
@@ -231,7 +238,7 @@ def cut_off(task: Task, split: str, number: int) -> None:
     """Makes `task` die when it loads batch `number` of `split`."""
     load, count = task.load, 0
 
-    def counting(of: loop.Split, ids: np.ndarray, epoch: int) -> Any:
+    def counting(of: Split, ids: np.ndarray, epoch: int) -> Any:
         nonlocal count
         count += of == split
         if of == split and count == number:
@@ -254,7 +261,7 @@ def different(a: Any, b: Any, name: str) -> str | None:
     return None if a == b else name
 
 
-def check_fingerprints(package: cli.Package, parsed: Any, folder: Path) -> None:
+def check_fingerprints(package: Package, parsed: Any, folder: Path) -> None:
     """Each part has a fingerprint, which differs between parts and is found again where the run is scored."""
     made, kept = dict(make(package, parsed).fingerprints), run.checkpoint(folder)
     assert made.keys() == {"train", "valid", "test"}, f"the parts with a fingerprint are {', '.join(made)}"
@@ -266,7 +273,7 @@ def check_fingerprints(package: cli.Package, parsed: Any, folder: Path) -> None:
     assert {**made, **scored} == made, "restored to be scored, the task has other data"
 
 
-def check_scores(package: cli.Package, parsed: Any, folder: Path, uncompared: Collection[str]) -> None:
+def check_scores(package: Package, parsed: Any, folder: Path, uncompared: Collection[str]) -> None:
     """A study knows which way every score is better, and what it owes to the examples of the test part."""
     task = make(package, parsed)
     assert dict(task.better) == dict(package.scores), "Task.better is not Package.scores"
@@ -287,7 +294,7 @@ def check_scores(package: cli.Package, parsed: Any, folder: Path, uncompared: Co
         values = kept["blocks"].get(name)
         if values is None:  # the spread of the seeds shows it, where each has a test part of its own
             same = task.fingerprints["test"] == other.fingerprints["test"]
-            assert not same, f"{name} has no evidence (etude.evidence), but all seeds share one test part"
+            assert not same, f"{name} has no evidence (etude.train.evidence), but all seeds share one test part"
         else:
             away, error = abs(judge.mean(values) - test[name]), math.sqrt(judge.of_mean(values).variance)
             assert away <= 3 * error + abs(test[name]) / 4 + 1e-3, (  # BLEU near 0 is not smooth
@@ -295,7 +302,7 @@ def check_scores(package: cli.Package, parsed: Any, folder: Path, uncompared: Co
             )
 
 
-def check_unfinished(package: cli.Package, parsed: Any, out: Path) -> None:
+def check_unfinished(package: Package, parsed: Any, out: Path) -> None:
     """Test scores of a run that is not finished are not taken for its own; `evaluate` then gives those."""
     parsed = dataclasses.replace(parsed, fit=dataclasses.replace(parsed.fit, keep="last", patience=0))
     task = short(package, parsed)
@@ -314,25 +321,25 @@ def check_unfinished(package: cli.Package, parsed: Any, out: Path) -> None:
     best = run.checkpoint(folder)
     task = package.task.restore(parsed, best["assets"], CPU.where)
     run.fill(task.model, best, folder)
-    truth = task.scores(loop.evaluate(task, "test", CPU, parsed.fit.batch_size))["loss"]
+    truth = task.scores(evaluate(task, "test", CPU, parsed.fit.batch_size))["loss"]
     near = math.isclose(found["loss"], truth, rel_tol=1e-3, abs_tol=1e-6)
     assert near, f"evaluate gives the loss {found['loss']:.6g}, the best checkpoint has {truth:.6g}"
 
 
-def one_run(package: cli.Package, metric: str, knob: str, value: str, fixed: dict[str, Any]) -> study.Study:
+def one_run(package: Package, metric: str, knob: str, value: str, fixed: dict[str, Any]) -> study.Study:
     """A study of a single run."""
     raw = {"question": "?", "compare": {knob: [value]}, "metric": metric, "seeds": "1"}
     return dataclasses.replace(study.parse(raw, "check_task", "check", "check", package.scores), fixed=fixed)
 
 
-def scores(package: cli.Package, folder: Path) -> dict[str, Any]:
+def scores(package: Package, folder: Path) -> dict[str, Any]:
     with redirect_stdout(StringIO()) as out:
         assert cli.main(package, ["evaluate", str(folder)]) == 0
     found: dict[str, Any] = json.loads(out.getvalue().splitlines()[-1])
     return found
 
 
-def check_changed_default(package: cli.Package, flags: list[str], out: Path) -> None:
+def check_changed_default(package: Package, flags: list[str], out: Path) -> None:
     """A run that is older than a default of today's does not answer for it: study and report refuse its folder."""
     fixed = {knob: value for knob, value in study.overrides(flags).items() if knob not in ("fit.seed", "fit.epochs")}
     asked = one_run(package, "loss", "fit.epochs", "2", fixed)
@@ -353,7 +360,7 @@ def check_changed_default(package: cli.Package, flags: list[str], out: Path) -> 
     assert told, f"a run answers for another fit.{name} than it was trained with, after its default has changed"
 
 
-def check_stacking(package: cli.Package, flags: list[str], folder: Path) -> None:
+def check_stacking(package: Package, flags: list[str], folder: Path) -> None:
     """Runs that differ in what the runs of a study may, trained as one program for two epochs, are the runs alone.
 
     What cannot be stacked is said; it is no failure.
@@ -374,7 +381,7 @@ def check_stacking(package: cli.Package, flags: list[str], folder: Path) -> None
             for n, cfg in enumerate((parsed, second)):
                 one = run.Run(folder / f"stack-{number}" / str(n), cfg, CPU)
                 stack.callback(one.close)
-                members.append(many.Member(loop.Learner(short(package, cfg), cfg.fit, CPU), one, StringIO()))
+                members.append(many.Member(Learner(short(package, cfg), cfg.fit, CPU), one, StringIO()))
             try:
                 why = many.fit(members)
             except many.Unstackable as error:
@@ -390,7 +397,7 @@ def check_stacking(package: cli.Package, flags: list[str], folder: Path) -> None
         proved.append(knobs)
 
 
-def stacked_knobs(package: cli.Package) -> list[tuple[str, ...]]:
+def stacked_knobs(package: Package) -> list[tuple[str, ...]]:
     """In what runs of one stack differ, in each of the package's studies; those that differ in most first."""
     found: list[tuple[str, ...]] = [("fit.seed",)]
     defaults = config.flatten(package.config())
@@ -420,7 +427,7 @@ def unlike(alone: Path, stacked: Path) -> str | None:
     return None
 
 
-def check_predict(package: cli.Package, folder: Path, inputs: list[str], copied: Path) -> None:
+def check_predict(package: Package, folder: Path, inputs: list[str], copied: Path) -> None:
     """A copied run folder predicts alone: the original is moved away."""
     before = predicted(package, folder, inputs)
     shutil.copytree(folder, copied)
@@ -429,7 +436,7 @@ def check_predict(package: cli.Package, folder: Path, inputs: list[str], copied:
     moved.rename(folder)
 
 
-def check_report(package: cli.Package, folder: Path) -> None:
+def check_report(package: Package, folder: Path) -> None:
     """The page of a run shows what the task showed before and after training, and its logs can be packed."""
     with redirect_stdout(StringIO()):
         for kind in ("page", "tensorboard"):
@@ -442,7 +449,7 @@ def check_report(package: cli.Package, folder: Path) -> None:
     assert (folder / f"tensorboard{package.number}.zip").is_file()
 
 
-def predicted(package: cli.Package, folder: Path, inputs: list[str]) -> str:
+def predicted(package: Package, folder: Path, inputs: list[str]) -> str:
     with redirect_stdout(StringIO()) as out:
         code = cli.main(package, ["predict", str(folder), *inputs])
     assert code == 0, f"predict ended with exit code {code}"
@@ -475,7 +482,7 @@ def still(task: Task) -> Task:
     """The task with steps that draw nothing, and that shows nothing."""
     step = task.step
 
-    def without_chance(batch: Any) -> loop.Sums:
+    def without_chance(batch: Any) -> Sums:
         with Still():
             return step(batch)
 
@@ -494,11 +501,11 @@ def check_accumulation(task: Task, parsed: Any) -> None:
     for n in (11, 3):
         ids, found = task.plan("train", 1, 16)[0][:n], []
         for accumulate in (1, 4):
-            learner = loop.Learner(task, dataclasses.replace(fit, accumulate=accumulate), CPU)
+            learner = Learner(task, dataclasses.replace(fit, accumulate=accumulate), CPU)
             task.model.train()
             for norm in batch_norms(task.model):
                 norm.eval()
-            learner.do(step := loop.Step(1, 0, ids, 0.0))
+            learner.do(step := Step(1, 0, ids, 0.0))
             gradient = {name: p.grad.clone() for name, p in task.model.named_parameters() if p.grad is not None}
             found.append((step.totals, gradient))
         (whole, expected), (pieces, gradient) = found
@@ -523,7 +530,7 @@ def distance(a: dict[str, Any], b: dict[str, Any]) -> float:
     return float((x - y).norm() / x.norm().clamp(min=1e-12))
 
 
-def check_processes(package: cli.Package, parsed: Any, folder: Path) -> None:
+def check_processes(package: Package, parsed: Any, folder: Path) -> None:
     """Two processes have the same weights, bit by bit, and those of one process up to rounding.
 
     An epoch of three steps and its validation, where the last batch leaves the second process without an example. In
@@ -607,7 +614,7 @@ def process() -> None:
             return
 
 
-def leave_weights(package: cli.Package, parsed: Any, where: Device, folder: Path) -> dict[str, Any]:
+def leave_weights(package: Package, parsed: Any, where: Device, folder: Path) -> dict[str, Any]:
     """Trains for a few steps in a run folder; the model of this process before and after."""
     task = still(make(package, parsed))
     plan = task.plan

@@ -1,9 +1,10 @@
 import sys
 
 from etude import cli
+from etude.package import Package
 from toy.config import SCORES, Config
 
-PACKAGE = cli.Package("toy", Config, next_step="--no-norm", scores=SCORES)
+PACKAGE = Package("toy", Config, next_step="--no-norm", scores=SCORES)
 
 
 def main(argv: list[str] | None = None) -> int:

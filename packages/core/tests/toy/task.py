@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from etude import draw
 from etude.errors import UserError
 from etude.fingerprint import fingerprint
-from etude.loop import even_batches
+from etude.train.step import even_batches
 from toy.config import SCORES
 
 CLASSES = 3

@@ -3,9 +3,10 @@
 import sys
 
 from etude import cli
+from etude.package import Package
 from gauss_vae.config import SCORES, Config
 
-PACKAGE = cli.Package("gauss-vae", Config, next_step="--data.dimension 8", scores=SCORES, number=4)
+PACKAGE = Package("gauss-vae", Config, next_step="--data.dimension 8", scores=SCORES, number=4)
 
 
 def main(argv: list[str] | None = None) -> int:

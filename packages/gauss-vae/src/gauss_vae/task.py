@@ -11,8 +11,10 @@ from torch import Tensor
 from etude import draw
 from etude.errors import UserError
 from etude.fingerprint import fingerprint
-from etude.loop import Split, Sums, Task, Totals, even_batches
-from etude.run import Run
+from etude.train.run import Run
+from etude.train.step import even_batches
+from etude.train.task import Split, Task
+from etude.train.totals import Sums, Totals
 from gauss_vae import data, likelihood, show, yardsticks
 from gauss_vae.config import SCORES, Config
 from gauss_vae.data import PARTS, Mixture

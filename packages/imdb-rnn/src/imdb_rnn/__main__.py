@@ -3,9 +3,10 @@
 import sys
 
 from etude import cli
+from etude.package import Package
 from imdb_rnn.config import SCORES, Config
 
-PACKAGE = cli.Package("imdb-rnn", Config, next_step="--data aclimdb", scores=SCORES, number=6)
+PACKAGE = Package("imdb-rnn", Config, next_step="--data aclimdb", scores=SCORES, number=6)
 
 
 def main(argv: list[str] | None = None) -> int:

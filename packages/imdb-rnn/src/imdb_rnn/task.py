@@ -13,13 +13,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from etude import draw, text
+from etude.confusion import f1
 from etude.fingerprint import fingerprint
-from etude.loop import Split, Sums, Task, Totals, even_batches
-from etude.run import Run
-from etude.scores import f1
 from etude.text.batching import by_length, pad
 from etude.text.lines import clean
 from etude.text.tokenizer import Tokenizer
+from etude.train.run import Run
+from etude.train.step import even_batches
+from etude.train.task import Split, Task
+from etude.train.totals import Sums, Totals
 from imdb_rnn import data
 from imdb_rnn.config import SCORES, Config, Text
 from imdb_rnn.data import Dataset

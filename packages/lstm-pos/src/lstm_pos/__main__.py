@@ -3,9 +3,10 @@
 import sys
 
 from etude import cli
+from etude.package import Package
 from lstm_pos.config import SCORES, Config, Predict
 
-PACKAGE = cli.Package(
+PACKAGE = Package(
     "lstm-pos", Config, next_step="--data nerus --data.documents 10000", scores=SCORES, number=2, options=Predict
 )
 

@@ -14,16 +14,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from etude import draw
-from etude.device import Device, best_precision
+from etude.confusion import f1, per_class
 from etude.errors import UserError
 from etude.layers.recurrent import LSTM
-from etude.loop import Split, Sums, Task, Totals, even_batches
 from etude.pictures import confusion
-from etude.run import Run
-from etude.scores import f1, per_class
 from etude.text.batching import by_length, padded
 from etude.text.fingerprints import fingerprints
 from etude.text.lines import clean, lines, spans
+from etude.train.device import Device, best_precision
+from etude.train.run import Run
+from etude.train.step import even_batches
+from etude.train.task import Split, Task
+from etude.train.totals import Sums, Totals
 from lstm_pos import conllu, data
 from lstm_pos.config import SCORES, Config
 from lstm_pos.data import Corpus, Dataset

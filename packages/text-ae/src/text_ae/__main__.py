@@ -3,9 +3,10 @@
 import sys
 
 from etude import cli
+from etude.package import Package
 from text_ae.config import SCORES, Config
 
-PACKAGE = cli.Package("text-ae", Config, next_step="--data twitter", scores=SCORES, number=3, embeds=True)
+PACKAGE = Package("text-ae", Config, next_step="--data twitter", scores=SCORES, number=3, embeds=True)
 
 
 def main(argv: list[str] | None = None) -> int:

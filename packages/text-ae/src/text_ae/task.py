@@ -13,15 +13,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from etude import draw, text
-from etude.device import Device, best_precision
 from etude.errors import UserError
 from etude.fingerprint import fingerprint
-from etude.loop import Split, Sums, Task, Totals, even_batches
-from etude.run import Run
 from etude.text.batching import by_length, pad
 from etude.text.fingerprints import fingerprints
 from etude.text.rows import Rows
 from etude.text.tokenizer import Tokenizer, without_surrogates
+from etude.train.device import Device, best_precision
+from etude.train.run import Run
+from etude.train.step import even_batches
+from etude.train.task import Split, Task
+from etude.train.totals import Sums, Totals
 from text_ae import data, scores
 from text_ae.config import SCORES, Config
 from text_ae.data import Dataset

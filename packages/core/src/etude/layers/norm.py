@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from etude import processes
+from etude.train import processes
 
 
 class BatchNorm(nn.BatchNorm1d):

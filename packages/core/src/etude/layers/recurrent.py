@@ -88,7 +88,7 @@ def pack(lengths: Tensor | None, batch: int, steps: int, device: torch.device) -
 def dropout(x: Tensor, p: float, known: Tensor) -> Tensor:
     """Dropout of packed rows [N, H] in training, of which a batch with known lengths has those in `known` [N] only.
 
-    A function that a TorchFunctionMode can override, as functions of torch are: `etude.many` draws the same numbers
+    A function that a TorchFunctionMode can override, as functions of torch are: `etude.stacked` draws the same numbers
     for those rows as are drawn when the lengths are known.
     """
     if has_torch_function((x, known)):

@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from etude import chart, files, report, study
+from etude import files
 from etude.errors import UserError
-from etude.report import Section, Setting
-
-if TYPE_CHECKING:
-    from etude.cli import Package
+from etude.package import Package
+from etude.report import chart
+from etude.report import read as report
+from etude.report.read import Section, Setting
+from etude.study import study
 
 ROWS = 12  # of a table among the samples are shown
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5568f", "#d38f00", "#3d9bd1", "#1c1e21")  # as c0 to c6 in page.html
@@ -273,7 +274,7 @@ def examples(found: Section) -> tuple[str, list[dict[str, Any]]]:
     return found.best.name + seed, series
 
 
-def render(package: "Package", sections: Sequence[Section], again: str) -> str:
+def render(package: Package, sections: Sequence[Section], again: str) -> str:
     """The page; `again` is the command that makes it."""
     filled = []
     for n, found in enumerate(sections):
@@ -304,7 +305,7 @@ def render(package: "Package", sections: Sequence[Section], again: str) -> str:
                 "config": found.best.records[0].config if found.best and found.best.records else "",
             }
         )
-    source = (resources.files("etude") / "page.html").read_text(encoding="utf-8")
+    source = (resources.files("etude.report") / "page.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

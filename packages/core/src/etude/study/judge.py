@@ -8,7 +8,7 @@ has two errors.
   mean has s^2 / S, with S - 1 degrees of freedom (Student 1908). No normal approximation and no bootstrap: with 3 seeds
   either is wrong several times too often.
 - *Examples.* Where all seeds are scored on one test part, their spread says nothing of what that part happens to
-  contain. The part is cut into B blocks (see `etude.evidence`), and of each score the jackknife pseudo-value of every
+  contain. The part is cut into B blocks (`etude.train.evidence`), and of each score the jackknife pseudo-value of every
   block is kept: B * score - (B - 1) * score without the block (Quenouille 1956, Tukey 1958). They are about independent
   and their mean is about the score, whatever it is: a mean, macro-F1, BLEU. They are subtracted block by block where
   both settings have the same part, averaged over the seeds, and their variance v^2 gives v^2 / B, with B - 1. Where
@@ -41,7 +41,7 @@ from statistics import NormalDist
 from typing import Literal
 
 LEVEL = 0.05  # how many studies may have a false verdict
-BLOCKS = "test-blocks.json"  # of a run, beside test.json: the evidence of its scores, see `etude.evidence`
+BLOCKS = "test-blocks.json"  # of a run, beside test.json: the evidence of its scores, see `etude.train.evidence`
 ROUNDING = 1e-9  # differences that are smaller than this part of the scores are none
 
 

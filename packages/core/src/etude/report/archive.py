@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from etude.report import Section
+from etude.report.read import Section
 
 POINTS = 300  # of a curve are kept
 OLDEST = (1980, 1, 1, 0, 0, 0)  # the time of every entry: the same logs give the same archive

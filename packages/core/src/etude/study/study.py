@@ -9,11 +9,11 @@ line in a process of its own, so it can be repeated by hand, and a crash takes n
     OUT/kernel=3,lr=0.003/seed=0/    one run folder, and log.txt: what the run said
 
 Runs that differ in nothing but seed, learning rate and the like (`config.stackable`) are trained by one process, as one
-stacked program (`etude.many`), unless the study says `together: off`; what cannot be stacked gets processes of its own.
+stacked program (`etude.stacked`), unless the study says `together: off`; what cannot be stacked runs by itself.
 Whatever a run folder says is held against what is asked: its config.yaml against the configuration of the trial, its
 test.json against the checkpoint (`etude.tested`).
 
-What the scores say of the expectations is judged by `etude.judge`: Student's t on differences paired by seed, with the
+What the scores say of the expectations is judged by `judge`: Student's t on differences paired by seed, with the
 error of a small test part, and Holm over all expectations, so that at most 5 % of studies have a false verdict
 (`benchmarks/verdicts.py`). Few seeds then say little: with 3 only differences of several standard deviations are found,
 and the others stay unclear.
@@ -54,8 +54,8 @@ from etude.config import parse as parse_config
 from etude.config import read as read_word
 from etude.config import stackable as may_differ
 from etude.errors import UserError
-from etude.judge import BLOCKS, Claim, Score, Verdict, estimate, judge
 from etude.markdown import block, literal
+from etude.study.judge import BLOCKS, Claim, Score, Verdict, estimate, judge
 
 Values = dict[str, Any]  # knob -> value: a word as it is written, True, False, None, or a list of those
 Interval = tuple[float, float] | None  # None: not available
@@ -139,7 +139,7 @@ class Scored:
     part: str = ""
     """the test part by content; empty: not known, or the test score has no evidence yet"""
     blocks: tuple[float, ...] = ()
-    """of the test score, see `etude.judge`"""
+    """of the test score, see `etude.study.judge`"""
     machine: str = ""
     commit: str = ""
     untested: str = ""
@@ -751,7 +751,7 @@ def lines_of(outcome: Outcome) -> list[list[str]]:
     """Header and a line for each run: all that `conclude` needs, so that a study can be judged again from this alone.
 
     The compared and tuned knobs, the seed, every score ("valid_loss", "test_accuracy"), and FACTS; `part` is the test
-    part, `blocks` the pseudo-values of the study's metric there, see `etude.judge`. What is not known is empty.
+    part, `blocks` the pseudo-values of the study's metric there, see `etude.study.judge`. What is not known is empty.
     """
     knobs = [*outcome.study.compare, *outcome.study.tune]
     names = list(dict.fromkeys(name for run in outcome.runs for name in run.scores))
@@ -972,7 +972,7 @@ def start(
 def stackable(study: Study, trials: Sequence[Trial], asked: Mapping[str, Any], jobs: int) -> list[list[Trial]]:
     """The trials in groups that may be trained together: alike but for the knobs of `config.stackable`.
 
-    `asked` are their configurations. Whether they can be, only their models can tell: see `etude.many`. With several
+    `asked` are their configurations. Whether they can be, only their models can tell: see `etude.stacked`. With several
     jobs there are as many groups.
     """
     if not asked or study.together == "off":

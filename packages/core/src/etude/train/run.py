@@ -26,9 +26,9 @@ from PIL import Image
 
 from etude import config as configs
 from etude import files
-from etude.device import DTYPES, Device
 from etude.errors import UserError
 from etude.markdown import block
+from etude.train.device import DTYPES, Device
 
 C = TypeVar("C")
 State = dict[str, Any]
@@ -238,7 +238,7 @@ class Run:
     def about(
         self, data: str, model: str, architecture: str, metric: str, better: str, fingerprints: dict[str, str]
     ) -> None:
-        """about.json: what is trained on what, in words, for whoever reads the folder later (`etude.report`)."""
+        """about.json: what is trained on what, in words, for whoever reads the folder later (`etude.report.read`)."""
         task = type(self.config).__module__.partition(".")[0]
         words = {"task": task, "data": data, "model": model, "architecture": architecture}
         self.write_result("about.json", words | {"metric": metric, "better": better, "fingerprints": fingerprints})
@@ -257,7 +257,7 @@ class Run:
             return
         from torch.utils.tensorboard.summary import hparams
 
-        from etude.board import Board
+        from etude.train.board import Board
 
         with self._writing(self.path / "tb"):
             self._tb = Board(self.path / "tb", step)

@@ -42,13 +42,18 @@ from torch.optim import rmsprop, sgd
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from etude import draw, files, optim
+from etude import draw, files
 from etude.config import Fit
-from etude.device import Device, choose
 from etude.errors import UserError
 from etude.layers import recurrent
-from etude.loop import Learner, Score, Step, Stopped, Task, Totals, course, watch_signals
-from etude.run import Run, first_start
+from etude.signals import Stopped, watch_signals
+from etude.train import optim
+from etude.train.device import Device, choose
+from etude.train.loop import course
+from etude.train.run import Run, first_start
+from etude.train.step import Learner, Score, Step
+from etude.train.task import Task
+from etude.train.totals import Totals
 
 MOST = 32  # replicas in a stack: more are no faster, as by then the machine has enough to do
 SLOTS = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",), "rmsprop": ("square_avg", "momentum_buffer")}
@@ -818,7 +823,7 @@ def share_out(sums: dict[str, tuple[Tensor, Any]], rows: list[int], to: list[dic
 
 
 def normalise(gradient: Tensor, assumed: Tensor, counts: Tensor, clips: Sequence[float]) -> Tensor:
-    """As `loop.normalise`, for every row of `gradient` [R, D]; returns the norms [R]."""
+    """As `step.normalise`, for every row of `gradient` [R, D]; returns the norms [R]."""
     norms = torch.linalg.vector_norm(gradient, dim=1)
     factors = (assumed / counts.clamp(min=1)).to(norms.dtype)
     norms = norms * factors

@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from etude import processes
 from etude.config import Fit
 from etude.errors import UserError
 from etude.layers.norm import synchronise_batch_norm
+from etude.train import processes
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Device:
     world: int = 1
     """how many processes train together"""
     threads: int = 0
-    """how many threads a training step computes on; 0: as many as everything else (see `etude.threads`)"""
+    """how many threads a training step computes on; 0: as many as everything else (see `etude.train.threads`)"""
     why: str = ""
     """why this precision was taken, where nobody asked for it"""
 

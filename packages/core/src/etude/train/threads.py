@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from etude.config import Fit
-from etude.device import Device
-from etude.loop import Learner, Step, Task
+from etude.train.device import Device
+from etude.train.step import Learner, Step
+from etude.train.task import Task
 
 LARGE = 0.2  # seconds of all threads' work for a step; with more it is worth sharing out, and too long to be tried
 PASS = 0.02  # seconds of work, about, that are timed at a time, in turns

@@ -3,7 +3,7 @@
 OUT/report.html  OUT/taskN.ipynb  OUT/tensorboardN.zip
 
 Everything is read from the folders, so a report can be made of a study that is still at work, and names what is
-missing. This file reads; `etude.page`, `etude.notebook` and `etude.archive` write.
+missing. This file reads; `etude.report.page`, `etude.report.notebook` and `etude.report.archive` write.
 """
 
 import json
@@ -15,15 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from etude import files, study, tested
-from etude.chart import Curve, Point
+from etude import files, tested
 from etude.config import take, to_flags
 from etude.errors import UserError
-
-if TYPE_CHECKING:
-    from etude.cli import Package
+from etude.package import Package
+from etude.report.chart import Curve, Point
+from etude.study import study
 
 KINDS = ("page", "notebook", "tensorboard")
 NEEDED = ("nbformat", "nbclient", "ipykernel")  # by the notebook alone
@@ -193,7 +192,7 @@ def metrics(settings: Iterable[Setting], part: str) -> list[str]:
 # ----------------------------------------------------------------------------------------------------- runs and studies
 
 
-def section(package: "Package", place: Path, call: str) -> Section:
+def section(package: Package, place: Path, call: str) -> Section:
     """A RUN or STUDY folder. Raises UserError if it is neither, or another task's."""
     if (place / "study.yaml").is_file():
         found = of_study(package, place, call)
@@ -212,7 +211,7 @@ def section(package: "Package", place: Path, call: str) -> Section:
     return found
 
 
-def of_run(package: "Package", place: Path, call: str) -> Section:
+def of_run(package: Package, place: Path, call: str) -> Section:
     one = record(place)
     title = metadata.metadata(package.name)["Summary"] if is_installed(package.name) else package.name
     setting = Setting(place.name, 0, [one], one.result is not None)
@@ -240,7 +239,7 @@ def unfinished(one: Record) -> str:
     return epochs + (f"; its last words: {study.last_line(log)}" if log.is_file() else "")
 
 
-def of_study(package: "Package", place: Path, call: str) -> Section:
+def of_study(package: Package, place: Path, call: str) -> Section:
     asked = replace(study.load(str(place / "study.yaml"), package.module, package.scores), name=place.name)
     study.refuse_other_configurations(asked, place, study.configurations(asked, package.config))
     outcome = study.summarise(asked, place)
@@ -271,7 +270,7 @@ def in_words(group: str) -> str:
     return ", ".join(unquote_plus(part).replace("=", " ", 1) for part in group.split(","))
 
 
-def study_command(package: "Package", asked: study.Study, place: Path, call: str) -> str:
+def study_command(package: Package, asked: study.Study, place: Path, call: str) -> str:
     """The command line that gives this study anew: by the name it has in the package, if it is that one."""
     for name in study.available(package.module):
         ours = study.load(name, package.module, package.scores)
@@ -325,7 +324,7 @@ def conclusions(found: Section) -> list[str]:
 # ---------------------------------------------------------------------------------------------------------- the command
 
 
-def main(package: "Package", argv: Sequence[str], call: str) -> int:
+def main(package: Package, argv: Sequence[str], call: str) -> int:
     """`PACKAGE report ...`; `call` is how the command was called, to be called again."""
     usage = f"usage: {package.name} report RUN|STUDY ... [--out DIR] [--only {'|'.join(KINDS)}]"
     words = list(argv)
@@ -353,7 +352,7 @@ def main(package: "Package", argv: Sequence[str], call: str) -> int:
     if without and only == "notebook":
         raise UserError(without)
 
-    from etude import archive, notebook, page
+    from etude.report import archive, notebook, page
 
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

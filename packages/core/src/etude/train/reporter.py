@@ -4,19 +4,17 @@ import math
 import sys
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from torch.amp import GradScaler
 from tqdm import tqdm
 
 from etude.config import Fit
-from etude.device import Device
 from etude.errors import UserError
-from etude.run import Run
-
-if TYPE_CHECKING:
-    from etude.loop import Progress
+from etude.train.device import Device
+from etude.train.progress import Progress
+from etude.train.run import Run
 
 
 class Reporter:
@@ -28,7 +26,7 @@ class Reporter:
     """
 
     def __init__(
-        self, run: Run, cfg: Fit, device: Device, progress: "Progress", scaler: GradScaler, pause: float = 1.0
+        self, run: Run, cfg: Fit, device: Device, progress: Progress, scaler: GradScaler, pause: float = 1.0
     ) -> None:
         """`pause`: seconds between two writings, which take a millisecond."""
         self.run, self.cfg, self.device, self.progress, self.pause = run, cfg, device, progress, pause

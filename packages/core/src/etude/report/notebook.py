@@ -10,13 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from etude.markdown import block, code, literal
-from etude.report import Section
-
-if TYPE_CHECKING:
-    from etude.cli import Package
+from etude.package import Package
+from etude.report.read import Section
 
 IMPORTS = """\
 %matplotlib inline
@@ -29,7 +27,11 @@ import torch
 from IPython.display import HTML, Image, Markdown, display
 
 from {module}.__main__ import PACKAGE
-from etude import config, device, loop, markdown, page, report, run, study"""
+from etude import config, markdown
+from etude.report import page, read as report
+from etude.study import study
+from etude.train import device, loop, run
+from etude.train.step import evaluate"""
 
 MAKE = """\
 SMALL = {small!r}  # a small run, before your eyes
@@ -64,7 +66,7 @@ def show(when):
 show(report.BEFORE)"""
 
 TEST = """\
-text, scores = PACKAGE.task.describe(task, loop.evaluate(task, "test", where, cfg.fit.batch_size))
+text, scores = PACKAGE.task.describe(task, evaluate(task, "test", where, cfg.fit.batch_size))
 print(text)"""
 
 STUDY = """\
@@ -103,7 +105,7 @@ plt.show()"""
 CONCLUSIONS = 'Markdown("\\n".join(f"- {markdown.literal(line)}" for line in report.conclusions(found)))'
 
 
-def cells(package: "Package", sections: Sequence[Section], folder: Path) -> list[tuple[str, str]]:
+def cells(package: Package, sections: Sequence[Section], folder: Path) -> list[tuple[str, str]]:
     """("markdown" or "code", its text) of every cell; the notebook will lie in `folder`."""
     first = sections[0]
     small = shlex.split(package.small)
@@ -114,7 +116,7 @@ def cells(package: "Package", sections: Sequence[Section], folder: Path) -> list
         ("code", MAKE.replace("{small!r}", repr(small))),
         (
             "markdown",
-            "## A small run\n\nOne loop for all tasks (`etude.loop.fit`) trains the model; the task shows itself "
+            "## A small run\n\nOne loop for all tasks (`etude.train.loop.fit`) trains the model; the task shows itself "
             "before training, after each epoch, and at the end with the best weights.",
         ),
         ("code", TRAIN),
@@ -139,7 +141,7 @@ def cells(package: "Package", sections: Sequence[Section], folder: Path) -> list
     return found
 
 
-def opening(package: "Package", first: Section) -> str:
+def opening(package: Package, first: Section) -> str:
     return (
         f"# {literal(first.title)}\n\nThe package `{package.name}` of etude: its data and model, a small run from "
         "start to end, and what the stored runs say.\n\nThis notebook runs from top to bottom in the workspace "
@@ -179,7 +181,7 @@ def some_home(folder: str) -> Iterator[None]:
         yield
 
 
-def build(package: "Package", sections: Sequence[Section], folder: Path) -> str:
+def build(package: Package, sections: Sequence[Section], folder: Path) -> str:
     """The executed notebook as the text of an .ipynb file, to lie in `folder`.
 
     Raises CellExecutionError, with the cell and its traceback, if one of its cells fails.

@@ -1,8 +1,8 @@
-"""What is kept of the scores of a test part, so that `etude.judge` knows how far they depend on these very examples.
+"""What is kept of the scores of a test part, so that a study knows how far they depend on these very examples.
 
 The part is cut into at most 50 blocks that are alike: each example belongs to one by a fixed permutation of the ids, so
 neither batches nor tokens matter. Of every score its value without each block is computed from sums and counts as the
-score itself is, and the pseudo-values of the jackknife are kept (see `etude.judge`). More blocks would say hardly more
+score itself is, and the pseudo-values of the jackknife are kept (see `etude.study`). More blocks would say hardly more
 (Student's t of 49 degrees of freedom is 2.01, that of 199 is 1.97) and cost more, here and in the file.
 """
 
@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from etude import draw, judge
-from etude.device import Device
-from etude.loop import Task, Totals, even_batches
+from etude import draw
+from etude.study import judge
+from etude.train.device import Device
+from etude.train.step import even_batches
+from etude.train.task import Task
+from etude.train.totals import Totals
 
 BLOCKS = 50
 DIGITS = 6  # that are kept of a pseudo-value

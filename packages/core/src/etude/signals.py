@@ -1,0 +1,48 @@
+"""SIGINT and SIGTERM, noted so that what is under way can be finished and saved."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; it has been saved."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.code = 128 + signum
+
+
+@contextmanager
+def watch_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in the list it gives, so that the loop can finish its step and save.
+
+    A second one acts at once, as it would without us; but not within a second of the first, since Ctrl-C under `uv run`
+    and `timeout` may deliver the same one twice. Outside the main thread, which alone gets signals, there are none.
+    """
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    first = math.inf
+
+    def note(signum: int, _: FrameType | None) -> None:
+        nonlocal first
+        if not asked:
+            first = time.monotonic()
+            asked.append(signum)
+        elif time.monotonic() - first > 1:
+            signal.signal(signum, before[signum])
+            signal.raise_signal(signum)
+
+    before: dict[int, Any] = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

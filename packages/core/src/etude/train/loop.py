@@ -1,0 +1,188 @@
+"""The one training loop. Tasks contain no loop, this file contains no task.
+
+Three rules carry everything below:
+
+- A step returns sums and counts, never means. Ragged batches, padding, accumulation, several processes and whole
+  epochs are then exact: sums add up, averages of averages do not.
+- Randomness is a function of (seed, epoch, batch): every step seeds the generators anew, and the data's draws are
+  hashed from (seed, epoch, example). No generator state has to be saved; a run killed anywhere resumes bitwise equal.
+- A hook may look, never steer: `Task.show` gets the run to write to, and what it draws changes no later step.
+"""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Generator
+from contextlib import closing
+from typing import Any
+
+import torch
+from torch import nn
+
+from etude import tested
+from etude.config import Fit
+from etude.errors import UserError
+from etude.signals import Stopped, watch_signals
+from etude.train import optim
+from etude.train.device import Device
+from etude.train.progress import Progress
+from etude.train.reporter import Reporter
+from etude.train.run import Run, checkpoint, fill
+from etude.train.step import Learner, Score, Step
+from etude.train.task import Task
+from etude.train.totals import Totals
+
+
+def fit(task: Task, cfg: Fit, run: Run, device: Device) -> dict[str, Any]:
+    """Trains `task` to the end and returns the result, which is also written to the run folder.
+
+    Goes on from the run's last checkpoint if there is one. Raises Stopped after a signal, UserError when the loss stops
+    being a number or a checkpoint cannot be written.
+    """
+    learner = Learner(task, cfg, device)
+    with watch_signals() as asked, closing(course(learner, run, asked)) as works:
+        while True:
+            try:
+                work = next(works)
+            except StopIteration as end:
+                result: dict[str, Any] = end.value
+                return result
+            learner.do(work)
+
+
+def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Score, None, dict[str, Any]]:
+    """The course of a run: yields what is to be computed next and decides, saves and reports what came of it.
+
+    What it yields is computed by `learner` alone or, in `etude.stacked`, with that of others. `asked`: the signals so
+    far. The result and what is raised are those of `fit`.
+    """
+    task, model, cfg, device = learner.task, learner.model, learner.cfg, learner.device
+    progress, seen, fingerprints = Progress(), Totals(), dict(task.fingerprints)
+
+    def save() -> None:
+        state = learner.state() | {"progress": dataclasses.asdict(progress), "seen": seen.state()}
+        run.save("last", state | {"fingerprints": fingerprints}, keep=True)
+
+    if state := run.last():
+        run.compare_data(state.get("fingerprints"), fingerprints)
+        try:
+            learner.restore(state, run.path)
+            progress, seen = Progress(**state["progress"]), Totals.restore(state["seen"], device)
+        except (KeyError, ValueError, TypeError) as error:
+            reason = f"{run.path}/checkpoints/last.pt is no checkpoint to go on from ({error!r})"
+            raise UserError(f"{reason}: put a copy of it there, or give --run another folder") from None
+    resumed = progress.step > 0
+    run.write_rows(progress.rows)
+    higher = task.better[task.metric] == "higher"
+    run.about(task.data, task.summary, str(model), task.metric, task.better[task.metric], fingerprints)
+    run.open_tensorboard(progress.step + 1 if resumed else 0, f"best/{task.metric}")
+
+    scores = [row["valid"][task.metric] for row in progress.rows]
+    best = (max if higher else min)(scores, default=None)
+    check_equal(model, progress, device)
+    with Reporter(run, cfg, device, progress, learner.scaler, min(10.0, 1 / learner.share)) as reporter:
+        if not resumed:
+            save()
+            look(task, run, device, 0, 0)
+        while progress.epoch <= cfg.epochs and not out_of_patience(cfg, progress):
+            epoch, began = progress.epoch, time.monotonic()
+            model.train()
+            plan = task.plan("train", epoch, cfg.batch_size)
+            reporter.start_epoch(len(plan))
+            for batch in range(progress.batch, len(plan)):
+                lr = optim.learning_rate(cfg, (epoch - 1 + (batch + 0.5) / len(plan)) / cfg.epochs)
+                yield (step := Step(epoch, batch, plan[batch], lr))
+                reporter.step(step.totals.mean("loss"), lr, step.norm, len(step.ids))
+                progress.step, progress.batch = progress.step + 1, batch + 1
+                seen.merge(step.totals)
+                (stop,) = device.highest([max(asked, default=0)])  # all stop at the same step, whichever was asked
+                if stop or time.monotonic() - began > 60 * cfg.save_every:
+                    progress.seconds += (time.monotonic() - began) * learner.share
+                    began = time.monotonic()
+                    reporter.flush()
+                    save()
+                    if stop:
+                        raise Stopped(stop)
+
+            reporter.flush()
+            check_equal(model, progress, device)
+            yield (score := Score("valid"))
+            valid = task.scores(score.totals)
+            reporter.check_scores(valid)
+            row = {"epoch": epoch, "step": progress.step, "train": task.scores(seen), "valid": valid}
+            found = valid[task.metric]
+            better = best is None or (found > best if higher else found < best)
+            progress.rows.append(row)
+            progress.epoch, progress.batch, seen = epoch + 1, 0, Totals()
+            reporter.epoch(row, better)
+            if better:
+                best = found
+            if better or cfg.keep == "last":
+                progress.best_epoch = epoch
+                state = {"model": model.state_dict(), "epoch": epoch, "valid": valid, "assets": task.assets()}
+                run.save("best", state | {"fingerprints": fingerprints})
+            look(task, run, device, epoch, progress.step)
+            progress.seconds += (time.monotonic() - began) * learner.share
+            reporter.flush()
+            save()  # after everything of this epoch is written: what a kill cuts off is done again, not done twice
+            run.write_rows(progress.rows)
+            (stop,) = device.highest([max(asked, default=0)])
+            if stop and progress.epoch <= cfg.epochs:
+                raise Stopped(stop)
+
+        reporter.check_steps()
+        return finish(task, run, device, progress)
+
+
+def check_equal(model: nn.Module, progress: Progress, device: Device) -> None:
+    """Raises UserError, in all processes, if they are not at the same step, or their weights differ in a bit."""
+    if device.world == 1:
+        return
+    marks: dict[str, Any] = {"its step": progress.step}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        content = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()
+        marks[name] = hashlib.blake2b(content.tobytes(), digest_size=8).hexdigest()
+    for rank, other in enumerate(device.gather(marks)):
+        apart = [name for name, mark in marks.items() if other.get(name) != mark]
+        if apart:
+            raise UserError(
+                f"the processes have come apart by step {progress.step}: {apart[0]} differs between {device.rank} and "
+                f"{rank} (with {len(apart) - 1} more): what they train is no one model, so training stopped; "
+                "start a new run with one process, or find what the task does otherwise in one of them"
+            )
+
+
+def finish(task: Task, run: Run, device: Device, progress: Progress) -> dict[str, Any]:
+    """Shows and writes down how the run ended, with the best weights."""
+    model = task.model
+    if device.leads:
+        fill(model, checkpoint(run.path), run.path)  # what is shown last is what will be evaluated
+        look(task, run, device, -1, progress.step)
+    chosen = progress.rows[progress.best_epoch - 1]
+    run.scalars({f"best/{name}": value for name, value in chosen["valid"].items()}, progress.step)
+    run.flush()
+    result = {
+        "epochs": len(progress.rows),
+        "best_epoch": progress.best_epoch,
+        "valid": chosen["valid"],
+        "train": chosen["train"],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "seconds": round(progress.seconds, 1),
+        "device": str(device),
+        "memory_mb": round(device.peak_memory() / 2**20),
+        "weights": tested.digest(run.path / "checkpoints" / "best.pt") if device.leads else None,
+    }
+    run.write_result("result.json", result)
+    return result
+
+
+@torch.no_grad()
+def look(task: Task, run: Run, device: Device, epoch: int, step: int) -> None:
+    """Lets the task show itself. It may look, never steer: in evaluation mode batch norm does not learn from it."""
+    if device.leads:
+        task.model.eval()
+        task.show(run, epoch, step)
+
+
+def out_of_patience(cfg: Fit, progress: Progress) -> bool:
+    return cfg.patience > 0 and len(progress.rows) - progress.best_epoch >= cfg.patience

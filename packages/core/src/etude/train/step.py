@@ -1,0 +1,207 @@
+"""One optimiser step, and the scoring of a part of the data."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from etude import draw
+from etude.config import Fit
+from etude.errors import UserError
+from etude.layers.norm import batch_norms, uncounted
+from etude.layers.recurrent import keep_from_compiler
+from etude.train import optim
+from etude.train.device import Device
+from etude.train.run import fill
+from etude.train.task import Split, Task
+from etude.train.totals import Sums, Totals
+
+
+def check_plain(value: Any, name: str) -> None:
+    """Raises TypeError, naming the place, for what a checkpoint would refuse to load again."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            check_plain(key, f"a key of {name}")
+            check_plain(inner, f"{name}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            check_plain(inner, f"{name}[{index}]")
+    elif type(value) not in (str, int, float, bool, type(None)) and not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} is a {type(value).__name__}; a checkpoint keeps str, int, float, bool, list, dict and Tensor"
+        )
+
+
+def even_batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Cuts an order of examples into batches of at most `batch_size` whose sizes differ by at most one.
+
+    A small rest as the last batch would have noisy statistics, and one example alone breaks batch norm.
+    """
+    return np.array_split(order, math.ceil(len(order) / batch_size))
+
+
+@dataclass
+class Step:
+    """An optimiser step that a run asks for; whoever takes it fills in what came of it."""
+
+    epoch: int
+    batch: int
+    """its number within the epoch, from 0"""
+    ids: np.ndarray
+    lr: float
+    totals: Totals = field(default_factory=Totals)
+    norm: Tensor = field(default_factory=lambda: torch.zeros(()))
+    """of the gradient, before it is clipped"""
+
+
+@dataclass
+class Score:
+    """The totals of a part of the data, in evaluation mode, that a run asks for."""
+
+    split: Split
+    totals: Totals = field(default_factory=Totals)
+
+
+class Learner:
+    """A task with its optimiser: computes what its run asks for."""
+
+    def __init__(self, task: Task, cfg: Fit, device: Device) -> None:
+        check_plain(task.assets(), "assets")
+        self.task, self.cfg, self.device = task, cfg, device
+        self.model = device.place(task.model)
+        if cfg.compile:
+            keep_from_compiler()
+            self.model.compile()
+        self.optimizer, self.scaler = optim.optimizer(cfg, self.model), device.scaler()
+        self.scaler.scale(torch.zeros((), device=device.where))  # so it is ready even where another has all the pieces
+        self.norms = bool(batch_norms(self.model))
+        self.share = 1.0  # of the time that passes, which other runs may share: see `etude.stacked`
+
+    def state(self) -> dict[str, Any]:
+        model, optimizer, scaler = self.model.state_dict(), self.optimizer.state_dict(), self.scaler.state_dict()
+        return {"model": model, "optimizer": optimizer, "scaler": scaler, "assets": self.task.assets()}
+
+    def restore(self, state: dict[str, Any], where: Path) -> None:
+        fill(self.model, state, where)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+
+    def do(self, work: Step | Score) -> None:
+        """Raises UserError if torch.compile cannot do its part, such as where there is no C++ compiler."""
+        try:
+            if isinstance(work, Step):
+                with self.device.step_threads():
+                    train_step(self, work)
+            else:
+                work.totals = evaluate(self.task, work.split, self.device, self.cfg.batch_size)
+        except RuntimeError as error:
+            if not self.cfg.compile or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = " ".join(str(error).partition("\nSet TORCH")[0].split())[:300]
+            raise UserError(
+                f"fit.compile does not work here ({reason}): it needs a C++ compiler, such as g++, and a model that "
+                "torch.compile can take; train with --fit.no-compile"
+            ) from error
+
+
+def train_step(learner: Learner, step: Step) -> None:
+    """Takes an optimiser step alone."""
+    cfg, device, scaler = learner.cfg, learner.device, learner.scaler
+    optim.set_learning_rate(learner.optimizer, step.lr)
+    learner.optimizer.zero_grad(set_to_none=True)
+    for number, piece in share_out(step.ids, cfg.accumulate, device, 2 if learner.norms else 1):
+        if len(piece) > 0:
+            step.totals.add(backward(learner, step, number, piece))
+        elif learner.norms:  # the others' batch norm waits for every process: go along with an example of theirs
+            with uncounted(learner.model):
+                backward(learner, step, number, step.ids[:1], counts=False)
+        separate(learner.model)  # the next piece is added in place
+    step.totals.share(device, learner.model)
+    gradients = [p.grad for p in learner.model.parameters() if p.grad is not None]
+    scaler.unscale_(learner.optimizer)  # after the sum, so that all processes find the same overflow
+    step.norm = normalise(gradients, len(step.ids), step.totals.counts["loss"], cfg.clip)
+    scaler.step(learner.optimizer)
+    scaler.update()
+
+
+def backward(learner: Learner, step: Step, number: int, piece: np.ndarray, counts: bool = True) -> Sums:
+    """What the task's step returns for a piece of a batch; its gradient, if it counts, is added to the model's."""
+    task, device = learner.task, learner.device
+    device.seed(draw.key(learner.cfg.seed, step.epoch, step.batch, number))
+    try:
+        with device.autocast():
+            sums = task.step(device.move(task.load("train", piece, step.epoch)))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"batch {step.batch + 1} of epoch {step.epoch} leaves batch norm a single value, which has no variance: "
+            "choose a fit.batch-size and fit.accumulate that leave no example alone"
+        ) from None
+    # The true denominator is known only after the last piece; until then any constant will do.
+    loss = sums["loss"][0] / len(step.ids)
+    learner.scaler.scale(loss if counts else 0 * loss).backward()
+    return sums
+
+
+def separate(model: nn.Module) -> list[Tensor]:
+    """The gradients of a model, no two in the same memory, so that what is done in place is done to each once.
+
+    Such as adding the gradient of the next piece, and clipping. Autograd hands on, without a copy, what several
+    parameters get alike, such as the two biases of an LSTM.
+    """
+    found: dict[int, Tensor] = {}
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            if parameter.grad.data_ptr() in found:
+                parameter.grad = parameter.grad.clone()
+            found[parameter.grad.data_ptr()] = parameter.grad
+    return list(found.values())
+
+
+def share_out(ids: np.ndarray, accumulate: int, device: Device, least: int = 1) -> list[tuple[int, np.ndarray]]:
+    """This process's pieces of a batch, with their numbers within the whole batch.
+
+    A small batch makes fewer pieces, of at least `least` examples unless it is smaller itself. A piece is empty only
+    where another process has one at the same time that is not.
+    """
+    count = accumulate * device.world
+    pieces = np.array_split(ids, min(count, max(1, len(ids) // least)))
+    rounds = math.ceil(len(pieces) / device.world)
+    pieces += [ids[:0]] * (rounds * device.world - len(pieces))
+    return list(enumerate(pieces))[device.rank :: device.world]
+
+
+def normalise(gradients: list[Tensor], assumed: int, count: Tensor, clip: float) -> Tensor:
+    """Makes gradients of sum / assumed those of sum / count, clips them, and returns their norm before the clipping."""
+    norm = torch.nn.utils.get_total_norm(gradients)
+    factor: Tensor | float = 1.0
+    if count.device.type != "cpu" or float(count) != assumed:
+        factor = (assumed / count.clamp(min=1)).to(norm.dtype)
+        norm = norm * factor
+    if clip > 0:
+        factor = factor * (clip / (norm + 1e-6)).clamp(max=1)
+    if isinstance(factor, Tensor):
+        torch._foreach_mul_(gradients, factor)
+    return norm
+
+
+@torch.inference_mode()
+def evaluate(task: Task, split: Split, device: Device, batch_size: int) -> Totals:
+    """The totals of one part of the data, over all processes, in evaluation mode."""
+    was_training = task.model.training
+    task.model.eval()
+    totals = Totals()
+    for ids in task.plan(split, 0, batch_size):
+        for _, piece in share_out(ids, 1, device):
+            if len(piece) > 0:
+                with device.autocast():
+                    totals.add(task.step(device.move(task.load(split, piece, 0))))
+    totals.share(device)
+    task.model.train(was_training)
+    return totals
