@@ -15,8 +15,8 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TextIO
 
@@ -134,8 +134,8 @@ def sync_folder(folder: Path) -> None:
             raise
 
 
-def put(out: str | Path, content: bytes, remedy: str = "give --out a file in a folder that is there") -> None:
-    """Writes what a person asked for, whole or not at all, to a path that they gave; "-" is standard output.
+def put(out: str | Path, content: bytes, remedy: str = "give --out a file in a folder that exists") -> None:
+    """Writes what the user asked for, whole or not at all, to a path that they gave; "-" is standard output.
 
     Raises UserError, with `remedy`, if it cannot be.
     """
@@ -143,16 +143,24 @@ def put(out: str | Path, content: bytes, remedy: str = "give --out a file in a f
         sys.stdout.flush()
         sys.stdout.buffer.write(content)
         return
-    try:
+    with reported(f"cannot write {str(out)!r}", remedy):
         write(given(out), content)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot write {str(out)!r}: {why(error)}: {remedy}") from None
 
 
-def why(error: OSError | ValueError) -> str:
+@contextmanager
+def reported(attempt: str, remedy: str) -> Iterator[None]:
+    """Makes an OSError a UserError: `attempt`, such as "cannot write the report", what was wrong, then the remedy."""
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename and str(error.filename) not in attempt else ""
+        raise UserError(f"{attempt}: {why(error)}{where}; {remedy}") from error
+
+
+def why(error: OSError) -> str:
     """What was wrong with a file, in words, without its name."""
-    number = getattr(error, "errno", None)
     words = {
+        errno.EEXIST: "it is not a folder",
         errno.ENOENT: "there is no such folder",
         errno.ENOTDIR: "what should be its folder is a file",
         errno.EISDIR: "it is a folder",
@@ -160,7 +168,7 @@ def why(error: OSError | ValueError) -> str:
         errno.EPIPE: "its reader has gone",
         errno.ELOOP: "its links go in a circle",
     }
-    return words.get(number or 0) or getattr(error, "strerror", None) or " ".join(str(error).split())
+    return words.get(error.errno or 0) or error.strerror or reason(error)
 
 
 def given(path: str | Path) -> Path:
@@ -182,20 +190,19 @@ def given(path: str | Path) -> Path:
 def lock(stream: IO[Any], wait: str = "") -> None:
     """Holds an open file against other processes; closing it gives the lock back, and so does a crash.
 
-    Where the file system has no locks that is said, and done without. Raises BlockingIOError if another process holds
-    it; or says `wait` and waits.
+    Where the file system has no locks, a line says so. Raises BlockingIOError if another process holds it; with `wait`
+    it says that instead, and waits.
     """
-    if sys.platform == "win32":
-        return
-    import fcntl
+    import filelock  # its own imports take longer than `--help`
 
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not filelock.lock_descriptor(stream.fileno(), blocking=False):
+            if not wait:
+                raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), stream.name)
+            print(wait, file=sys.stderr)
+            filelock.lock_descriptor(stream.fileno())
     except BlockingIOError:
-        if not wait:
-            raise
-        print(wait, file=sys.stderr)
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        raise
     except OSError as error:
         if error.errno not in (*ABSENT, errno.ENOLCK):
             raise
