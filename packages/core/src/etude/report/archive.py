@@ -92,12 +92,11 @@ def read(folder: Path) -> Iterator[Any]:
 
     The end of a file that is being written, or was cut off, is left out.
     """
-    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
-    from tensorboard.compat.proto.event_pb2 import SessionLog
+    from etude.torch_private import EventLoader, SessionLog
 
     events: list[Any] = []
     for file in sorted(folder.glob("events.out.tfevents.*")):  # the order in which they were begun: see `etude.events`
-        for event in LegacyEventFileLoader(str(file)).Load():
+        for event in EventLoader(str(file)).Load():
             if event.HasField("session_log") and event.session_log.status == SessionLog.START:
                 events = [earlier for earlier in events if earlier.step < event.step or not earlier.HasField("summary")]
             events.append(event)
@@ -106,8 +105,7 @@ def read(folder: Path) -> Iterator[Any]:
 
 def thin(events: Sequence[Any], first: bool, left_out: dict[str, int]) -> list[Any]:
     """The events to keep, counting in `left_out` what is not; `first`: of this run pictures are kept."""
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
+    from etude.torch_private import Event, Summary
 
     steps: dict[str, list[int]] = {}
     for event in events:
