@@ -13,10 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
-
+from etude import torch_private as tensorboard
 from etude.events import beginning, records
 from etude.report.read import Section
 
@@ -95,21 +92,21 @@ def event_files(run: Path) -> list[Path]:
     return sorted(file for place in (run, run / "tb") for file in place.glob("events.out.tfevents.*"))
 
 
-def read(run: Path) -> list[Event]:
+def read(run: Path) -> list[Any]:
     """The events of a run in order. What a start wrote after the point from which the next one went on is not there.
 
     The end of a file that is being written, or was cut off, is left out.
     """
-    events: list[Event] = []
+    events: list[Any] = []
     for file in event_files(run):
-        for event in LegacyEventFileLoader(str(file)).Load():
-            if event.HasField("session_log") and event.session_log.status == SessionLog.START:
+        for event in tensorboard.EventLoader(str(file)).Load():
+            if event.HasField("session_log") and event.session_log.status == tensorboard.SessionLog.START:
                 events = [earlier for earlier in events if earlier.step < event.step or not earlier.HasField("summary")]
             events.append(event)
     return events
 
 
-def thin(events: Sequence[Event], first: bool, left_out: dict[str, int]) -> list[Event]:
+def thin(events: Sequence[Any], first: bool, left_out: dict[str, int]) -> list[Any]:
     """The events to keep, counting in `left_out` what is not; `first`: of this run pictures are kept."""
     most = {"scalars": POINTS, "pictures": 2 if first else 0, "texts": 2}
     steps: dict[tuple[str, str], set[int]] = {}
@@ -128,7 +125,9 @@ def thin(events: Sequence[Event], first: bool, left_out: dict[str, int]) -> list
             else:
                 values.append(value)
         if values:
-            kept.append(Event(wall_time=event.wall_time, step=event.step, summary=Summary(value=values)))
+            kept.append(
+                tensorboard.Event(wall_time=event.wall_time, step=event.step, summary=tensorboard.Summary(value=values))
+            )
     return kept
 
 
