@@ -23,7 +23,7 @@ from toy.config import Config
 
 from etude import cli, config, markdown, tested
 from etude.config import Fit
-from etude.report import archive, chart, notebook, page
+from etude.report import archive, chart, command, notebook, page
 from etude.report import read as report
 from etude.study import study
 
@@ -424,9 +424,9 @@ def test_mistakes_are_refused_in_one_line(place, tmp_path, capsys):
     assert "nowhere is no folder of a run or study: there is no such folder" in refused(["nowhere"], capsys)
     (tmp_path / "empty").mkdir()
     assert "it has neither config.yaml nor study.yaml" in refused([tmp_path / "empty"], capsys)
-    assert "unknown flag --x" in refused([place, "--x"], capsys)
-    assert "--only has to be one of page, notebook, tensorboard" in refused([place, "--only", "pdf"], capsys)
-    assert "give the folders" in refused([], capsys)
+    assert "unrecognized arguments: --x" in refused([place, "--x"], capsys)
+    assert "argument --only: invalid choice: 'pdf'" in refused([place, "--only", "pdf"], capsys)
+    assert "required: RUN|STUDY" in refused([], capsys)
     (tmp_path / "file").touch()
     assert "give --out another folder" in refused([place, "--only", "page", "--out", tmp_path / "file"], capsys)
     about = place / "norm=true/seed=0/about.json"
@@ -436,7 +436,7 @@ def test_mistakes_are_refused_in_one_line(place, tmp_path, capsys):
 
 
 def test_without_jupyter_the_rest_is_made_and_one_line_says_what_to_install(place, monkeypatch, capsys):
-    monkeypatch.setattr(report, "importable", lambda name: name != "nbclient")
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name == "nbclient" else name)
     assert cli.main(PACKAGE, ["report", str(place)]) == 0
     assert "the notebook needs nbclient: pip install 'etude-core[notebook]'" in capsys.readouterr().out
     assert {p.name for p in place.iterdir() if p.is_file()} == {"study.yaml", "report.html", "tensorboard0.zip"}
