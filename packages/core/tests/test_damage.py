@@ -55,7 +55,7 @@ def whole(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_notebook(monkeypatch):
     """Whose making takes seconds, and which reads what the page reads."""
-    monkeypatch.setattr("etude.report.read.NEEDED", ("no_such_module",))
+    monkeypatch.setattr("etude.report.command.NEEDED", ("no_such_module",))
 
 
 def damage(file, how):

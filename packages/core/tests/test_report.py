@@ -23,7 +23,7 @@ from toy.config import Config
 
 from etude import cli, config, markdown, tested
 from etude.config import Fit
-from etude.report import archive, chart, notebook, page
+from etude.report import archive, chart, command, notebook, page
 from etude.report import read as report
 from etude.study import study
 
@@ -251,6 +251,12 @@ def test_texts_of_the_data_are_escaped(place):
 NASTY = "<img src=x onerror=alert(1)> `b` ](javascript:alert(1)) \n\n# <b>'\"|"
 
 
+def cell(section, words):
+    """The code of the notebook in which these words are."""
+    made = notebook.cells(PACKAGE, [section], Path())
+    return next(text for kind, text in made if kind == "code" and words in text)
+
+
 def shown_as_html(markdown):
     """As Jupyter and GitHub show it, to which HTML is no text."""
     return MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown)
@@ -270,7 +276,7 @@ def test_names_and_texts_stay_text_in_notebook_results_and_archive(tmp_path):
     texts = [text for kind, text in notebook.cells(PACKAGE, [found], tmp_path) if kind == "markdown"]
     texts += [study.markdown(found.outcome, found.command)]
     names = {"found": found, "report": report, "markdown": markdown, "Markdown": str}
-    texts += [eval(notebook.CONCLUSIONS, names)]
+    texts += [eval(cell(found, "conclusions"), names)]
     for text in texts:
         assert not re.search("<img|<b>|<a |<h1>.*<b>|href", shown_as_html(text)), text
     with zipfile.ZipFile(io.BytesIO(archive.build([found], "toy report").content)) as packed:
@@ -283,7 +289,8 @@ def test_the_notebook_shows_names_of_samples_as_text(tmp_path):
     folder = write_run(tmp_path / "run", samples={f"{name}-epoch-000.md": HOSTILE})
     shown = []
     names = {"folder": folder, "report": report, "page": page, "html": html_of_python, "HTML": str}
-    exec(notebook.SHOW, names | {"display": shown.append})
+    found = report.section(PACKAGE, folder, "toy")
+    exec(cell(found, "def show"), names | {"display": shown.append})
     assert len(shown) == 2
     assert not re.search("<img|<script|<b>(?!<|[^<]*, before training</b>$)", "".join(shown[0]))
     assert "&lt;img src=x" in shown[0]
@@ -417,9 +424,9 @@ def test_mistakes_are_refused_in_one_line(place, tmp_path, capsys):
     assert "nowhere is no folder of a run or study: there is no such folder" in refused(["nowhere"], capsys)
     (tmp_path / "empty").mkdir()
     assert "it has neither config.yaml nor study.yaml" in refused([tmp_path / "empty"], capsys)
-    assert "unknown flag --x" in refused([place, "--x"], capsys)
-    assert "--only has to be one of page, notebook, tensorboard" in refused([place, "--only", "pdf"], capsys)
-    assert "give the folders" in refused([], capsys)
+    assert "unrecognized arguments: --x" in refused([place, "--x"], capsys)
+    assert "argument --only: invalid choice: 'pdf'" in refused([place, "--only", "pdf"], capsys)
+    assert "required: RUN|STUDY" in refused([], capsys)
     (tmp_path / "file").touch()
     assert "give --out another folder" in refused([place, "--only", "page", "--out", tmp_path / "file"], capsys)
     about = place / "norm=true/seed=0/about.json"
@@ -429,7 +436,7 @@ def test_mistakes_are_refused_in_one_line(place, tmp_path, capsys):
 
 
 def test_without_jupyter_the_rest_is_made_and_one_line_says_what_to_install(place, monkeypatch, capsys):
-    monkeypatch.setattr(report, "importable", lambda name: name != "nbclient")
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name == "nbclient" else name)
     assert cli.main(PACKAGE, ["report", str(place)]) == 0
     assert "the notebook needs nbclient: pip install 'etude-core[notebook]'" in capsys.readouterr().out
     assert {p.name for p in place.iterdir() if p.is_file()} == {"study.yaml", "report.html", "tensorboard0.zip"}

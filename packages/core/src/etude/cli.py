@@ -367,6 +367,6 @@ def study(package: Package, words: list[str]) -> int:
 
 
 def report(package: Package, words: list[str]) -> int:
-    from etude.report import read as report
+    from etude.report import command
 
-    return report.main(package, words, invocation(package))
+    return command.main(package, words, invocation(package))

@@ -13,8 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.summary.writer.record_writer import RecordWriter
+from etude.torch_private import Event, RecordWriter
 
 
 def next_file(folder: Path) -> Path:
@@ -33,7 +32,7 @@ def records(events: Any) -> bytes:
     return out.getvalue()
 
 
-def beginning(wall_time: float) -> Event:
+def beginning(wall_time: float) -> Any:
     """What an event file begins with."""
     return Event(wall_time=wall_time, file_version="brain.Event:2")
 
@@ -50,7 +49,7 @@ class EventFile:
         self.path = next_file(folder)
         self.file = self.path.open("xb", buffering=0)
         self.size = 0
-        self.waiting: list[Event] = [beginning(time.time())]
+        self.waiting: list[Any] = [beginning(time.time())]
         try:
             self.flush()
         except OSError:
@@ -60,7 +59,7 @@ class EventFile:
     def get_logdir(self) -> str:
         return str(self.path.parent)
 
-    def add_event(self, event: Event) -> None:
+    def add_event(self, event: Any) -> None:
         self.waiting.append(event)
 
     def flush(self) -> None:

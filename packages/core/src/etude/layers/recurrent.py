@@ -20,11 +20,9 @@ from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function
 
 from etude.errors import UserError
+from etude.torch_private import is_wrapped, sigmoid_backward, tanh_backward
 
 Gate = Literal["input", "forget", "candidate", "output"]  # in the order of torch's weights
-
-sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input  # d, y -> d * y * (1 - y)
-tanh_backward = torch.ops.aten.tanh_backward.grad_input  # d, y -> d * (1 - y * y)
 
 
 # Packing: from [B, T, ...] to [N, ...] and back.
@@ -56,7 +54,7 @@ def pack(lengths: Tensor | None, batch: int, steps: int, device: torch.device) -
         lengths = torch.full((batch,), steps, device=device)
     elif lengths.shape != (batch,):
         raise ValueError(f"lengths are of shape {list(lengths.shape)}: give one for each of the {batch} sequences")
-    elif torch._C._functorch.is_functorch_wrapped_tensor(lengths):
+    elif is_wrapped(lengths):
         padded = True
     else:
         known = sorted(lengths.tolist())

@@ -1,39 +1,23 @@
-"""What runs and studies say to a reader: a page, a notebook to hand in, and their TensorBoard logs as one archive.
-
-OUT/report.html  OUT/taskN.ipynb  OUT/tensorboardN.zip
-
-Everything is read from the folders, so a report can be made of a study that is still at work, and names what is
-missing. This file reads; `etude.report.page`, `etude.report.notebook` and `etude.report.archive` write.
-"""
+"""What the folders of runs and studies tell, those too that are still at work: all that a report knows."""
 
 import json
 import math
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from etude import files, tested
-from etude.config import take, to_flags
+from etude.config import to_flags
 from etude.errors import UserError
 from etude.package import Package
 from etude.report.chart import Curve, Point
 from etude.study import study
 
-KINDS = ("page", "notebook", "tensorboard")
-NEEDED = ("nbformat", "nbclient", "ipykernel")  # by the notebook alone
 BEFORE, AFTER = "before training", "at the end"
-
-HELP = """\
-Shows what the folders of runs and studies hold, those that are still at work too, in DIR (default: the folder itself):
-
-  report.html             page: one file that needs no network
-  task{number}.ipynb             notebook: the same as running code, executed; it needs nbformat, nbclient and ipykernel
-  tensorboard{number}.zip        tensorboard: the logs, thinned so that they can be mailed"""
 
 
 @dataclass(frozen=True)
@@ -319,89 +303,3 @@ def conclusions(found: Section) -> list[str]:
     if found.problems:
         said.append("The study is not complete; this may change.")
     return said
-
-
-# ---------------------------------------------------------------------------------------------------------- the command
-
-
-def main(package: Package, argv: Sequence[str], call: str) -> int:
-    """`PACKAGE report ...`; `call` is how the command was called, to be called again."""
-    usage = f"usage: {package.name} report RUN|STUDY ... [--out DIR] [--only {'|'.join(KINDS)}]"
-    words = list(argv)
-    if "-h" in words or "--help" in words:
-        print(f"{usage}\n\n{HELP.format(number=package.number)}")
-        return 0
-    out, only = take(words, "--out"), take(words, "--only")
-    if only not in (None, *KINDS):
-        raise UserError(f"--only has to be one of {', '.join(KINDS)}, not {only!r}")
-    if odd := next((word for word in words if word.startswith("-")), None):
-        raise UserError(f"unknown flag {odd}: {usage}")
-    if not words:
-        raise UserError(f"give the folders of runs or studies: {usage}")
-    places = [files.given(word) for word in words]
-    folder = files.given(out) if out else places[0] if len(places) == 1 else Path("runs") / package.name / "report"
-    sections = [section(package, place, call) for place in places]
-    again = f"{call} report {shlex.join([*words, *(['--out', out] if out else [])])}"
-    missing = [name for name in NEEDED if not importable(name)]
-    without = (
-        f"the notebook needs {', '.join(missing)}: pip install 'etude-core[notebook]', in the workspace uv sync "
-        "--all-packages"
-        if missing
-        else ""
-    )
-    if without and only == "notebook":
-        raise UserError(without)
-
-    from etude.report import archive, notebook, page
-
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    if only in (None, "page"):
-        with reading("the page"):
-            text = page.render(package, sections, again)
-        print(f"page      {put(folder / 'report.html', text.encode(errors='replace'))}")
-    if only in (None, "tensorboard"):
-        with reading("the archive of the logs"):
-            made = archive.build(sections, again)
-        file = put(folder / f"tensorboard{package.number}.zip", made.content)
-        print(f"logs      {file}, {len(made.content) / 1e6:.1f} MB: {made.thinned}")
-    if only in (None, "notebook") and not without:
-        with reading("the notebook"):
-            book = notebook.build(package, sections, folder)
-        print(f"notebook  {put(folder / f'task{package.number}.ipynb', book.encode(errors='replace'))}")
-    if without:
-        print(f"notebook  left out: {without}")
-    for found in sections:
-        if found.problems:
-            print(f"note      {found.place} is not complete: {len(found.problems)} notes are in the report")
-    return 0
-
-
-def importable(name: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(name) is not None
-
-
-def put(file: Path, content: bytes) -> Path:
-    files.put(file, content, "give --out another folder")
-    return file
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """What fails in it is the writing of the report. Raises UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({files.why(error)}): give --out another folder") from None
-
-
-@contextmanager
-def reading(what: str) -> Iterator[None]:
-    """What fails in it, while a part of the report is made, is not its folder. Raises UserError."""
-    try:
-        yield
-    except OSError as error:
-        name = f" of {error.filename}" if error.filename else ""
-        raise UserError(f"{what} cannot be made: {error.strerror or error}{name}; --only leaves it out") from None

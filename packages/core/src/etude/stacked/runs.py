@@ -34,15 +34,11 @@ from typing import Any, TextIO, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._C import _functorch as functorch
-from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
-from torch.optim import rmsprop, sgd
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
-from etude import draw, files
+from etude import draw, files, torch_private
 from etude.config import Fit
 from etude.errors import UserError
 from etude.layers import recurrent
@@ -68,21 +64,21 @@ class Unstackable(Exception):
 
 def mapped(x: Any) -> bool:
     """Whether `x` stands, within `vmap`, for the tensors of all replicas."""
-    return isinstance(x, Tensor) and functorch.is_batchedtensor(x)
+    return isinstance(x, Tensor) and torch_private.is_batched(x)
 
 
 def whole(x: Tensor) -> Tensor:
     """The tensors of all replicas, [R, ...]."""
-    if functorch.maybe_get_level(x) != 1:
+    if torch_private.level_of(x) != 1:
         raise Unstackable("it uses torch.func itself, within a step")
-    return functorch.get_unwrapped(x).movedim(functorch.maybe_get_bdim(x), 0)
+    return torch_private.unwrapped(x).movedim(torch_private.batch_dim(x), 0)
 
 
 def each(x: Tensor) -> Tensor:
     """[R, ...] as `vmap` has it: what `whole` takes apart."""
-    if functorch.maybe_current_level() != 1:
+    if torch_private.current_level() != 1:
         raise Unstackable("it uses torch.func itself, within a step")
-    return functorch._add_batch_dim(x, 0, 1)
+    return torch_private.add_batch_dim(x, 0, 1)
 
 
 LIKE = {torch.rand_like, torch.randn_like, torch.randint_like}
@@ -144,7 +140,7 @@ class Streams(TorchFunctionMode):
 
         columns = [whole(x).detach() if mapped(x) else [x] * len(states) for x in tensors]
         found = []
-        with retrieve_current_functorch_interpreter().lower(), torch.no_grad():  # not in `vmap`, which has no generator
+        with torch_private.vmap_interpreter().lower(), torch.no_grad():  # not in `vmap`, which has no generator
             for r in range(len(states)):
                 own = tuple(self.widths[r] if padded and n == self.width else n for n in shape)
                 with self.device.generator_at(states[r]) as after:
@@ -238,7 +234,7 @@ def stacked(batches: Sequence[Any], taken: set[int], device: Device) -> list[Bat
         if isinstance(batch, tuple) and all(isinstance(x, Tensor) for x in batch):  # the usual, quickly
             leaves, kind = list(batch), type(batch)
         else:
-            leaves, spec = pytree.tree_flatten(batch)
+            leaves, spec = torch_private.tree_flatten(batch)
             kind = str(spec)
         groups.setdefault((kind, *map(describe, leaves)), []).append((r, leaves))
     found = []
@@ -251,7 +247,7 @@ def stacked(batches: Sequence[Any], taken: set[int], device: Device) -> list[Bat
             for d in range(1, column[0].dim())
             if any(x.shape[d] != column[0].shape[d] for x in column)
         }
-        batch = Batch(rows, [], pytree.tree_structure(batches[rows[0]]))
+        batch = Batch(rows, [], torch_private.tree_flatten(batches[rows[0]])[1])
         if len(widths) > 1:
             raise Unstackable("its batches differ from run to run in more than one size")
         if widths:
@@ -508,7 +504,7 @@ class Stack:
             leaves = [next(at) if isinstance(x, Tensor) else x for x in batch.leaves]
             mine = None if states is None else [states[r] for r in rows]
             with holding(places, values), Streams(mine, self.device, batch.width, batch.widths):
-                sums = functional_call(self.module, given, (pytree.tree_unflatten(leaves, batch.spec),))
+                sums = functional_call(self.module, given, (torch_private.tree_unflatten(leaves, batch.spec),))
             found: list[Tensor] = []
             names.extend(sums)
             for value, count in sums.values():
@@ -566,16 +562,18 @@ def optimise(
         (beta1, beta2), (means, squares) = knobs["betas"], slots
         common: Any = {"amsgrad": False, "beta1": beta1, "beta2": beta2, "eps": knobs["eps"], "maximize": False}
         common |= {"lr": lr, "weight_decay": weight_decay}
-        torch._fused_adamw_(weights, gradients, means, squares, [], steps, **common)  # what torch.optim.AdamW calls
+        torch_private.fused_adamw(
+            weights, gradients, means, squares, [], steps, **common
+        )  # what torch.optim.AdamW calls
     elif kind == "sgd":
         common = {name: knobs[name] for name in ("momentum", "dampening", "nesterov", "maximize")}
         moments = slots[0] if knobs["momentum"] > 0 else [None] * len(weights)
-        sgd.sgd(weights, gradients, moments, fused=True, lr=lr, weight_decay=weight_decay, **common)
+        torch_private.sgd(weights, gradients, moments, fused=True, lr=lr, weight_decay=weight_decay, **common)
     else:
         squares, moments = slots if knobs["momentum"] > 0 else (slots[0], [])
         common = {name: knobs[name] for name in ("alpha", "eps", "momentum", "centered", "maximize")}
         common |= {"lr": lr, "weight_decay": weight_decay, "foreach": True}
-        rmsprop.rmsprop(weights, gradients, squares, [], moments, steps, **common)
+        torch_private.rmsprop(weights, gradients, squares, [], moments, steps, **common)
 
 
 # ----------------------------------------------------------------------------------------------- what is to be computed

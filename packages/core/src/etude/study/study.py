@@ -835,10 +835,8 @@ def mean_curves(folders: Sequence[Path]) -> list[tuple[int, dict[str, float]]]:
 def write_curves(folder: Path, curves: Sequence[tuple[int, Mapping[str, float]]]) -> None:
     """Write the curves as the one TensorBoard event file of `folder`, under the tags the runs use: <metric>/valid."""
     # TensorBoard's own writer: torch's would make a study import torch for a few hundred bytes.
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
     from etude import events
+    from etude.torch_private import Event, Summary
 
     now = time.time()
     written = [events.beginning(now)]

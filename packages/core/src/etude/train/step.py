@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from etude import draw
+from etude import draw, torch_private
 from etude.config import Fit
 from etude.errors import UserError
 from etude.layers.norm import batch_norms, uncounted
@@ -103,7 +103,7 @@ class Learner:
             with self.device.step_threads():
                 return train_step(self, request)
         except RuntimeError as error:
-            if not self.cfg.compile or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            if not self.cfg.compile or not torch_private.of_compiler(error):
                 raise
             reason = " ".join(str(error).partition("\nSet TORCH")[0].split())[:300]
             raise UserError(
@@ -191,7 +191,7 @@ def normalise(gradients: list[Tensor], assumed: int, count: Tensor, clip: float)
     if clip > 0:
         factor = factor * (clip / (norm + 1e-6)).clamp(max=1)
     if isinstance(factor, Tensor):
-        torch._foreach_mul_(gradients, factor)
+        torch_private.foreach_mul(gradients, factor)
     return norm
 
 
