@@ -31,7 +31,8 @@ from etude import config, markdown
 from etude.report import page, read as report
 from etude.study import study
 from etude.train import device, loop, run
-from etude.train.step import evaluate"""
+from etude.train.step import evaluate
+from etude.train.task import summary"""
 
 MAKE = """\
 SMALL = {small!r}  # a small run, before your eyes
@@ -40,7 +41,7 @@ where = device.choose(cfg.fit)
 torch.manual_seed(cfg.fit.seed)
 task = PACKAGE.task.make(cfg, where.where)
 print(task.data)
-print(task.summary)
+print(summary(task))
 print(task.model)"""
 
 TRAIN = """\
