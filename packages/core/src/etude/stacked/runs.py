@@ -48,7 +48,7 @@ from etude.train.device import Device, choose
 from etude.train.loop import course
 from etude.train.run import Run, first_start
 from etude.train.step import Learner, Score, Step, Taken
-from etude.train.task import Task
+from etude.train.task import Task, summary
 from etude.train.totals import Totals
 
 MOST = 32  # replicas in a stack: more are no faster, as by then the machine has enough to do
@@ -1011,7 +1011,7 @@ def train(wishes: Sequence[Wish], make: Callable[[Any, torch.device], Task], say
                         task = made(wish, make, device)
                         run = Run(wish.folder, wish.config, device, wish.again, wish.command)
                         stack.callback(run.close)
-                        print(f"run      {run.path}\ndata     {task.data}\nmodel    {task.summary}")
+                        print(f"run      {run.path}\ndata     {task.data}\nmodel    {summary(task)}")
                         print(f"device   {device.told}")
                         member = Member(Learner(task, wish.config.fit, device), run, log)
                     except (UserError, files.Unsaid) as error:

@@ -29,7 +29,7 @@ from etude.train.progress import Progress
 from etude.train.reporter import Reporter
 from etude.train.run import Run, checkpoint, fill
 from etude.train.step import Learner, Score, Step
-from etude.train.task import Task
+from etude.train.task import Task, parameters, summary
 from etude.train.totals import Totals
 
 
@@ -75,7 +75,7 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
     resumed = progress.step > 0
     run.write_rows(progress.rows)
     higher = task.better[task.metric] == "higher"
-    run.about(task.data, task.summary, str(model), task.metric, task.better[task.metric], fingerprints)
+    run.about(task.data, summary(task), str(model), task.metric, task.better[task.metric], fingerprints)
     run.open_tensorboard(progress.step + 1 if resumed else 0, f"best/{task.metric}")
 
     scores = [row["valid"][task.metric] for row in progress.rows]
@@ -84,7 +84,7 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
     with Reporter(run, cfg, device, progress, learner.scaler, min(10.0, 1 / learner.time_share)) as reporter:
         if not resumed:
             save()
-            look(task, run, device, 0, 0)
+            look(task, run, device, "before", 0)
         while progress.epoch <= cfg.epochs and not out_of_patience(cfg, progress):
             epoch, began = progress.epoch, time.monotonic()
             model.train()
@@ -121,7 +121,7 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
                 progress.best_epoch = epoch
                 state = {"model": model.state_dict(), "epoch": epoch, "valid": valid, "assets": task.assets()}
                 run.save("best", state | {"fingerprints": fingerprints})
-            look(task, run, device, epoch, progress.step)
+            look(task, run, device, f"epoch {epoch}", progress.step)
             progress.seconds += (time.monotonic() - began) * learner.time_share
             reporter.flush()
             save()  # after everything of this epoch is written: what a kill cuts off is done again, not done twice
@@ -157,7 +157,8 @@ def finish(task: Task, run: Run, device: Device, progress: Progress) -> dict[str
     model = task.model
     if device.leads:
         fill(model, checkpoint(run.path), run.path)  # what is shown last is what will be evaluated
-        look(task, run, device, -1, progress.step)
+        look(task, run, device, "after", progress.step)
+    run.note("model", f"{summary(task)}\n\n```\n{model}\n```", progress.step)
     chosen = progress.rows[progress.best_epoch - 1]
     run.scalars({f"best/{name}": value for name, value in chosen["valid"].items()}, progress.step)
     run.flush()
@@ -166,7 +167,7 @@ def finish(task: Task, run: Run, device: Device, progress: Progress) -> dict[str
         "best_epoch": progress.best_epoch,
         "valid": chosen["valid"],
         "train": chosen["train"],
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": parameters(model),
         "seconds": round(progress.seconds, 1),
         "device": str(device),
         "memory_mb": round(device.peak_memory() / 2**20),
@@ -177,11 +178,11 @@ def finish(task: Task, run: Run, device: Device, progress: Progress) -> dict[str
 
 
 @torch.no_grad()
-def look(task: Task, run: Run, device: Device, epoch: int, step: int) -> None:
+def look(task: Task, run: Run, device: Device, when: str, step: int) -> None:
     """Lets the task show itself. It may look, never steer: in evaluation mode batch norm does not learn from it."""
     if device.leads:
         task.model.eval()
-        task.show(run, epoch, step)
+        task.show(run, when, step)
 
 
 def out_of_patience(cfg: Fit, progress: Progress) -> bool:
