@@ -105,10 +105,13 @@ def test_wrong_flags_are_named(flags, message):
         ("kind: a\nfit:\n  lrr: 1\n", "line 3: unknown key fit.lrr: did you mean 'fit.lr'?"),
         ("fit: 3\n", "line 1: unknown key fit"),
         ("fit:\n  lr: [1, 2]\n", "line 2: fit.lr must be a number, not a list"),
-        ("title: a\ntitle: b\n", "line 2: title is given twice"),
+        ("title: a\ntitle: b\n", "line 2: cannot be read as YAML: title is given twice"),
+        ("fit: {lr: 1}\nfit.lr: 2\n", "line 2: fit.lr is given twice"),
+        ("[a]: 1\n", "line 1: cannot be read as YAML: a key has to be a word"),
+        ("fit: &a\n  lr: *a\n", "cannot be read as YAML"),
         ("- a\n", "expected lines of the form"),
-        ("a: [\n", "is no YAML file"),
-        ("a: \0\n", "is no YAML file"),
+        ("a: [\n", "cannot be read as YAML"),
+        ("a: \0\n", "cannot be read as YAML"),
     ],
 )
 def test_wrong_files_are_named_with_key_and_line(text, message, tmp_path):

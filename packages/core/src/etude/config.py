@@ -428,20 +428,60 @@ def read_flags(words: list[str], known: Mapping[str, Any]) -> list[Setting]:
     return settings
 
 
+class Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice in one mapping, or is no word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        found: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key has to be a word", problem_mark=key.start_mark)
+            if key.value in found:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+            found.add(key.value)
+        return node
+
+
+def compose(text: str, where: str) -> yaml.Node | None:
+    """The nodes of a YAML text, None of an empty one; `where`, the file, is for the error.
+
+    Raises UserError, which names the line, for what is not YAML and for a key that is given twice or is no word.
+    """
+    try:
+        root: yaml.Node | None = yaml.compose(text, Loader=Loader)
+        plain(root)  # which ends, unless an alias stands within what it names
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        why = ", ".join(filter(None, (error.context, error.problem)))
+        raise UserError(f"{where}{line}: cannot be read as YAML: {why}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{where}: cannot be read as YAML: an alias stands within what it names") from None
+    return root
+
+
+def plain(node: yaml.Node | None) -> Any:
+    """A YAML node as dicts and lists of scalars, which are texts as they are written; None for null and for no node."""
+    if isinstance(node, yaml.MappingNode):
+        return {key.value: plain(value) for key, value in node.value}
+    if isinstance(node, yaml.SequenceNode):
+        return [plain(value) for value in node.value]
+    return None if node is None or node.tag == "tag:yaml.org,2002:null" else node.value
+
+
 def read_yaml(path: Path, known: Mapping[str, Any]) -> list[Setting]:
     """The settings of a YAML file. Scalars are taken as they are written, so that only the typed parser judges them."""
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
-        raise UserError(f"{path} is no YAML file: {' '.join(str(error).split())}") from None
+        root = compose(path.read_text(encoding="utf-8-sig"), str(path))
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as YAML: {error}") from None
     if root is None:
         return []
     if not isinstance(root, yaml.MappingNode):
         raise UserError(f"{path}: expected lines of the form `key: value`")
-    try:
-        settings = list(read_mapping(path, root, "", known))
-    except RecursionError:
-        raise UserError(f"{path}: an alias stands within what it names") from None
+    settings = list(read_mapping(path, root, "", known))
     for index, setting in enumerate(settings):
         if setting.name in (earlier.name for earlier in settings[:index]):
             raise UserError(f"{setting.where}: {setting.name} is given twice")
@@ -458,17 +498,13 @@ def read_mapping(path: Path, mapping: yaml.MappingNode, prefix: str, known: Mapp
         name = full(name, known)
         if name not in known:
             raise UserError(f"{where}: unknown key {name}: {similar(name, known)}")
-        if isinstance(node, yaml.ScalarNode):
-            yield Setting(name, [written(node)], where)
-        elif is_list(known[name]) and all(isinstance(n, yaml.ScalarNode) for n in node.value):
-            yield Setting(name, [written(n) for n in node.value], where)
+        words = plain(node)
+        if isinstance(words, list):
+            if not is_list(known[name]) or any(isinstance(word, dict | list) for word in words):
+                raise UserError(f"{where}: {name} must be {describe(known[name])}, not a list")
         else:
-            raise UserError(f"{where}: {name} must be {describe(known[name])}, not a list")
-
-
-def written(node: yaml.ScalarNode) -> str | None:
-    """The word of a scalar; YAML tells null from the text "null" by its quotation marks."""
-    return None if node.tag == "tag:yaml.org,2002:null" else to_word(node.value)
+            words = [words]
+        yield Setting(name, [word if word is None else to_word(word) for word in words], where)
 
 
 class Dumper(yaml.SafeDumper):
