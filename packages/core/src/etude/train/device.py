@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from etude.config import Fit
 from etude.errors import UserError
-from etude.layers.norm import synchronise_batch_norm
 from etude.train import processes
+from etude.train.norm import synchronise_batch_norm
 
 T = TypeVar("T")
 
