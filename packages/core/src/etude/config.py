@@ -124,8 +124,8 @@ class Fit:
     """whose weights are the result: of the best epoch on validation; or of the last, if that part is too small"""
     save_every: float = 5.0
     """minutes between checkpoints within an epoch; every epoch ends with one anyway"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU if there is one"""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: a GPU if there is one, be it NVIDIA's (cuda) or Apple's (mps)"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 on GPUs from Ampere on and CPUs with AMX, fp16 on older GPUs, else fp32; kept by a resumed run"""
     compile: bool = False

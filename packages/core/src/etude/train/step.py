@@ -187,7 +187,7 @@ def normalise(gradients: list[Tensor], assumed: int, count: Tensor, clip: float)
     norm = torch.nn.utils.get_total_norm(gradients)
     factor: Tensor | float = 1.0
     if count.device.type != "cpu" or float(count) != assumed:
-        factor = (assumed / count.clamp(min=1)).to(norm.dtype)
+        factor = (assumed / count.clamp(min=1)).to(norm.dtype).to(norm.device)
         norm = norm * factor
     if clip > 0:
         factor = factor * (clip / (norm + 1e-6)).clamp(max=1)
