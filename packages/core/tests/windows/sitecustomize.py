@@ -17,13 +17,13 @@ from types import ModuleType
 
 OURS = re.compile(r"(etude|toy)(\.|$)")
 ABSENT = {
-    "os": "fork forkpty register_at_fork sched_getaffinity sched_setaffinity sysconf killpg setsid setpgid getpgid "
-    "getuid geteuid getgid getegid getgroups chown lchown mkfifo mknod openpty nice uname wait waitid statvfs fchown "
-    "confstr getloadavg O_CLOEXEC O_DIRECTORY O_NOFOLLOW O_NONBLOCK O_SYNC O_DSYNC WNOHANG posix_spawn sync sendfile".split(),
-    "signal": "SIGKILL SIGHUP SIGQUIT SIGUSR1 SIGUSR2 SIGALRM SIGCHLD SIGPIPE SIGSTOP SIGCONT alarm setitimer pause "
-    "pthread_sigmask pthread_kill sigwait siginterrupt".split(),
-    "subprocess": [],
-    "sys": [],
+    "os": """fork forkpty register_at_fork posix_spawn wait waitid WNOHANG sched_getaffinity sched_setaffinity sysconf
+        confstr getloadavg nice killpg setsid setpgid getpgid getuid geteuid getgid getegid getgroups uname chown lchown
+        fchown mkfifo mknod openpty statvfs sync sendfile O_CLOEXEC O_DIRECTORY O_NOFOLLOW O_NONBLOCK O_SYNC O_DSYNC""",
+    "signal": """SIGKILL SIGHUP SIGQUIT SIGUSR1 SIGUSR2 SIGALRM SIGCHLD SIGPIPE SIGSTOP SIGCONT alarm setitimer pause
+        pthread_sigmask pthread_kill sigwait siginterrupt""",
+    "subprocess": "",
+    "sys": "",
 }
 MODULES = ("fcntl", "resource", "pwd", "grp", "termios", "pty", "tty", "posix", "syslog")
 ROOT = os.path.realpath(os.environ["WINDOWS_ROOT"])
@@ -63,7 +63,7 @@ class OfWindows(ModuleType):
 
     def __getattr__(self, name):
         real = self.__name__
-        if name in ABSENT[real]:
+        if name in ABSENT[real].split():
             raise AttributeError(f"module {real!r} has no attribute {name!r} on Windows")
         return MADE[real][name] if name in MADE[real] else getattr(sys.modules[real], name)
 
