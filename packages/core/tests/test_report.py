@@ -421,7 +421,7 @@ def test_several_on_one_page(place, tmp_path, monkeypatch):
 
 
 def test_mistakes_are_refused_in_one_line(place, tmp_path, capsys):
-    assert "nowhere is no folder of a run or study: there is no such folder" in refused(["nowhere"], capsys)
+    assert "nowhere is not the folder of a run or study: there is no such folder" in refused(["nowhere"], capsys)
     (tmp_path / "empty").mkdir()
     assert "it has neither config.yaml nor study.yaml" in refused([tmp_path / "empty"], capsys)
     assert "unrecognized arguments: --x" in refused([place, "--x"], capsys)

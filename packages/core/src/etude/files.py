@@ -78,7 +78,8 @@ def through(file: Path, data: bytes | memoryview, how: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(Unsaid, ValueError):
             stream.flush()  # what was said before comes before it, if this is the same stream
-    with os.fdopen(os.open(file, os.O_WRONLY | how), "wb") as out:
+    binary = getattr(os, "O_BINARY", 0)  # on Windows
+    with os.fdopen(os.open(file, os.O_WRONLY | binary | how), "wb") as out:
         out.write(data)
         sync(out)
 
@@ -187,8 +188,6 @@ def lock(stream: IO[Any], wait: str = "") -> None:
                 raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), stream.name)
             print(wait, file=sys.stderr)
             filelock.lock_descriptor(stream.fileno())
-    except BlockingIOError:
-        raise
     except OSError as error:
         if error.errno not in (*ABSENT, errno.ENOLCK):
             raise
