@@ -189,8 +189,8 @@ def test_names_in_charts_are_escaped():
 
 def test_a_curve_ends_where_the_first_run_ends(tmp_path):
     runs = [write_run(tmp_path / name, epochs=e, score=s) for name, e, s in (("a", 3, 0.6), ("b", 2, 0.3))]
-    setting = report.Setting("x", 0, [report.record(folder) for folder in runs], True)
-    points = report.curve(setting, "valid", "accuracy").points
+    group = report.Group("x", 0, [report.record(folder) for folder in runs], True)
+    points = report.curve(group, "valid", "accuracy").points
     assert [p.x for p in points] == [1, 2]
     assert (points[1].low, points[1].y, points[1].high) == pytest.approx((0.2, 0.3, 0.4))
 
@@ -279,7 +279,7 @@ def test_names_and_texts_stay_text_in_notebook_results_and_archive(tmp_path):
     texts += [eval(cell(found, "conclusions"), names)]
     for text in texts:
         assert not re.search("<img|<b>|<a |<h1>.*<b>|href", shown_as_html(text)), text
-    with zipfile.ZipFile(io.BytesIO(archive.build([found], "toy report").content)) as packed:
+    with zipfile.ZipFile(io.BytesIO(archive.build([found], "toy report")[0])) as packed:
         for name in packed.namelist():
             assert not re.search(r'[\\:*?"<>|\n]', name), name
 
@@ -535,8 +535,8 @@ def reader(folder):
 
 
 def test_tensorboard_reads_the_archive(trained, tmp_path):
-    made = archive.build([report.section(PACKAGE, trained, "toy")], "toy report norms")
-    logs = unpacked(made.content, tmp_path)
+    content, left_out = archive.build([report.section(PACKAGE, trained, "toy")], "toy report norms")
+    logs = unpacked(content, tmp_path)
     runs = sorted(str(file.parent.relative_to(logs)) for file in logs.rglob("events*"))
     groups = [f"norms/norm={name}" for name in ("false", "true")]
     assert runs == sorted([*groups, *(f"{group}/seed={seed}" for group in groups for seed in (0, 1))])
@@ -551,8 +551,8 @@ def test_tensorboard_reads_the_archive(trained, tmp_path):
         assert {e.step for e in after.Tensors("shown/text_summary")} == {0, 18}, "the first text and the last"
     said = (logs / "README.txt").read_text()
     assert "toy report norms" in said
-    assert f"{made.thinned.capitalize()}." in said
-    assert archive.build([report.section(PACKAGE, trained, "toy")], "toy report norms").content == made.content
+    assert f"{left_out.capitalize()}." in said
+    assert archive.build([report.section(PACKAGE, trained, "toy")], "toy report norms")[0] == content
 
 
 def test_long_curves_are_thinned_pictures_are_of_the_first_seed_and_what_was_taken_back_stays_so(tmp_path):
@@ -573,8 +573,8 @@ def test_long_curves_are_thinned_pictures_are_of_the_first_seed_and_what_was_tak
                 out.add_scalar("step/loss", -1.0, step)
         last = next(folder.glob("*.second"))
         last.write_bytes(last.read_bytes()[:-7])  # the writer is in the middle of a record
-    made = archive.build([report.section(PACKAGE, tmp_path / "s", "toy")], "again")
-    logs = unpacked(made.content, tmp_path / "out")
+    content, left_out = archive.build([report.section(PACKAGE, tmp_path / "s", "toy")], "again")
+    logs = unpacked(content, tmp_path / "out")
     points = [(e.step, e.value) for e in reader(logs / "s/norm=true/seed=0").Scalars("step/loss")]
     assert len(points) == archive.POINTS
     assert points[0] == (0, 0.0)
@@ -583,7 +583,7 @@ def test_long_curves_are_thinned_pictures_are_of_the_first_seed_and_what_was_tak
     images = [[e.step for e in reader(logs / f"s/norm=true/seed={s}").images.Items("board")] for s in (0,)]
     assert images == [[0, 500]]
     assert not reader(logs / "s/norm=true/seed=1").Tags()["images"]
-    assert "scalars" in made.thinned and "pictures" in made.thinned
+    assert "scalars" in left_out and "pictures" in left_out
 
 
 def page_picture(image):

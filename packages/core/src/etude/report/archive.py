@@ -1,15 +1,13 @@
 """The TensorBoard logs of runs and studies as one archive that can be mailed.
 
-Every run's event files become one, in a folder named as the run's is, so that TensorBoard shows the same runs. What is
-left out is what makes event files large: most points of long curves, pictures and texts between the first and the last
-of each, pictures of all seeds but the first, and the graph. Scalars and hyperparameters of no run are missing.
+Every run's event files become one, in a folder named as the run's is, without what makes them large: most points of
+long curves, pictures and texts between the first and the last, pictures of all seeds but the first, and the graph.
 """
 
 import io
 import re
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +32,8 @@ To look at them: unpack this archive and run `tensorboard --logdir` on the folde
 """
 
 
-@dataclass(frozen=True)
-class Archive:
-    """A zip file, and what was left out of it."""
-
-    content: bytes
-    thinned: str
-
-
-def build(sections: Sequence[Section], again: str) -> Archive:
-    """The logs of all runs of `sections`, those that are unfinished or failed too; `again` is the command for it."""
+def build(sections: Sequence[Section], again: str) -> tuple[bytes, str]:
+    """A zip file with the logs of all runs, those that failed too, and what was left out; `again` makes it again."""
     out = io.BytesIO()
     left_out = dict.fromkeys(("scalars", "pictures", "texts", "graphs"), 0)
     tops = names([found.place for found in sections])
@@ -61,7 +51,7 @@ def build(sections: Sequence[Section], again: str) -> Archive:
         thinned = f"left out were {counts} (kept: {kept_are})" if counts else "nothing was left out"
         about = ABOUT.format(names=", ".join(tops), command=again, thinned=thinned.capitalize() + ".")
         entry(packed, "README.txt", about.encode())
-    return Archive(out.getvalue(), thinned)
+    return out.getvalue(), thinned
 
 
 def names(places: Sequence[Path]) -> list[str]:
@@ -113,7 +103,7 @@ def thin(events: Sequence[Any], first: bool, left_out: dict[str, int]) -> list[A
     for event in events:
         for value in event.summary.value:
             steps.setdefault((kind_of(value), value.tag), set()).add(event.step)
-    keep = {(kind, tag): set(evenly(sorted(found), most.get(kind, 0))) for (kind, tag), found in steps.items()}
+    keep = {(kind, tag): evenly(sorted(found), most.get(kind, 0)) for (kind, tag), found in steps.items()}
     kept = []
     for event in events:
         left_out["graphs"] += event.HasField("graph_def")
@@ -140,8 +130,8 @@ def kind_of(value: Any) -> str:
     return "texts" if value.metadata.plugin_data.plugin_name == "text" else "other"
 
 
-def evenly(steps: Sequence[int], most: int) -> list[int]:
+def evenly(steps: Sequence[int], most: int) -> set[int]:
     """At most `most` of the steps, evenly apart, the first and the last among them."""
     if len(steps) <= most or not most:
-        return list(steps[:most])
-    return [steps[round(n * (len(steps) - 1) / (most - 1))] for n in range(most)]
+        return set(steps[:most])
+    return {steps[round(n * (len(steps) - 1) / (most - 1))] for n in range(most)}

@@ -52,7 +52,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Setting:
+class Group:
     """The runs that differ in their seed only; `number` is that of its curve."""
 
     name: str
@@ -72,11 +72,11 @@ class Section:
     """what makes it, or goes on with it"""
     metric: str
     better: str
-    settings: list[Setting]
+    groups: list[Group]
     outcome: study.Outcome | None
     """None for a single run"""
     problems: list[str]
-    best: Setting | None
+    best: Group | None
     """the setting with the best score, on validation, of those that were begun"""
 
 
@@ -142,25 +142,25 @@ def before_during_after(series: Sequence[Sample]) -> list[Sample]:
     return [series[n] for n in sorted({0, (len(series) - 1) // 2, len(series) - 1})]
 
 
-def curve(setting: Setting, part: str, metric: str) -> Curve:
+def curve(group: Group, part: str, metric: str) -> Curve:
     """A metric of "train" or "valid" by epoch: mean and range over the runs, as far as all of them have come.
 
     Where some have stopped, a mean over the rest would jump.
     """
     runs = []
-    for one in setting.records:
+    for one in group.records:
         scores = {row["epoch"]: row[part].get(metric) for row in one.rows}
         runs.append({epoch: x for epoch, x in scores.items() if isinstance(x, int | float) and math.isfinite(x)})
     points = []
     for epoch in sorted(set.intersection(*map(set, runs))) if runs else []:
         values = [run[epoch] for run in runs]
         points.append(Point(epoch, math.fsum(values) / len(values), min(values), max(values)))
-    return Curve(setting.name, setting.number, points)
+    return Curve(group.name, group.number, points)
 
 
-def metrics(settings: Iterable[Setting], part: str) -> list[str]:
+def metrics(groups: Iterable[Group], part: str) -> list[str]:
     """The names of the metrics that the runs have in "train" or "valid", in the order of the task."""
-    rows = [row for setting in settings for one in setting.records for row in one.rows[:1]]
+    rows = [row for group in groups for one in group.records for row in one.rows[:1]]
     return list(dict.fromkeys(name for row in rows for name in row[part]))
 
 
@@ -176,7 +176,7 @@ def section(package: Package, place: Path, call: str) -> Section:
     else:
         has = "there is no such folder" if not place.is_dir() else "it has neither config.yaml nor study.yaml"
         raise UserError(f"{place} is not the folder of a run or study: {has}")
-    for one in (one for setting in found.settings for one in setting.records):
+    for one in (one for group in found.groups for one in group.records):
         task = str(one.about.get("task", package.module)).replace("_", "-")
         if task != package.name:
             other = f"{task} report {shlex.quote(str(place))}"
@@ -196,41 +196,41 @@ def of_run(package: Package, place: Path, call: str) -> Section:
     if one.test is None:
         why = f" ({one.untested})" if one.untested else ""
         problems.append(f"No test score yet{why}: {call} evaluate {shlex.quote(str(place))}")
-    setting = Setting(place.name, 0, [one], one.result is not None)
+    group = Group(place.name, 0, [one], one.result is not None)
     command = f"{call} train {shlex.quote(str(place / 'config.yaml'))}"
     metric, better = one.about.get("metric", "loss"), one.about.get("better", "lower")
-    return Section(place, title, command, metric, better, [setting], None, problems, setting)
+    return Section(place, title, command, metric, better, [group], None, problems, group)
 
 
 def of_study(package: Package, place: Path, call: str) -> Section:
     asked = replace(study.load(str(place / "study.yaml"), package.module, package.scores), name=place.name)
     study.refuse_other_configurations(asked, place, study.configurations(asked, package.config))
     outcome = study.summarise(asked, place)
-    settings = []
+    groups = []
     for number, row in enumerate(outcome.rows):
         best = study.folder_name({**row.setting, **row.tuned}, study.short_names([*asked.compare, *asked.tune]))
         of = [run for run in outcome.runs if run.trial.group == best]
         ended = [record(run.trial.folder(place)) for run in of if not run.problem]
         begun = [record(run.trial.folder(place)) for run in of if run.problem and run.valid is None]
         begun = [one for one in begun if one.rows]
-        settings.append(Setting(in_words(best), number, ended or begun, bool(ended)))
+        groups.append(Group(in_words(best), number, ended or begun, bool(ended)))
     problems = list(outcome.problems)
     for run in outcome.runs:
         if run.valid is None and (rows := read_lines(run.trial.folder(place) / "metrics.jsonl")):
             problems.append(f"{run.trial}: {len(rows)} of its epochs are over")
-    scored = [(study.mean(row.valid), setting) for row, setting in zip(outcome.rows, settings, strict=True)]
-    ranked = [(asked.sign() * score, setting) for score, setting in scored if score is not None]
-    begun_ones = [setting for setting in settings if setting.records]
+    scored = [(study.mean(row.valid), group) for row, group in zip(outcome.rows, groups, strict=True)]
+    ranked = [(asked.sign() * score, group) for score, group in scored if score is not None]
+    begun_ones = [group for group in groups if group.records]
     best_one = max(ranked, key=lambda pair: pair[0])[1] if ranked else next(iter(begun_ones), None)
     command = study_command(package, asked, place, call)
-    return Section(place, asked.question, command, asked.metric, asked.better, settings, outcome, problems, best_one)
+    return Section(place, asked.question, command, asked.metric, asked.better, groups, outcome, problems, best_one)
 
 
-def in_words(group: str) -> str:
+def in_words(folder: str) -> str:
     """The name of a setting's folder for people: "kernel=3,lr=0.003" -> "kernel 3, lr 0.003"."""
     from urllib.parse import unquote_plus
 
-    return ", ".join(unquote_plus(part).replace("=", " ", 1) for part in group.split(","))
+    return ", ".join(unquote_plus(part).replace("=", " ", 1) for part in folder.split(","))
 
 
 def study_command(package: Package, asked: study.Study, place: Path, call: str) -> str:
@@ -251,7 +251,7 @@ def conclusions(found: Section) -> list[str]:
 
 
 def of_one_run(found: Section) -> list[str]:
-    one, said = found.settings[0].records[0], []
+    one, said = found.groups[0].records[0], []
     if one.result is not None:
         kept = f"Epoch {one.result['best_epoch']} of {one.result['epochs']} was kept"
         score = study.cell(one.result["valid"].get(found.metric), ".4f")
