@@ -55,9 +55,9 @@ def steps(where, batches, task=Gated, **knobs):
     learner.model.train()
     said = []
     for number, ids in enumerate(batches):
-        learner.do(step := Step(1, number, np.array(ids), 0.1))
+        taken = learner.do(Step(1, number, np.array(ids), 0.1))
         gradients = {n: p.grad for n, p in learner.model.named_parameters()}
-        said.append({"totals": step.totals.state(), "norm": step.norm, "gradients": gradients})
+        said.append({"totals": taken.totals.state(), "norm": taken.norm, "gradients": gradients})
     return {"model": learner.model.state_dict(), "steps": said, "optimizer": learner.optimizer.state_dict()}
 
 
@@ -75,8 +75,7 @@ def scored(where):
     task.plan = lambda split, epoch, size: [np.array([1, 3, 4]), np.array([7]), np.array([8])]
     torch.manual_seed(0)
     learner = Learner(task, cfg.fit, where)
-    learner.do(score := Score("valid"))
-    return score.totals.state()
+    return learner.do(Score("valid")).state()
 
 
 RAGGED = [range(20), [1, 2], [3], [4, 5, 6], [7]]  # on two processes: both, one at a time
@@ -95,7 +94,7 @@ def main(out):
         found["lone"] = steps(where, [range(20), [3], range(20)])
         shapes = Totals()
         shapes.add({"loss": (torch.ones(2 + where.rank), 1)})
-        found["shapes"] = error(ValueError, lambda: shapes.share(where))
+        found["shapes"] = error(ValueError, lambda: shapes.all_reduce(where))
         model = torch.nn.Linear(2, 2)
         with torch.no_grad():
             model.bias.fill_(where.rank)

@@ -25,7 +25,7 @@ from etude.layers.recurrent import LSTM
 from etude.testing import CPU, different
 from etude.train import loop, run
 from etude.train.device import Device
-from etude.train.step import Learner, Step, evaluate, even_batches, normalise, separate, share_out
+from etude.train.step import Learner, Step, evaluate, even_batches, micro_batches, normalise, separate
 from etude.train.totals import Totals
 
 
@@ -165,7 +165,9 @@ def test_batches_are_even_and_shared_out_whole():
     batches = even_batches(order, 20)
     assert np.array_equal(np.concatenate(batches), order)
     assert {len(b) for b in batches} <= {17, 18}
-    pieces = [piece for rank in range(3) for _, piece in share_out(batches[0], 2, Device(CPU.where, "fp32", rank, 3))]
+    pieces = [
+        piece for rank in range(3) for _, piece in micro_batches(batches[0], 2, Device(CPU.where, "fp32", rank, 3))
+    ]
     assert sorted(np.concatenate(pieces)) == list(batches[0])
 
 
@@ -173,13 +175,13 @@ def test_batches_are_even_and_shared_out_whole():
 def test_a_small_batch_is_shared_out_without_a_piece_of_nothing_for_all(least):
     for n in range(1, 30):
         ids = np.arange(n)
-        ranks = [share_out(ids, 4, Device(CPU.where, "fp32", rank, 3), least) for rank in range(3)]
+        ranks = [micro_batches(ids, 4, Device(CPU.where, "fp32", rank, 3), least) for rank in range(3)]
         assert np.array_equal(np.concatenate([p for turn in zip(*ranks, strict=True) for _, p in turn]), ids)
         assert [number for turn in zip(*ranks, strict=True) for number, _ in turn] == list(range(3 * len(ranks[0])))
         for turn in zip(*ranks, strict=True):
             assert any(len(piece) for _, piece in turn)
             assert all(len(piece) == 0 or len(piece) >= min(n, least) for _, piece in turn)
-        assert [len(piece) > 0 for _, piece in share_out(ids, 4, CPU, least)] == [True] * min(4, max(1, n // least))
+        assert [len(piece) > 0 for _, piece in micro_batches(ids, 4, CPU, least)] == [True] * min(4, max(1, n // least))
 
 
 def test_no_number_of_examples_ends_a_run_that_accumulates(tmp_path):
@@ -192,8 +194,8 @@ def test_no_number_of_examples_ends_a_run_that_accumulates(tmp_path):
         learner = Learner(task, cfg.fit, CPU)
         task.model.train()
         for n in range(2 if norm == "--norm" else 1, 12):
-            learner.do(step := Step(1, n, np.arange(n), 0.1))
-            assert step.totals.counts["loss"] == n
+            taken = learner.do(Step(1, n, np.arange(n), 0.1))
+            assert taken.totals.counts["loss"] == n
     cfg = parsed("--fit.batch-size", "1", "--fit.epochs", "1")
     with pytest.raises(UserError, match=r"batch 1 of epoch 1 leaves batch norm a single value.*fit\.batch-size"):
         train(cfg, tmp_path / "run")
@@ -532,8 +534,8 @@ def test_a_compiled_model_with_an_lstm_compiles_a_few_times_and_gives_what_it_ga
         losses[how] = []
         for number in range(20):
             ids = np.random.default_rng(number).integers(0, 100, 5 + number)
-            learner.do(step := Step(1, number, ids, 0.1))
-            losses[how].append(float(step.totals.mean("loss")))
+            taken = learner.do(Step(1, number, ids, 0.1))
+            losses[how].append(float(taken.totals.mean("loss")))
     assert losses[True] == pytest.approx(losses[False], rel=1e-5)
     assert 1 <= len(graphs) <= 6  # what stands before and after the LSTM, for one size and then for any
 

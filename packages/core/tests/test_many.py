@@ -142,8 +142,8 @@ class Task:
     def scores(self, totals):
         return totals.means()
 
-    def show(self, run, epoch, step):
-        run.text("shown", f"epoch {epoch}, {torch.rand(())}", step)
+    def show(self, run, when, step):
+        run.text("shown", f"{when}, {torch.rand(())}", step)
 
     def assets(self):
         return {"kind": self.config.kind}
@@ -597,8 +597,8 @@ def test_a_log_that_cannot_be_written_ends_its_run_only(tmp_path, monkeypatch, l
     (tmp_path / "1" / "log.txt").symlink_to("/dev/null" if late else "/dev/full")
     if late:
 
-        def show(task, run, epoch, step):
-            if run.path.name == "1" and epoch == 1:
+        def show(task, run, when, step):
+            if run.path.name == "1" and when == "epoch 1":
                 print("so far", flush=True)
                 with open("/dev/full", "wb") as full:
                     os.dup2(full.fileno(), sys.stdout.fileno())

@@ -44,7 +44,7 @@ def test_a_checkpoint_is_read_back_and_the_one_before_is_kept(one):
 def test_a_picture_is_the_same_in_tensorboard_and_among_the_samples(one):
     drawn = Image.fromarray(np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8))
     one.open_tensorboard(0, "best/loss")
-    one.picture("board", drawn, 3, "board-end")
+    one.picture("board", drawn, 3, "after")
     one.picture("grey", drawn.convert("L"), 4)
     one.close()
     events = EventAccumulator(str(one.path / "tb"))
@@ -201,7 +201,7 @@ def stop(monkeypatch):
     """The run stops after its first epoch, as by SIGTERM, until it is called with False."""
 
     def set(on):
-        monkeypatch.setattr(Toy, "show", (lambda *a: a[2] == 1 and signal.raise_signal(signal.SIGTERM)) if on else show)
+        monkeypatch.setattr(Toy, "show", (lambda *a: a[2] == "epoch 1" and signal.raise_signal(signal.SIGTERM)) if on else show)
 
     show = Toy.show
     set(True)

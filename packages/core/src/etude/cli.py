@@ -118,6 +118,7 @@ def train(package: Package, words: list[str]) -> int:
     import torch
 
     from etude.train import device, loop, run, threads
+    from etude.train.task import summary
 
     begun = run.first_start(path) if path and (path / "config.yaml").is_file() else {}
     where = device.choose(config.fit, begun.get("precision", ""))
@@ -133,7 +134,7 @@ def train(package: Package, words: list[str]) -> int:
         if where.leads:
             print(line, flush=True)
 
-    say(f"run      {one.path}\ndata     {task.data}\nmodel    {task.summary}\ndevice   {where.told}")
+    say(f"run      {one.path}\ndata     {task.data}\nmodel    {summary(task)}\ndevice   {where.told}")
     if shared:
         say(f"threads  {shared}")
     try:

@@ -1,8 +1,14 @@
-"""What counts of (truth, answer) say of each class. Shapes: K classes."""
+"""What counts of (truth, answer) say of each class: confusion matrices. Shapes: K classes."""
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
+
+
+def count(truths: Tensor, answers: Tensor, classes: int) -> Tensor:
+    """How often each class got each answer: int64 [N], [N] -> int64 [K, K], truths are rows."""
+    return torch.bincount(truths * classes + answers, minlength=classes**2).view(classes, classes)
 
 
 def f1(confusion: Tensor) -> Tensor:

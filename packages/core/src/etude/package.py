@@ -22,7 +22,8 @@ class TaskModule(Protocol):
         """The task of a checkpoint, from what it kept (`Task.assets`): what was learnt, learns nothing anew.
 
         With `where`, to be scored: with the data that `config` names, of which the part "test" is asked for, and which
-        may be kept there. Without, to predict: no data, and no `data` and `summary` either.
+        may be kept there. Without, to predict: what `predict` and `embed` take, which needs no data and has a
+        `model`; it need not be a whole `Task`.
         Raises UserError if assets and data do not fit.
         """
         ...

@@ -33,7 +33,7 @@ from etude.stacked import runs as many
 from etude.study import judge, study
 from etude.train import device, loop, optim, run
 from etude.train.device import Device
-from etude.train.step import Learner, Step, evaluate
+from etude.train.step import Learner, Step, evaluate, train_step
 from etude.train.task import Split, Task
 from etude.train.totals import Sums, Totals
 
@@ -505,9 +505,9 @@ def check_accumulation(task: Task, parsed: Any) -> None:
             task.model.train()
             for norm in batch_norms(task.model):
                 norm.eval()
-            learner.do(step := Step(1, 0, ids, 0.0))
+            taken = train_step(learner, Step(1, 0, ids, 0.0))
             gradient = {name: p.grad.clone() for name, p in task.model.named_parameters() if p.grad is not None}
-            found.append((step.totals, gradient))
+            found.append((taken.totals, gradient))
         (whole, expected), (pieces, gradient) = found
         how = f"a batch of {len(ids)} examples in 4 pieces"
         assert pieces.sums.keys() == whole.sums.keys(), f"{how} has other metrics than in one"

@@ -106,10 +106,9 @@ class Toy:
             return {name: float(total) / 40 for name, total in totals.sums.items()}
         return totals.means()
 
-    def show(self, run, epoch, step):
-        name = "end" if epoch < 0 else f"epoch-{epoch:03d}"
-        table = f"| epoch | drawn |\n|---|---|\n| {epoch} | {torch.rand(())} |"  # looks, and disturbs the generator
-        run.text("shown", table, step, f"shown-{name}")
+    def show(self, run, when, step):
+        table = f"| when | drawn |\n|---|---|\n| {when} | {torch.rand(())} |"  # looks, and disturbs the generator
+        run.text("shown", table, step, when)
         if self.config.flaw == "steer":
             for parameter in self.model.parameters():
                 parameter.mul_(0.99)

@@ -47,8 +47,8 @@ from etude.train import optim
 from etude.train.device import Device, choose
 from etude.train.loop import course
 from etude.train.run import Run, first_start
-from etude.train.step import Learner, Score, Step
-from etude.train.task import Task
+from etude.train.step import Learner, Score, Step, Taken
+from etude.train.task import Task, summary
 from etude.train.totals import Totals
 
 MOST = 32  # replicas in a stack: more are no faster, as by then the machine has enough to do
@@ -618,7 +618,7 @@ class Together:
             self.proved[learner], kinds = (epoch, set()), set()
         return kind not in kinds
 
-    def train(self, steps: Sequence[Step]) -> None:
+    def train(self, steps: Sequence[Step]) -> list[Taken]:
         """Takes an optimiser step of every run."""
         stack, device = self.stack, self.device
         batches, states = [], []
@@ -635,21 +635,19 @@ class Together:
             if due := [r for r in part.rows if self.due(stack.learners[r], steps[r].epoch, kind)]:
                 with without_tf32():
                     self.prove(kind, part, due, batches, states, sizes)
-        totals: list[dict[str, tuple[Tensor, Tensor]]] = [{} for _ in steps]
+        rows: list[dict[str, tuple[Tensor, Tensor]]] = [{} for _ in steps]
         for part in parts:
             sums = stack.forward(part, True, states, device)
             (sums["loss"][0] / sizes[part.rows]).sum().backward()
-            share_out(sums, part.rows, totals)
+            share_out(sums, part.rows, rows)
         gradient = stack.weights.grad
         assert gradient is not None
-        for step, found in zip(steps, totals, strict=True):
-            step.totals = Totals({k: v for k, (v, _) in found.items()}, {k: n for k, (_, n) in found.items()})
-        counts = torch.stack([found["loss"][1] for found in totals])
+        totals = [Totals({k: v for k, (v, _) in row.items()}, {k: n for k, (_, n) in row.items()}) for row in rows]
+        counts = torch.stack([total.counts["loss"] for total in totals])
         norms = normalise(gradient, sizes, counts, [learner.cfg.clip for learner in stack.learners])
-        for step, norm in zip(steps, norms.unbind(), strict=True):
-            step.norm = norm
         stack.update(gradient, [step.lr for step in steps])
         stack.weights.grad = None
+        return [Taken(total, norm) for total, norm in zip(totals, norms.unbind(), strict=True)]
 
     def prove(
         self,
@@ -755,19 +753,17 @@ class Together:
         self.largest[name] = max(self.largest.get(name, 0.0), size)
         return self.largest[name]
 
-    def score(self, learners: Sequence[Learner], scores: Sequence[Score]) -> None:
+    def score(self, learners: Sequence[Learner], scores: Sequence[Score]) -> list[Totals]:
         """The totals of a part of the data for some of the runs."""
         if not self.alone:
             try:
-                self.score_together(learners, scores)
+                return self.score_together(learners, scores)
             except Exception as error:  # alone it comes again, if it is no matter of stacking
                 self.alone = reason(error)
-        if self.alone:
-            for learner, score in zip(learners, scores, strict=True):
-                learner.do(score)
+        return [cast(Totals, learner.do(score)) for learner, score in zip(learners, scores, strict=True)]
 
     @torch.no_grad()
-    def score_together(self, learners: Sequence[Learner], scores: Sequence[Score]) -> None:
+    def score_together(self, learners: Sequence[Learner], scores: Sequence[Score]) -> list[Totals]:
         rows = [self.stack.learners.index(learner) for learner in learners]
         split = scores[0].split
         plans = [learner.task.plan(split, 0, learner.cfg.batch_size) for learner in learners]
@@ -790,8 +786,7 @@ class Together:
                 share_out(self.stack.forward(part, False, None, self.device), part.rows, found)
             for n, r in enumerate(rows):
                 totals[n].add(cast(Any, found[r]))
-        for score, total in zip(scores, totals, strict=True):
-            score.totals = total
+        return totals
 
     def prove_score(self, kind: Any, part: Batch, learners: Sequence[Learner], batches: Sequence[Any]) -> None:
         """As `prove`, in evaluation mode."""
@@ -856,15 +851,16 @@ class Member:
     """where it says what it says"""
     result: dict[str, Any] | None = None
     error: UserError | None = None
-    works: Generator[Step | Score, None, dict[str, Any]] | None = None
+    works: Generator[Step | Score, Any, dict[str, Any]] | None = None
     work: Step | Score | None = None
+    answer: Taken | Totals | None = None
 
     def go_on(self) -> None:
         """To the next thing that it needs computed; with `result` or `error` it has ended."""
         assert self.works is not None
         with redirect_stdout(self.log), redirect_stderr(self.log):
             try:
-                self.work = next(self.works)
+                self.work = self.works.send(self.answer)
             except StopIteration as end:
                 self.result, self.work = end.value, None
             except UserError as error:
@@ -904,7 +900,7 @@ def fit(members: Sequence[Member]) -> str:
         crew, stopped = Crew(active), None
         while crew.active:
             for member in crew.active:
-                member.learner.share = 1 / len(crew.active)
+                member.learner.time_share = 1 / len(crew.active)
             stopped = crew.turn() or stopped
         if stopped:
             raise stopped
@@ -939,9 +935,12 @@ class Crew:
                 self.together = Together(learners)
             self.together.keep(learners)
             if isinstance(self.turns[0].work, Score):
-                self.together.score([m.learner for m in self.turns], [cast(Score, m.work) for m in self.turns])
+                scores = [cast(Score, m.work) for m in self.turns]
+                answers: Sequence[Taken | Totals] = self.together.score([m.learner for m in self.turns], scores)
             else:
-                self.together.train([cast(Step, m.work) for m in self.turns])
+                answers = self.together.train([cast(Step, m.work) for m in self.turns])
+            for member, answer in zip(self.turns, answers, strict=True):
+                member.answer = answer
         except Exception as error:  # alone it comes again, if it is no matter of stacking
             raise Unstackable(reason(error)) from error
         return stopped
@@ -1012,7 +1011,7 @@ def train(wishes: Sequence[Wish], make: Callable[[Any, torch.device], Task], say
                         task = made(wish, make, device)
                         run = Run(wish.folder, wish.config, device, wish.again, wish.command)
                         stack.callback(run.close)
-                        print(f"run      {run.path}\ndata     {task.data}\nmodel    {task.summary}")
+                        print(f"run      {run.path}\ndata     {task.data}\nmodel    {summary(task)}")
                         print(f"device   {device.told}")
                         member = Member(Learner(task, wish.config.fit, device), run, log)
                     except (UserError, files.Unsaid) as error:

@@ -1,7 +1,7 @@
-"""Batches of texts: padded as little as possible, and still in random order."""
+"""Batches of texts: padded as little as possible, and still in random order for training."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -21,6 +21,20 @@ def by_length(lengths: np.ndarray, batch_size: int, *parts: int) -> list[np.ndar
     """
     batches = np.array_split(roughly_sorted(lengths, *parts), math.ceil(len(lengths) / batch_size))
     return [batches[n] for n in draw.shuffled(len(batches), *parts, len(batches))]
+
+
+def sorted_by_length(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Batches of texts of about the same length, shortest first: the ids, int64, of each; sizes as in `by_length`."""
+    order = np.argsort(lengths, kind="stable")
+    return np.array_split(order, math.ceil(len(order) / batch_size)) if len(order) else []
+
+
+def padded_batches(
+    rows: Sequence[Sequence[int] | np.ndarray], batch_size: int, pad_id: int
+) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    """All rows in batches, shortest first: the numbers of some, then these rows and their lengths, see `pad`."""
+    for ids in sorted_by_length(np.array([len(row) for row in rows], np.int64), batch_size):
+        yield ids, *pad([rows[id] for id in ids], pad_id)
 
 
 def of_equal_work(lengths: np.ndarray, batch_size: int, *parts: int) -> list[np.ndarray]:

@@ -29,7 +29,7 @@ from etude.train.progress import Progress
 from etude.train.reporter import Reporter
 from etude.train.run import Run, checkpoint, fill
 from etude.train.step import Learner, Score, Step
-from etude.train.task import Task
+from etude.train.task import Task, parameters, summary
 from etude.train.totals import Totals
 
 
@@ -40,21 +40,22 @@ def fit(task: Task, cfg: Fit, run: Run, device: Device) -> dict[str, Any]:
     being a number or a checkpoint cannot be written.
     """
     learner = Learner(task, cfg, device)
-    with watch_signals() as asked, closing(course(learner, run, asked)) as works:
+    answer = None
+    with watch_signals() as asked, closing(course(learner, run, asked)) as requests:
         while True:
             try:
-                work = next(works)
+                request = requests.send(answer)
             except StopIteration as end:
                 result: dict[str, Any] = end.value
                 return result
-            learner.do(work)
+            answer = learner.do(request)
 
 
-def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Score, None, dict[str, Any]]:
-    """The course of a run: yields what is to be computed next and decides, saves and reports what came of it.
+def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Score, Any, dict[str, Any]]:
+    """The course of a run: asks for what is to be computed next, and decides, saves and reports what came of it.
 
-    What it yields is computed by `learner` alone or, in `etude.stacked`, with that of others. `asked`: the signals so
-    far. The result and what is raised are those of `fit`.
+    Each request is answered with `send`: by `learner` alone or, in `etude.stacked`, by a program that computes the
+    requests of many runs. `asked`: the signals so far. The result and what is raised are those of `fit`.
     """
     task, model, cfg, device = learner.task, learner.model, learner.cfg, learner.device
     progress, seen, fingerprints = Progress(), Totals(), dict(task.fingerprints)
@@ -74,16 +75,16 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
     resumed = progress.step > 0
     run.write_rows(progress.rows)
     higher = task.better[task.metric] == "higher"
-    run.about(task.data, task.summary, str(model), task.metric, task.better[task.metric], fingerprints)
+    run.about(task.data, summary(task), str(model), task.metric, task.better[task.metric], fingerprints)
     run.open_tensorboard(progress.step + 1 if resumed else 0, f"best/{task.metric}")
 
     scores = [row["valid"][task.metric] for row in progress.rows]
     best = (max if higher else min)(scores, default=None)
     check_equal(model, progress, device)
-    with Reporter(run, cfg, device, progress, learner.scaler, min(10.0, 1 / learner.share)) as reporter:
+    with Reporter(run, cfg, device, progress, learner.scaler, min(10.0, 1 / learner.time_share)) as reporter:
         if not resumed:
             save()
-            look(task, run, device, 0, 0)
+            look(task, run, device, "before", 0)
         while progress.epoch <= cfg.epochs and not out_of_patience(cfg, progress):
             epoch, began = progress.epoch, time.monotonic()
             model.train()
@@ -91,13 +92,13 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
             reporter.start_epoch(len(plan))
             for batch in range(progress.batch, len(plan)):
                 lr = optim.learning_rate(cfg, (epoch - 1 + (batch + 0.5) / len(plan)) / cfg.epochs)
-                yield (step := Step(epoch, batch, plan[batch], lr))
-                reporter.step(step.totals.mean("loss"), lr, step.norm, len(step.ids))
+                totals, norm = yield Step(epoch, batch, plan[batch], lr)
+                reporter.step(totals.mean("loss"), lr, norm, len(plan[batch]))
                 progress.step, progress.batch = progress.step + 1, batch + 1
-                seen.merge(step.totals)
+                seen.merge(totals)
                 (stop,) = device.highest([max(asked, default=0)])  # all stop at the same step, whichever was asked
                 if stop or time.monotonic() - began > 60 * cfg.save_every:
-                    progress.seconds += (time.monotonic() - began) * learner.share
+                    progress.seconds += (time.monotonic() - began) * learner.time_share
                     began = time.monotonic()
                     reporter.flush()
                     save()
@@ -106,8 +107,7 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
 
             reporter.flush()
             check_equal(model, progress, device)
-            yield (score := Score("valid"))
-            valid = task.scores(score.totals)
+            valid = task.scores((yield Score("valid")))
             reporter.check_scores(valid)
             row = {"epoch": epoch, "step": progress.step, "train": task.scores(seen), "valid": valid}
             found = valid[task.metric]
@@ -121,8 +121,8 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
                 progress.best_epoch = epoch
                 state = {"model": model.state_dict(), "epoch": epoch, "valid": valid, "assets": task.assets()}
                 run.save("best", state | {"fingerprints": fingerprints})
-            look(task, run, device, epoch, progress.step)
-            progress.seconds += (time.monotonic() - began) * learner.share
+            look(task, run, device, f"epoch {epoch}", progress.step)
+            progress.seconds += (time.monotonic() - began) * learner.time_share
             reporter.flush()
             save()  # after everything of this epoch is written: what a kill cuts off is done again, not done twice
             run.write_rows(progress.rows)
@@ -157,7 +157,8 @@ def finish(task: Task, run: Run, device: Device, progress: Progress) -> dict[str
     model = task.model
     if device.leads:
         fill(model, checkpoint(run.path), run.path)  # what is shown last is what will be evaluated
-        look(task, run, device, -1, progress.step)
+        look(task, run, device, "after", progress.step)
+    run.note("model", f"{summary(task)}\n\n```\n{model}\n```", progress.step)
     chosen = progress.rows[progress.best_epoch - 1]
     run.scalars({f"best/{name}": value for name, value in chosen["valid"].items()}, progress.step)
     run.flush()
@@ -166,7 +167,7 @@ def finish(task: Task, run: Run, device: Device, progress: Progress) -> dict[str
         "best_epoch": progress.best_epoch,
         "valid": chosen["valid"],
         "train": chosen["train"],
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": parameters(model),
         "seconds": round(progress.seconds, 1),
         "device": str(device),
         "memory_mb": round(device.peak_memory() / 2**20),
@@ -177,11 +178,11 @@ def finish(task: Task, run: Run, device: Device, progress: Progress) -> dict[str
 
 
 @torch.no_grad()
-def look(task: Task, run: Run, device: Device, epoch: int, step: int) -> None:
+def look(task: Task, run: Run, device: Device, when: str, step: int) -> None:
     """Lets the task show itself. It may look, never steer: in evaluation mode batch norm does not learn from it."""
     if device.leads:
         task.model.eval()
-        task.show(run, epoch, step)
+        task.show(run, when, step)
 
 
 def out_of_patience(cfg: Fit, progress: Progress) -> bool:

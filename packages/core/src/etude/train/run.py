@@ -279,8 +279,8 @@ class Run:
         event = Event(wall_time=time.time(), step=step, summary=summary)
         torch_private.add_event(self._tb, event)
 
-    def picture(self, tag: str, picture: Image.Image, step: int, name: str | None = None) -> None:
-        """Shows a picture in TensorBoard and keeps it as samples/NAME.png (NAME: the tag)."""
+    def picture(self, tag: str, picture: Image.Image, step: int, when: str | None = None) -> None:
+        """Shows a picture in TensorBoard and keeps it as samples/NAME.png; for NAME see `sample_name`."""
         if self._tb is None:
             return
         from etude.torch_private import Summary
@@ -290,15 +290,18 @@ class Run:
         png, (width, height) = buffer.getvalue(), picture.size  # encoded once for both
         image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
         self._tb.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
-        self.write(f"samples/{name or tag}.png", png)
+        self.write(f"samples/{sample_name(tag, when)}.png", png)
 
-    def text(self, tag: str, text: str, step: int, name: str | None = None) -> None:
-        """Shows Markdown in TensorBoard and, if it has a name, keeps it as samples/NAME.md."""
-        if self._tb is None:
-            return
-        self._tb.add_text(tag, text, step)
-        if name:
-            self.write(f"samples/{name}.md", files.encode(text + "\n"))
+    def text(self, tag: str, text: str, step: int, when: str | None = None) -> None:
+        """Shows Markdown in TensorBoard and keeps it as samples/NAME.md; for NAME see `sample_name`."""
+        if self._tb is not None:
+            self.note(tag, text, step)
+            self.write(f"samples/{sample_name(tag, when)}.md", files.encode(text + "\n"))
+
+    def note(self, tag: str, text: str, step: int) -> None:
+        """Shows Markdown in TensorBoard only."""
+        if self._tb is not None:
+            self._tb.add_text(tag, text, step)
 
     def embedding(self, tag: str, points: torch.Tensor, columns: dict[str, list[str]], step: int) -> None:
         """Shows points, float [N, D], in TensorBoard's projector; each is labelled by its entry of every column."""
@@ -346,6 +349,23 @@ class Run:
             self._tb = None
         if self.device.leads:
             self._lock.close()
+
+
+def sample_name(tag: str, when: str | None) -> str:
+    """The name of a file in samples/, by which a report knows when it was shown (`etude.report.read.samples`).
+
+    ("worst mistakes", None), ("board", "before"), ("board", "epoch 3"), ("board", "after") ->
+    worst-mistakes, board-epoch-000, board-epoch-003, board-end
+    """
+    name = tag.replace(" ", "-")
+    match when:
+        case None:
+            return name
+        case "before":
+            return f"{name}-epoch-000"
+        case "after":
+            return f"{name}-end"
+    return f"{name}-epoch-{int(when.removeprefix('epoch ')):03d}"
 
 
 def versions(module: str) -> dict[str, str]:

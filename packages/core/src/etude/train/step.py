@@ -1,9 +1,9 @@
 """One optimiser step, and the scoring of a part of the data."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,26 +44,30 @@ def even_batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return np.array_split(order, math.ceil(len(order) / batch_size))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Step:
-    """An optimiser step that a run asks for; whoever takes it fills in what came of it."""
+    """A request for an optimiser step; `Taken` is the answer."""
 
     epoch: int
     batch: int
     """its number within the epoch, from 0"""
     ids: np.ndarray
     lr: float
-    totals: Totals = field(default_factory=Totals)
-    norm: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+
+class Taken(NamedTuple):
+    """What came of an optimiser step."""
+
+    totals: Totals
+    norm: Tensor
     """of the gradient, before it is clipped"""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Score:
-    """The totals of a part of the data, in evaluation mode, that a run asks for."""
+    """A request for the totals of a part of the data, in evaluation mode; `Totals` are the answer."""
 
     split: Split
-    totals: Totals = field(default_factory=Totals)
 
 
 class Learner:
@@ -79,7 +83,7 @@ class Learner:
         self.optimizer, self.scaler = optim.optimizer(cfg, self.model), device.scaler()
         self.scaler.scale(torch.zeros((), device=device.where))  # so it is ready even where another has all the pieces
         self.norms = bool(batch_norms(self.model))
-        self.share = 1.0  # of the time that passes, which other runs may share: see `etude.stacked`
+        self.time_share = 1.0  # of the time that passes, where several runs are trained together
 
     def state(self) -> dict[str, Any]:
         model, optimizer, scaler = self.model.state_dict(), self.optimizer.state_dict(), self.scaler.state_dict()
@@ -91,14 +95,13 @@ class Learner:
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
 
-    def do(self, work: Step | Score) -> None:
+    def do(self, request: Step | Score) -> Taken | Totals:
         """Raises UserError if torch.compile cannot do its part, such as where there is no C++ compiler."""
         try:
-            if isinstance(work, Step):
-                with self.device.step_threads():
-                    train_step(self, work)
-            else:
-                work.totals = evaluate(self.task, work.split, self.device, self.cfg.batch_size)
+            if isinstance(request, Score):
+                return evaluate(self.task, request.split, self.device, self.cfg.batch_size)
+            with self.device.step_threads():
+                return train_step(self, request)
         except RuntimeError as error:
             if not self.cfg.compile or not torch_private.of_compiler(error):
                 raise
@@ -109,24 +112,25 @@ class Learner:
             ) from error
 
 
-def train_step(learner: Learner, step: Step) -> None:
-    """Takes an optimiser step alone."""
-    cfg, device, scaler = learner.cfg, learner.device, learner.scaler
+def train_step(learner: Learner, step: Step) -> Taken:
+    """Takes an optimiser step of one run."""
+    cfg, device, scaler, totals = learner.cfg, learner.device, learner.scaler, Totals()
     optim.set_learning_rate(learner.optimizer, step.lr)
     learner.optimizer.zero_grad(set_to_none=True)
-    for number, piece in share_out(step.ids, cfg.accumulate, device, 2 if learner.norms else 1):
+    for number, piece in micro_batches(step.ids, cfg.accumulate, device, 2 if learner.norms else 1):
         if len(piece) > 0:
-            step.totals.add(backward(learner, step, number, piece))
+            totals.add(backward(learner, step, number, piece))
         elif learner.norms:  # the others' batch norm waits for every process: go along with an example of theirs
             with uncounted(learner.model):
                 backward(learner, step, number, step.ids[:1], counts=False)
         separate(learner.model)  # the next piece is added in place
-    step.totals.share(device, learner.model)
+    totals.all_reduce(device, learner.model)
     gradients = [p.grad for p in learner.model.parameters() if p.grad is not None]
     scaler.unscale_(learner.optimizer)  # after the sum, so that all processes find the same overflow
-    step.norm = normalise(gradients, len(step.ids), step.totals.counts["loss"], cfg.clip)
+    norm = normalise(gradients, len(step.ids), totals.counts["loss"], cfg.clip)
     scaler.step(learner.optimizer)
     scaler.update()
+    return Taken(totals, norm)
 
 
 def backward(learner: Learner, step: Step, number: int, piece: np.ndarray, counts: bool = True) -> Sums:
@@ -164,7 +168,7 @@ def separate(model: nn.Module) -> list[Tensor]:
     return list(found.values())
 
 
-def share_out(ids: np.ndarray, accumulate: int, device: Device, least: int = 1) -> list[tuple[int, np.ndarray]]:
+def micro_batches(ids: np.ndarray, accumulate: int, device: Device, least: int = 1) -> list[tuple[int, np.ndarray]]:
     """This process's pieces of a batch, with their numbers within the whole batch.
 
     A small batch makes fewer pieces, of at least `least` examples unless it is smaller itself. A piece is empty only
@@ -198,10 +202,10 @@ def evaluate(task: Task, split: Split, device: Device, batch_size: int) -> Total
     task.model.eval()
     totals = Totals()
     for ids in task.plan(split, 0, batch_size):
-        for _, piece in share_out(ids, 1, device):
+        for _, piece in micro_batches(ids, 1, device):
             if len(piece) > 0:
                 with device.autocast():
                     totals.add(task.step(device.move(task.load(split, piece, 0))))
-    totals.share(device)
+    totals.all_reduce(device)
     task.model.train(was_training)
     return totals

@@ -19,7 +19,7 @@ class Task(Protocol):
     data: str
     """the data in words, for people: "fashion-mnist, 55,000 / 5,000 / 10,000 images, 10 classes" """
     summary: str
-    """the model in words: "289,130 parameters, feature maps 32x14x14 > ..." """
+    """the model in words, without its size: "feature maps 32x14x14 > ..." """
     metric: str
     """the validation score that chooses the best checkpoint, a key of `scores`"""
 
@@ -55,14 +55,24 @@ class Task(Protocol):
         """Scores of a whole part from its totals; `Totals.means` is the usual answer."""
         ...
 
-    def show(self, run: Run, epoch: int, step: int) -> None:
-        """Shows a person what the model does now: before training (epoch 0), after each epoch, and at the end (-1).
+    def show(self, run: Run, when: str, step: int) -> None:
+        """Shows a person what the model does now; `when` is "before" training, "epoch 3" or "after", after the last.
 
-        Called on the first process only, in evaluation mode and without gradients; at the end with the best weights.
-        What there is to write with: `Run.picture`, `text`, `scalars`, `graph`, `embedding`.
+        Called in the first process only, in evaluation mode, without gradients, and at the end with the best weights.
+        It writes with `Run.picture`, `text`, `scalars`, `graph` and `embedding`: what is shown at every moment is given
+        `when`, as in `run.picture("predictions", board, step, when)`.
         """
         ...
 
     def assets(self) -> dict[str, Any]:
         """What `predict` needs besides the weights (labels, vocabulary, ...): plain data, kept in checkpoints."""
         ...
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def summary(task: Task) -> str:
+    """The model in words, its size first: "289,130 parameters, feature maps 32x14x14 > ..."."""
+    return f"{parameters(task.model):,} parameters, {task.summary}"

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from etude.config import Fit
 from etude.train.device import Device
-from etude.train.step import Learner, Step
+from etude.train.step import Learner, Step, train_step
 from etude.train.task import Task
 
 LARGE = 0.2  # seconds of all threads' work for a step; with more it is worth sharing out, and too long to be tried
@@ -95,10 +95,11 @@ def tried(task: Task, cfg: Fit, device: Device, most: int) -> Trial | None:
         for n in numbers:
             step = Step(1, n, plan[n], cfg.lr)
             began = time.perf_counter()
-            learner.do(step)
+            with learner.device.step_threads():
+                totals, norm = train_step(learner, step)
             took += time.perf_counter() - began
             gradients = [x.grad for x in learner.model.parameters() if x.grad is not None]  # Adam hides their last bits
-            sums = (*step.totals.sums.values(), *step.totals.counts.values(), step.norm)
+            sums = (*totals.sums.values(), *totals.counts.values(), norm)
             found += [x.detach().clone() for x in (*tensors, *gradients, *sums)]
         return took / len(numbers), found
 

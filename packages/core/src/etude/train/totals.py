@@ -39,7 +39,7 @@ class Totals:
         for name, value in other.sums.items():
             self.include(name, value, other.counts[name])
 
-    def share(self, device: Device, model: nn.Module | None = None) -> None:
+    def all_reduce(self, device: Device, model: nn.Module | None = None) -> None:
         """Adds up over all processes, and with it the gradients of `model`.
 
         By name, as not every process need have the same: what it lacks is 0 there, what none has stays away. Raises
