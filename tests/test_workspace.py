@@ -319,8 +319,8 @@ def test_no_script_has_two_owners():
 
 def test_what_is_handed_in_has_a_number_of_its_own_and_a_study():
     """taskN.ipynb of two tasks would be one file; and `nox -s handin` asks for studies that are there."""
-    mains = [task / "src" / task.name.replace("-", "_") / "__main__.py" for task in TASKS]
-    numbers = [re.findall(r"\bnumber=(\d+)", main.read_text("utf-8")) for main in mains]
+    configs = [task / "src" / module(task) / "config.py" for task in TASKS]
+    numbers = [re.findall(r"\bnumber=(\d+)", config.read_text("utf-8")) for config in configs]
     assert all(len(found) == 1 for found in numbers), "Package.number is missing"
     assert len({found[0] for found in numbers}) == len(TASKS)
     for task, (study, *_) in runpy.run_path(str(ROOT / "noxfile.py"))["STUDIES"].items():
