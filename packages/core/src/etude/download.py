@@ -179,7 +179,7 @@ def fault(part: Path, ending: str, digest: str | None, total: int | None) -> str
     if not size:
         return "the answer is empty"
     if re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html)\b", begins, re.IGNORECASE):
-        return "what came is a page of HTML: open it in a browser, the network may want you to log in"
+        return "the server sent an HTML page: open the address in a browser, the network may want you to log in"
     if digest:
         kind, _, wanted = digest.rpartition(":")
         with part.open("rb") as content:
@@ -190,7 +190,7 @@ def fault(part: Path, ending: str, digest: str | None, total: int | None) -> str
     if size != total:
         return f"it has {size:,} bytes, not {total:,}"
     fits = begins.startswith(BEGINNINGS.get(ending, b"")) and (ending != ".zip" or zipfile.is_zipfile(part))
-    return "" if fits else f"what came is no {ending} file"
+    return "" if fits else f"what the server sent is not a {ending} file"
 
 
 def ask(url: str, headers: dict[str, str]) -> Any:
@@ -203,7 +203,7 @@ def ask(url: str, headers: dict[str, str]) -> Any:
         error.close()
         raise
     except ValueError as error:
-        raise HTTPException(f"it is no address: {error}") from None
+        raise HTTPException(f"it is not an address: {error}") from None
 
 
 def transfer(url: str, out: BinaryIO, version: Path | None, what: str, quiet: bool) -> int | None:
@@ -231,11 +231,11 @@ def transfer(url: str, out: BinaryIO, version: Path | None, what: str, quiet: bo
         if answer.status == 206:
             if not span or span[1] != str(have):
                 out.truncate(0)
-                raise HTTPException("the server sent another part than it was asked for")
+                raise HTTPException("the server sent another part than the one requested")
             total = int(span[2])
         coded = answer.headers.get("Content-Encoding", "identity")
         if version and coded != "identity" and ".gz." not in version.name:
-            raise HTTPException(f"the server sent it coded as {coded}, which it was not asked for")
+            raise HTTPException(f"the server sent it encoded as {coded}, which was not requested")
         if version and not have:
             version.unlink(missing_ok=True)
             if now.startswith('"'):  # a strong one: RFC 9110, section 8.8.3
@@ -255,7 +255,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, URLError) and not isinstance(error, HTTPError) and isinstance(error.reason, Exception):
         return reason(error.reason)
     if isinstance(error, TimeoutError):
-        return f"no byte for {PATIENCE:g} s"
+        return f"nothing was received for {PATIENCE:g} s"
     if "407" in str(error):
         return f"{error}: set https_proxy to http://USER:PASSWORD@HOST:PORT"
     return " ".join(str(error).split()) or type(error).__name__

@@ -163,14 +163,14 @@ def given(path: str | Path) -> Path:
     """A path that the user gave. Raises UserError for what can be the name of nothing."""
     text = os.fspath(path)
     if not text.strip():
-        raise UserError(f"{text!r} is no path: give the name of a file or folder")
+        raise UserError(f"{text!r} is not a path: give the name of a file or folder")
     try:
         os.lstat(text)
     except ValueError:
-        raise UserError(f"{shortened(text)!r} is no path: it holds a character that no name can hold") from None
+        raise UserError(f"{shortened(text)!r} is not a path: no name can contain one of its characters") from None
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise UserError(f"{shortened(text)!r} is no path: it is too long; give a shorter one") from None
+            raise UserError(f"{shortened(text)!r} is not a path: it is too long; give a shorter one") from None
     return Path(text)
 
 

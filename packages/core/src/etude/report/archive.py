@@ -16,9 +16,7 @@ from etude.events import beginning, records
 from etude.report.read import Section
 
 POINTS = 300  # of a curve are kept
-KEPT = (
-    f"kept: {POINTS} points of a curve, of pictures and texts the first and the last, pictures of the first seed only"
-)
+KEPT = f"kept: {POINTS} points of each curve, the first and the last picture and text, pictures of the first seed only"
 OLDEST = (1980, 1, 1, 0, 0, 0)  # the time of every entry: the same logs give the same archive
 
 ABOUT = """\
@@ -26,7 +24,7 @@ TensorBoard logs of {names}, made by
 
     {command}
 
-To look at them: unpack this archive and run `tensorboard --logdir` on the folder.
+To view them, unpack this archive and run `tensorboard --logdir` on the folder.
 
 {thinned}
 """
@@ -48,7 +46,7 @@ def build(sections: Sequence[Section], again: str) -> tuple[bytes, str]:
         kept_are = (
             f"{POINTS} points of a curve, of pictures and texts the first and the last, pictures of the first seed only"
         )
-        thinned = f"left out were {counts} (kept: {kept_are})" if counts else "nothing was left out"
+        thinned = f"left out: {counts} (kept: {kept_are})" if counts else "nothing was left out"
         about = ABOUT.format(names=", ".join(tops), command=again, thinned=thinned.capitalize() + ".")
         entry(packed, "README.txt", about.encode())
     return out.getvalue(), thinned

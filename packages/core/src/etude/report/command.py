@@ -17,7 +17,7 @@ KINDS = ("page", "notebook", "tensorboard")
 NEEDED = ("nbformat", "nbclient", "ipykernel")  # by the notebook alone
 
 HELP = """\
-Shows what the folders of runs and studies hold, those that are still at work too:
+Reports on folders of runs and studies, including those still in progress:
 
   report.html             page: one file that needs no network
   task{number}.ipynb             notebook: the same as running code, executed; it needs nbformat, nbclient and ipykernel

@@ -1,4 +1,4 @@
-"""The report as one page of HTML: no script, no network, every word of the data escaped.
+"""The report as one an HTML page: no script, no network, every word of the data escaped.
 
 The layout is in page.html, beside this file, filled in by Jinja with autoescape on. What may stand in it unescaped is
 made here: the charts, and Markdown of the samples, whose HTML, links and pictures stay text.

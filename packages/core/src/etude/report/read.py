@@ -189,7 +189,7 @@ def of_run(package: Package, place: Path, call: str) -> Section:
     with suppress(metadata.PackageNotFoundError, KeyError):
         title = metadata.metadata(package.name)["Summary"] or title
     if one.result is None:
-        epochs = "1 epoch is over" if len(one.rows) == 1 else f"{len(one.rows) or 'no'} epochs are over"
+        epochs = "1 epoch is finished" if len(one.rows) == 1 else f"{len(one.rows) or 'no'} epochs are finished"
         log = place / "log.txt"
         said = f"; its last words: {study.last_line(log)}" if log.is_file() else ""
         problems.append(f"The run is not finished: {epochs}{said}.")
@@ -217,7 +217,7 @@ def of_study(package: Package, place: Path, call: str) -> Section:
     problems = list(outcome.problems)
     for run in outcome.runs:
         if run.valid is None and (rows := read_lines(run.trial.folder(place) / "metrics.jsonl")):
-            problems.append(f"{run.trial}: {len(rows)} of its epochs are over")
+            problems.append(f"{run.trial}: {len(rows)} of its epochs are finished")
     scored = [(study.mean(row.valid), group) for row, group in zip(outcome.rows, groups, strict=True)]
     ranked = [(asked.sign() * score, group) for score, group in scored if score is not None]
     begun_ones = [group for group in groups if group.records]
@@ -273,9 +273,9 @@ def of_settings(found: Section, outcome: study.Outcome) -> list[str]:
     if not rows:
         return ["No run is finished yet; there is nothing to conclude."]
     rows.sort(key=lambda row: (-len(row.valid), -sign * (study.mean(row.valid) or 0)))  # few seeds cannot win
-    said = [f"Best on the validation part is {scored(rows[0])}."]
+    said = [f"Best on the validation part: {scored(rows[0])}."]
     if len(rows) > 1:
-        said.append(f"Next is {scored(rows[1])}. Whether two settings differ only an expectation asks.")
+        said.append(f"Next is {scored(rows[1])}. Whether two settings differ is judged for expectations only.")
     if verdicts:
         counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in ("as expected", "not expected", "unclear")}
         told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
