@@ -23,6 +23,7 @@ from etude.text.batching import pad
 from etude.train import optim
 from etude.train.device import Device, best_precision
 from etude.train.step import even_batches
+from etude.train.task import summary
 from text_ae.config import Config
 from text_ae.task import Restoring, make
 
@@ -74,7 +75,7 @@ def main() -> None:
     torch.manual_seed(0)
     task = make(parsed, device.where)
     assert isinstance(task, Restoring)
-    print(f"data     {task.data}\nours     {task.summary}, {device}")
+    print(f"data     {task.data}\nours     {summary(task)}, {device}")
     start, end = task.tokenizer.bos_id, task.tokenizer.eos_id
     assert start is not None
     assert end is not None

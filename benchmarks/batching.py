@@ -49,7 +49,7 @@ def main() -> None:
         task = make(parsed, torch.device("cpu"))
         assert isinstance(task, Sentiment)
         optimizer = optim.optimizer(parsed.fit, task.model)
-        lengths = np.array([len(row) for row in task.rows("train")])
+        lengths = np.array([len(row) for row in task.parts.rows("train")])
         times: list[tuple[float, float]] = []
         padding: tuple[float, float] = (0, 0)
         for epoch in range(asked.rounds + 1):  # the first warms up

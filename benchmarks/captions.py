@@ -24,10 +24,11 @@ from coco_caption import data, images, metrics
 from coco_caption.config import Config
 from coco_caption.encoder import Encoder
 from coco_caption.features import features
-from coco_caption.task import Telling, make
+from coco_caption.task import Captioning, make
 from coco_caption.words import words
 from etude import config as configs
 from etude.train import optim
+from etude.train.task import summary
 
 CPU = torch.device("cpu")
 
@@ -54,9 +55,9 @@ def speed(flags: list[str], rounds: int, count: int) -> None:
         cfg = configs.parse(Config, ["--data.images", str(count), *flags])
         began = time.process_time()
         task = make(cfg, CPU)
-        assert isinstance(task, Telling)
+        assert isinstance(task, Captioning)
         first = (time.process_time() - began) / count
-        print(f"{task.data}\n{task.summary}")
+        print(f"{task.data}\n{summary(task)}")
         print(f"first pass, once: {first:.2f} s an image, {first * 1e5 / 3600:.0f} h for 100,000")
         optimizer = optim.optimizer(cfg.fit, task.model)
         task.model.train()

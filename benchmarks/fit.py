@@ -35,7 +35,7 @@ class Part(Letters):
     def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
         return super().plan(split, epoch, batch_size)[: BATCHES if split == "train" else VALID // batch_size]
 
-    def show(self, run: run.Run, epoch: int, step: int) -> None:
+    def show(self, run: run.Run, when: str, step: int) -> None:
         pass
 
 

@@ -109,7 +109,7 @@ class Texts(Task):
     def scores(self, totals: Totals) -> dict[str, float]:
         return totals.means()
 
-    def show(self, run: Run, epoch: int, step: int) -> None:
+    def show(self, run: Run, when: str, step: int) -> None:
         pass
 
     def assets(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class Texts(Task):
 
 
 class Unseen(gauss_vae.task.Compared):
-    def show(self, run: Run, epoch: int, step: int) -> None:
+    def show(self, run: Run, when: str, step: int) -> None:
         pass
 
 
@@ -134,7 +134,7 @@ def vae(n: int) -> gauss_vae.config.Config:
 
 def unseen(config: gauss_vae.config.Config) -> Unseen:
     mixture = gauss_vae.data.load(config.data, config.fit.seed)
-    return Unseen(config, mixture.dimension, mixture)
+    return Unseen(config, mixture)
 
 
 def texts(n: int) -> Config:

@@ -211,10 +211,10 @@ def test_predict_writes_a_file_or_nothing(trained, letters, capsys, tmp_path):
         ("text.png", "text.png is no image"),
         ("blank.png", "no ink in"),
         ("none.png", "there is no file none.png"),
-        ("a.dds", "a.dds is no image that can be read: "),
-        ("pipe.png", "pipe.png is no image that can be read: it is no regular file"),
-        (".", ". is no image that can be read: it is a folder"),
-        ("", " is no image that can be read: it is a folder"),
+        ("a.dds", "a.dds cannot be read as an image: "),
+        ("pipe.png", "pipe.png cannot be read as an image: it is no regular file"),
+        (".", ". cannot be read as an image: it is a folder"),
+        ("", " cannot be read as an image: it is a folder"),
     ]:
         capsys.readouterr()
         assert main(["predict", str(trained), str(letters[0][0]), name, "--out", "out.txt"]) == 2

@@ -369,8 +369,8 @@ def test_predict(trained, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == lines[:1]
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff")
     for given, says in (
-        (["bad.jpg"], "bad.jpg is no image that can be read"),
-        (["nowhere.jpg"], "nowhere.jpg is no image that can be read: there is no such file"),
+        (["bad.jpg"], "bad.jpg cannot be read as an image"),
+        (["nowhere.jpg"], "nowhere.jpg cannot be read as an image: there is no such file"),
         ([names[0], "--beam", "0"], "--beam is at least 1"),
     ):
         assert main(["predict", str(trained), *given]) == 2
@@ -408,10 +408,10 @@ def test_what_a_run_shows(trained):
     """The same images before, during and after; one sheet; and what was left out."""
     samples = trained / "samples"
     history = json.loads((samples / "captions.json").read_text())
-    assert [*history] == ["0", "1", "2", "3", "4", "-1"]
+    assert [*history] == ["before", *(f"epoch {n}" for n in range(1, 5)), "after"]
     assert all(len(told) == task.SHOWN for told in history.values())
-    assert history["0"] != history["-1"]
-    for name in ("captions-000", "captions-004", "captions-end", "contact-sheet"):
+    assert history["before"] != history["after"]
+    for name in ("captions-epoch-000", "captions-epoch-004", "captions-end", "contact-sheet"):
         with Image.open(samples / f"{name}.png") as picture:
             assert min(picture.size) > 200
     assert (samples / "left-out.md").read_text() == "nothing\n"
@@ -420,7 +420,7 @@ def test_what_a_run_shows(trained):
 def test_the_sheet_takes_any_captions():
     pictures = [Image.new("RGB", size, "red") for size in ((1, 1), (500, 3), (30, 90))]
     long = " ".join(["\U0001f600 a_very_long_word_without_any_space_in_it"] * 30)
-    history = {epoch: ["", long, "a"] for epoch in [*range(40), -1]}
+    history = {epoch: ["", long, "a"] for epoch in ["before", *(f"epoch {n}" for n in range(1, 40)), "after"]}
     sheet = show.contact_sheet(pictures, history)
     assert sheet.width < 2000
     assert show.columns([*range(40)])[0] == 0 and show.columns([*range(40)])[-1] == 39

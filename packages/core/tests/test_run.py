@@ -201,7 +201,9 @@ def stop(monkeypatch):
     """The run stops after its first epoch, as by SIGTERM, until it is called with False."""
 
     def set(on):
-        monkeypatch.setattr(Toy, "show", (lambda *a: a[2] == "epoch 1" and signal.raise_signal(signal.SIGTERM)) if on else show)
+        monkeypatch.setattr(
+            Toy, "show", (lambda *a: a[2] == "epoch 1" and signal.raise_signal(signal.SIGTERM)) if on else show
+        )
 
     show = Toy.show
     set(True)

@@ -50,7 +50,9 @@ def test_reviews_that_look_the_same_are_one(reviews):
 def test_a_run_goes_on_and_is_scored_with_its_own_reviews_only(reviews, capsys, monkeypatch):
     reviews("here")
     show = Sentiment.show
-    monkeypatch.setattr(Sentiment, "show", lambda *a: signal.raise_signal(signal.SIGTERM) if a[2] == 1 else None)
+    monkeypatch.setattr(
+        Sentiment, "show", lambda *a: signal.raise_signal(signal.SIGTERM) if a[2] == "epoch 1" else None
+    )
     assert main(["train", *SMALL, "--data", "imdb", "--run", "r"]) == 143
     monkeypatch.setattr(Sentiment, "show", show)
     reviews("there")

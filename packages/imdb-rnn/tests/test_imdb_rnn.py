@@ -149,10 +149,10 @@ def test_of_a_long_review_the_first_and_the_last_half_are_read():
 def test_windows_to_train_on_make_up_the_reviews():
     task_ = task.make(config.parse(Config, [*SMALL, "--text.window", "5"]), CPU)
     whole = task.make(config.parse(Config, SMALL), CPU)
-    windows, labels = task_.examples("train")
-    assert len(windows) == len(labels) > 2 * len(whole.rows("train"))
+    windows, labels = task_.parts.examples("train")
+    assert len(windows) == len(labels) > 2 * len(whole.parts.rows("train"))
     rest = iter(zip(windows, labels, strict=True))
-    for row, label in zip(*whole.examples("train"), strict=True):
+    for row, label in zip(*whole.parts.examples("train"), strict=True):
         found = []
         while len(found) < len(row):
             window, its_label = next(rest)
@@ -283,7 +283,7 @@ def test_a_run_can_be_evaluated_on_other_reviews(trained, tmp_path, monkeypatch,
 @pytest.mark.real_data
 def test_little_of_a_batch_of_real_reviews_is_padding():
     one = task.make(config.parse(Config, ["--data", "imdb", *SMALL]), CPU)
-    lengths = np.array([len(row) for row in one.rows("train")])
+    lengths = np.array([len(row) for row in one.parts.rows("train")])
     batches = one.plan("train", 1, 64)
     assert 1 - lengths.sum() / sum(len(ids) * lengths[ids].max() for ids in batches) <= 0.05
 

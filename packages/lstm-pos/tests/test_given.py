@@ -43,7 +43,7 @@ def line(capsys):
 def test_a_run_does_not_go_on_with_other_tags_under_the_same_name(tmp_path, capsys, monkeypatch):
     file = treebank(tmp_path / "d.conllu")
     show = Tagging.show
-    monkeypatch.setattr(Tagging, "show", lambda *a: signal.raise_signal(signal.SIGTERM) if a[2] == 1 else None)
+    monkeypatch.setattr(Tagging, "show", lambda *a: signal.raise_signal(signal.SIGTERM) if a[2] == "epoch 1" else None)
     assert main(["train", *SMALL, "--data", file, "--run", "r"]) == 143
     monkeypatch.setattr(Tagging, "show", show)
     exchanged = [(word, {"NOUN": "VERB", "VERB": "NOUN"}.get(tag, tag)) for word, tag in WORDS]

@@ -492,7 +492,7 @@ def test_the_confusion_matrix_says_how_many_sentences_it_counts(monkeypatch, tmp
     monkeypatch.setattr(task, "confusion", lambda counts, tags, what: said.append((int(counts.sum()), what)))
     monkeypatch.setattr(task, "COUNTED", 20)
     one = made()
-    one.show(SimpleNamespace(picture=lambda *_: None, text=lambda *_: None), -1, 0)
+    one.show(SimpleNamespace(picture=lambda *_: None, text=lambda *_: None), "after", 0)
     part = one.parts["valid"]
     [(count, what)] = said
     assert what == f"words of 20 of its {len(part.starts)} sentences"

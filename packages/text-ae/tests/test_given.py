@@ -42,7 +42,9 @@ def test_a_run_finds_what_it_was_trained_on_wherever_one_stands(tmp_path, cd, ca
     messages(tmp_path / "b" / "d.csv", "there")
     cd("a")
     show = Restoring.show
-    monkeypatch.setattr(Restoring, "show", lambda *a: signal.raise_signal(signal.SIGTERM) if a[2] == 1 else None)
+    monkeypatch.setattr(
+        Restoring, "show", lambda *a: signal.raise_signal(signal.SIGTERM) if a[2] == "epoch 1" else None
+    )
     assert main(["train", *SMALL, "--data", "d.csv", "--run", "r"]) == 143
     monkeypatch.setattr(Restoring, "show", show)
     cd("b")
@@ -69,7 +71,9 @@ def test_a_run_goes_on_and_is_scored_with_its_own_messages_only(tmp_path, cd, ca
     file = messages(tmp_path / "d.csv", "here")
     cd(".")
     show = Restoring.show
-    monkeypatch.setattr(Restoring, "show", lambda *a: signal.raise_signal(signal.SIGTERM) if a[2] == 1 else None)
+    monkeypatch.setattr(
+        Restoring, "show", lambda *a: signal.raise_signal(signal.SIGTERM) if a[2] == "epoch 1" else None
+    )
     assert main(["train", *SMALL, "--data", file, "--run", "r"]) == 143
     monkeypatch.setattr(Restoring, "show", show)
     messages(tmp_path / "d.csv", "there")

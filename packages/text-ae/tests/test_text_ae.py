@@ -543,6 +543,16 @@ def restored(folder):
     return cli.restored(PACKAGE, folder)
 
 
+def with_data(folder):
+    """The task of a run with all of its data."""
+    one = restored(folder)
+    dataset = task.load(one.config)
+    rows = task.encode_parts(dataset, one.tokenizer)
+    whole = task.Restoring(one.config, one.tokenizer, one.counts, one.seen, dataset, rows)
+    whole.model.load_state_dict(one.model.state_dict())
+    return whole
+
+
 def lines_file(tmp_path, *lines, name="texts.txt"):
     (tmp_path / name).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     return name
@@ -641,9 +651,7 @@ def test_evaluate_ends_with_one_json_line(trained, unmixed, capsys):
 
 
 def test_evaluate_agrees_with_predict(unmixed, tmp_path, capsys):
-    one = restored(unmixed)
-    dataset = task.load(one.config)
-    one.take(dataset, task.encode_parts(dataset, one.tokenizer))
+    one = with_data(unmixed)
     texts = [one.texts[n] for n in one.parts["test"]]
     assert main(["predict", str(unmixed), lines_file(tmp_path, *texts)]) == 0
     said = capsys.readouterr().out.split("\n")[:-1]
@@ -731,9 +739,7 @@ def test_tensorboard_reads_what_a_run_wrote(trained):
 
 
 def test_the_projector_has_the_latents_before_and_after(trained):
-    one = restored(trained)
-    dataset = task.load(one.config)
-    one.take(dataset, task.encode_parts(dataset, one.tokenizer))
+    one = with_data(trained)
     folders = sorted(file.parent for file in (trained / "tb").rglob("tensors.tsv"))
     assert len(folders) == 2
     assert (trained / "tb" / "projector_config.pbtxt").read_text().count("tensor_path") == 2

@@ -15,11 +15,9 @@ from cnn_emnist.config import SCORES, Config
 from cnn_emnist.data import Dataset, Images
 from cnn_emnist.data import load as load_data
 from cnn_emnist.model import CNN
-from etude import draw, images
-from etude.confusion import f1, per_class
+from etude import confusion, draw, images, pictures
 from etude.errors import UserError
 from etude.fingerprint import fingerprint
-from etude.pictures import confusion
 from etude.train.run import Run
 from etude.train.step import even_batches
 from etude.train.task import Split, Task
@@ -28,25 +26,33 @@ from etude.train.totals import Sums, Totals
 EPOCH = 7_500  # images an epoch has at least: a smaller set is gone through several times, distorted each time
 
 
-class Letters:
-    """The Task; `data` is missing when it was restored to predict."""
+class Predictor:
+    """What predicts: the network, the names of its classes, and the side of the frame around what is read."""
 
-    metric = "accuracy"
-    better = SCORES
-
-    def __init__(
-        self, config: Config, classes: tuple[str, ...], side: int, data: Dataset | None, where: torch.device
-    ) -> None:
-        self.config, self.classes, self.side, self.where = config, classes, side, where
+    def __init__(self, config: Config, classes: tuple[str, ...], side: int) -> None:
+        self.config, self.classes, self.side = config, classes, side
         views = config.views and config.augment and config.data == "fashion-mnist"
         self.model = CNN(config.model, len(classes), views)
-        parameters = sum(p.numel() for p in self.model.parameters())
-        sizes = " > ".join(
-            f"{width}x{s}x{s}" for (width, _), s in zip(config.model.plan(), config.model.sizes(), strict=True)
-        )
-        self.summary = f"{parameters:,} parameters, feature maps {sizes}"
-        if data is None:
-            return
+
+    @torch.inference_mode()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """uint8 [B, 28, 28] -> [B, K], on the CPU and in fp32."""
+        self.model.eval()
+        device = self.model.mean.device
+        parts = [self.model(part.to(device) / 255).softmax(1).cpu() for part in images.split(500)]
+        return torch.cat(parts)
+
+
+class Letters(Predictor):
+    """The Task: the network, and the images that it learns from and is scored on."""
+
+    metric, better = "accuracy", SCORES
+
+    def __init__(self, config: Config, classes: tuple[str, ...], side: int, data: Dataset, where: torch.device) -> None:
+        super().__init__(config, classes, side)
+        self.where = where
+        maps = zip(config.model.plan(), config.model.sizes(), strict=True)
+        self.summary = "feature maps " + " > ".join(f"{width}x{size}x{size}" for (width, _), size in maps)
         # The images stay uint8, on the device that trains: 60,000 of them are 47 MB there, and 188 MB as floats.
         parts = {"train": data.train, "valid": data.valid, "test": data.test}
         self.parts = {name: Images(part.images.to(where), part.labels.to(where)) for name, part in parts.items()}
@@ -89,48 +95,37 @@ class Letters:
         answers = logits.detach().argmax(1)
         sums: Sums = {"loss": (loss, len(labels)), "accuracy": ((answers == labels).sum(), len(labels))}
         if not training:
-            pairs = torch.bincount(labels * len(self.classes) + answers, minlength=len(self.classes) ** 2)
-            sums["confusion"] = (pairs.view(len(self.classes), -1), len(labels))
+            sums["confusion"] = (confusion.count(labels, answers, len(self.classes)), len(labels))
         return sums
 
     def scores(self, totals: Totals) -> dict[str, float]:
         scores = totals.means()
         if "confusion" in totals.sums:
-            scores["macro_f1"] = float(f1(totals.sums["confusion"]).mean())
+            scores["macro_f1"] = float(confusion.f1(totals.sums["confusion"]).mean())
         return scores
 
     def assets(self) -> dict[str, Any]:
         return {"classes": list(self.classes), "side": self.side}
 
-    @torch.inference_mode()
-    def probabilities(self, images: Tensor) -> Tensor:
-        """uint8 [B, 28, 28] -> [B, K], on the CPU and in fp32."""
-        self.model.eval()
-        device = self.model.mean.device
-        parts = [self.model(part.to(device) / 255).softmax(1).cpu() for part in images.split(500)]
-        return torch.cat(parts)
-
-    def show(self, run: Run, epoch: int, step: int) -> None:
+    def show(self, run: Run, when: str, step: int) -> None:
         """The same validation images each time; at the end also confusion matrix, worst mistakes and graph."""
         part = self.parts["valid"]
         images, labels = part.images[self.shown].cpu(), part.labels[self.shown].cpu()
-        name = "end" if epoch < 0 else f"epoch-{epoch:03d}"
         board = show.tiles(images, labels, self.probabilities(images), self.classes)
-        run.picture("predictions", board, step, f"predictions-{name}")
-        if epoch >= 0:
+        run.picture("predictions", board, step, when)
+        if when != "after":
             return
         images, labels = part.images.cpu(), part.labels.cpu()
         probabilities = self.probabilities(part.images)
-        pairs = torch.bincount(labels * len(self.classes) + probabilities.argmax(1), minlength=len(self.classes) ** 2)
-        run.picture("confusion", confusion(pairs.view(len(self.classes), -1), self.classes, "images"), step)
+        counts = confusion.count(labels, probabilities.argmax(1), len(self.classes))
+        run.picture("confusion", pictures.confusion(counts, self.classes, "images"), step)
         of_truth = probabilities.gather(1, labels[:, None])[:, 0]
         wrong = (probabilities.argmax(1) != labels).nonzero()[:, 0]
         worst = wrong[of_truth[wrong].argsort(stable=True)][: show.TILES]
         if len(worst):
             board = show.tiles(images[worst], labels[worst], probabilities[worst], self.classes)
-            run.picture("worst mistakes", board, step, "worst-mistakes")
+            run.picture("worst mistakes", board, step)
         run.graph(self.model, part.images[:1] / 255)
-        run.text("model", f"{self.summary}\n\n```\n{self.model}\n```", step)
 
 
 def make(config: Config, where: torch.device) -> Task:
@@ -138,27 +133,27 @@ def make(config: Config, where: torch.device) -> Task:
     return Letters(config, data.classes, frame.side_of(data.train.images), data, where)
 
 
-def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Letters:
-    classes, data = tuple(assets["classes"]), None
-    if where is not None:
-        data = load_data(config.data, config.fit.seed)
-        if classes != data.classes:
-            raise UserError(
-                f"this run knows the {len(classes)} classes {', '.join(classes[:3])} ..., but "
-                f"{config.data} has the {len(data.classes)} classes {', '.join(data.classes[:3])} ...: "
-                "give another --data"
-            )
-    return Letters(config, classes, assets["side"], data, where or torch.device("cpu"))
+def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Predictor:
+    classes, side = tuple(assets["classes"]), assets["side"]
+    if where is None:
+        return Predictor(config, classes, side)
+    data = load_data(config.data, config.fit.seed)
+    if classes != data.classes:
+        raise UserError(
+            f"this run knows the {len(classes)} classes {', '.join(classes[:3])} ..., but {config.data} has the "
+            f"{len(data.classes)} classes {', '.join(data.classes[:3])} ...: give another --data"
+        )
+    return Letters(config, classes, side, data, where)
 
 
 def describe(task: Letters, totals: Totals) -> tuple[str, dict[str, Any]]:
     scores, counts = task.scores(totals), totals.sums["confusion"].cpu()
-    lines, classes = per_class(counts, task.classes, "images")
+    lines, classes = confusion.per_class(counts, task.classes, "images")
     lines.append(f"accuracy {scores['accuracy']:.2%}  macro-F1 {scores['macro_f1']:.2%}  loss {scores['loss']:.4f}")
     return "\n".join(lines), {**scores, "images": int(counts.sum()), "per_class": classes}
 
 
-def predict(task: Letters, inputs: list[str]) -> list[str]:
+def predict(task: Predictor, inputs: list[str]) -> list[str]:
     """`file name, tab, class, tab, probability` for every file; pictures are framed as the training images were."""
     images = torch.stack([read(Path(name), task.side) for name in inputs])
     best, answers = task.probabilities(images).max(1)
@@ -175,5 +170,5 @@ def read(file: Path, side: int) -> Tensor:
     try:
         picture = images.load(file)
     except images.Broken as error:
-        raise UserError(f"{file} is no image that can be read: {error}") from None
+        raise UserError(f"{file} cannot be read as an image: {error}") from None
     return frame.frame(picture, side, str(file))

@@ -57,24 +57,23 @@ def board(pictures: Sequence[Image.Image], told: Sequence[str], truth: Sequence[
     return sheet
 
 
-def contact_sheet(pictures: Sequence[Image.Image], history: Mapping[int, Sequence[str]]) -> Image.Image:
+def contact_sheet(pictures: Sequence[Image.Image], history: Mapping[str, Sequence[str]]) -> Image.Image:
     """A row for each picture: the picture, then its captions before training, after some epochs, and at the end.
 
-    `history`: epoch -> captions; 0 is before training, -1 the end, with the best weights.
+    `history`: the captions told "before", after "epoch 1" and so on, in this order, and "after", with the best weights.
     """
     letters, bold = font(SIZE), font(SIZE + 2)
-    chosen = columns([epoch for epoch in history if epoch >= 0])
-    chosen += [-1] if -1 in history else []
+    chosen = columns([when for when in history if when != "after"]) + ["after"] * ("after" in history)
     height = SIDE // 2 + GAP
     sheet = Image.new("RGB", (height + len(chosen) * COLUMN, 2 * LINE + len(pictures) * height), "white")
     pen = ImageDraw.Draw(sheet)
-    names = {0: "before training", -1: "at the end (best)", 1: "after 1 epoch"}
-    for column, epoch in enumerate(chosen):
+    titles = {"before": "before training", "after": "at the end (best)"}
+    for column, when in enumerate(chosen):
         left = height + column * COLUMN
-        pen.text((left, GAP), names.get(epoch, f"after {epoch} epochs"), INK, bold)
+        pen.text((left, GAP), titles.get(when, f"after {when}"), INK, bold)
         for row in range(len(pictures)):
             y = 2 * LINE + row * height
-            for line in wrapped(pen, history[epoch][row] or "(nothing)", COLUMN - GAP, 5, letters):
+            for line in wrapped(pen, history[when][row] or "(nothing)", COLUMN - GAP, 5, letters):
                 pen.text((left, y), line, INK, letters)
                 y += LINE
     for row, picture in enumerate(pictures):
@@ -82,11 +81,10 @@ def contact_sheet(pictures: Sequence[Image.Image], history: Mapping[int, Sequenc
     return sheet
 
 
-def columns(epochs: list[int]) -> list[int]:
-    """The epochs that a sheet has room for: at first close together, as most changes at first; the last among them."""
-    epochs = sorted(epochs)
+def columns(moments: list[str]) -> list[str]:
+    """Those that a sheet has room for: at first close together, as most changes at first; the last among them."""
     room = COLUMNS - 1
-    if len(epochs) <= room:
-        return epochs
-    last = len(epochs) - 1
-    return [epochs[n] for n in sorted({round(last ** (k / (room - 2))) for k in range(room - 1)} | {0})]
+    if len(moments) <= room:
+        return moments
+    last = len(moments) - 1
+    return [moments[n] for n in sorted({round(last ** (k / (room - 2))) for k in range(room - 1)} | {0})]

@@ -25,7 +25,7 @@ from etude.config import absolute
 from etude.errors import UserError
 from etude.fingerprint import fingerprint
 from etude.markdown import literal
-from etude.text.batching import of_equal_work
+from etude.text.batching import of_equal_work, pad
 from etude.train.run import Run
 from etude.train.step import even_batches
 from etude.train.task import Split, Task
@@ -44,37 +44,54 @@ class Batch(NamedTuple):
     part: str
 
 
-class Telling:
-    """The Task; data are missing when it was restored to predict."""
+class Predictor:
+    """What predicts: the encoder that sees, the network that tells, and the words that it tells in."""
 
-    metric = "cider"
-    better = SCORES
+    def __init__(self, config: Config, vocabulary: Vocabulary, encoder: Encoder, frequencies: Tensor) -> None:
+        """`frequencies`: how often training says each word, float [V]."""
+        self.config, self.vocabulary, self.encoder = config, vocabulary, encoder
+        self.model = Captioner(config.model, encoder.channels, frequencies)
+        self.spatial = config.model.image == "attention"
+
+    def tell(self, features: Tensor, beam: int) -> Tensor:
+        """The best caption of each image, int64 [B, L], filled up with END."""
+        found = self.model.tell(features, beam, self.config.text.max_length, self.config.search.length)
+        return found.ids[:, 0]
+
+
+class Captioning(Predictor):
+    """The Task: a predictor, and the images with captions that it learns from and is scored on."""
+
+    metric, better = "cider", SCORES
 
     def __init__(
-        self, config: Config, vocabulary: Vocabulary, encoder: Encoder, frequencies: Tensor, seen: Tensor
+        self,
+        config: Config,
+        vocabulary: Vocabulary,
+        encoder: Encoder,
+        frequencies: Tensor,
+        seen: Tensor,
+        dataset: Dataset,
+        files: Sequence[Path],
+        found: Features,
+        fingerprints: dict[str, str],
     ) -> None:
-        """`frequencies`: how often training says each word, float [V]; `seen`: sorted fingerprints of its images."""
-        self.config, self.vocabulary, self.encoder, self.seen = config, vocabulary, encoder, seen
-        self.model = Captioner(config.model, encoder.channels, frequencies)
-        parameters = sum(p.numel() for p in self.model.parameters())
-        self.spatial = config.model.image == "attention"
-        self.summary = (
-            f"{parameters:,} parameters trained here, {len(vocabulary):,} words, image as {config.model.image}; "
-            f"sees with {encoder}"
-        )
+        """`seen`: sorted fingerprints of the images of training; `found`: the features of `files`.
 
-    def take(self, dataset: Dataset, found: Features, files: dict[Path, int]) -> None:
-        """Gives the task its data; `files` says the number in `found` of each file."""
-        self.data, self.features = str(dataset), found
-        self.parts: dict[str, list[Captioned]] = {
-            "train": dataset.train,
-            "valid": dataset.valid,
-            "test": dataset.test,
-        }
+        Of these files `dataset` has those that could be read.
+        """
+        super().__init__(config, vocabulary, encoder, frequencies)
+        self.seen, self.features, self.fingerprints = seen, found, fingerprints
+        self.data = str(dataset)
+        self.summary = f"{len(vocabulary):,} words, image as {config.model.image}; sees with {encoder}"
+        self.left_out = tuple(f"{files[n]}: {why}" for n, why in found.broken.items())
+        self.parts = {"train": dataset.train, "valid": dataset.valid, "test": dataset.test}
+        numbers = {file: n for n, file in enumerate(files)}
         self.places = {
-            name: np.array([files.get(image.file, -1) for image in part], np.int64) for name, part in self.parts.items()
+            name: np.array([numbers.get(image.file, -1) for image in part], np.int64)
+            for name, part in self.parts.items()
         }
-        longest = self.config.text.max_length
+        longest = config.text.max_length
         self.told = {name: [[words(c) for c in image.captions] for image in part] for name, part in self.parts.items()}
         self.rows = {
             name: [[self.vocabulary.encode(c[:longest]) for c in captions] for captions in part]
@@ -83,7 +100,7 @@ class Telling:
         pairs = [(image, n) for image, rows in enumerate(self.rows["train"]) for n in range(len(rows))]
         self.pairs = np.array(pairs, np.int64).reshape(-1, 2)
         self.lengths = np.array([len(self.rows["train"][image][n]) + 1 for image, n in pairs], np.int64)
-        self.shown = draw.shuffled(len(dataset.valid), self.config.fit.seed)[:SHOWN]
+        self.shown = draw.shuffled(len(dataset.valid), config.fit.seed)[:SHOWN]
 
     def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
         """Ids of captions for training, of images for the other parts."""
@@ -100,18 +117,11 @@ class Telling:
             numbers = ids
             rows = [row for image in ids for row in self.rows[split][image]]
             owner = np.repeat(np.arange(len(ids)), [len(self.rows[split][image]) for image in ids])
-        lengths = np.array([len(row) for row in rows])
-        inside = np.arange(lengths.max() + 1)[:, None] < lengths  # [T, N]
-        flat = np.concatenate([np.array(row, np.int64) for row in rows])
-        wanted = np.full(inside.shape, PADDING, np.int64)
-        wanted.T[inside.T] = flat
-        wanted[lengths, np.arange(len(rows))] = END
-        given = np.full(inside.shape, END, np.int64)
-        given[1:] = wanted[:-1].clip(END)
+        given, _ = pad([[END, *row] for row in rows], END)
+        wanted, _ = pad([[*row, END] for row in rows], PADDING)
         seen = self.features[self.places[split][numbers]]
-        arrays = (owner, given, wanted, numbers.astype(np.int64))
-        tensors = [torch.from_numpy(array) for array in arrays]
-        return Batch(seen, tensors[0], tensors[1], tensors[2], tensors[3], split)
+        of, places = torch.from_numpy(owner), torch.from_numpy(numbers.astype(np.int64))
+        return Batch(seen, of, given.T.contiguous(), wanted.T.contiguous(), places, split)
 
     def step(self, batch: Batch) -> Sums:
         """The log probability of the true captions, a word at a time; outside training also captions of its own.
@@ -139,11 +149,6 @@ class Telling:
             found["losses"] = (losses.index_add(0, batch.numbers[batch.owner], of_captions), len(ids))
         return found
 
-    def tell(self, features: Tensor, beam: int) -> Tensor:
-        """The best caption of each image, int64 [B, L], filled up with END."""
-        found = self.model.tell(features, beam, self.config.text.max_length, self.config.search.length)
-        return found.ids[:, 0]
-
     def captions(self, totals: Totals) -> tuple[str, list[str]]:
         """The part that was told of, and what: a caption for each of its images, words parted by spaces."""
         name = next(name for name in totals.sums if name.startswith("told_"))
@@ -166,9 +171,7 @@ class Telling:
         seeing = {**names, "state": encoder.state()}
         return {"vocabulary": self.vocabulary.words[2:], "encoder": seeing, "seen": self.seen}
 
-    # -- what a person sees
-
-    def show(self, run: Run, epoch: int, step: int) -> None:
+    def show(self, run: Run, when: str, step: int) -> None:
         """The same validation images each time, with their captions; and a sheet on which these are seen to change."""
         shown = [self.parts["valid"][n] for n in self.shown]
         seen = self.features[self.places["valid"][self.shown]].to(self.model.mean.device)
@@ -176,26 +179,19 @@ class Telling:
         with images.large_images():
             pictures = [picture(image.file) for image in shown]
         board = show.board(pictures, told, [image.captions[0] for image in shown])
-        run.picture("captions", board, step, "captions-end" if epoch < 0 else f"captions-{epoch:03d}")
+        run.picture("captions", board, step, when)
         file = run.path / "samples" / "captions.json"  # what was told before, as a run may go on in another process
-        history = {0: told}
-        if file.exists() and epoch:
-            history = {int(key): value for key, value in json.loads(file.read_text(encoding="utf-8")).items()}
-        history[epoch] = told
+        before = {} if when == "before" or not file.exists() else json.loads(file.read_text(encoding="utf-8"))
+        history = {moment(key): captions for key, captions in before.items()} | {when: told}
         run.write("samples/captions.json", files.encode(json.dumps(history, indent=1, ensure_ascii=False)))
-        run.picture("contact sheet", show.contact_sheet(pictures, history), step, "contact-sheet")
-        if epoch == 0:
-            out = [f"- {literal(note)}" for note in self.left_out] or ["nothing"]
-            run.text("left out", "\n".join(out), step, "left-out")
-        if epoch < 0:
-            run.text("model", f"{self.summary}\n\n```\n{self.model}\n```", step)
-
-    fingerprints: dict[str, str]
-    left_out: tuple[str, ...] = ()
-    """each image that could not be read, and why"""
+        run.picture("contact sheet", show.contact_sheet(pictures, history), step)
+        if when == "before":
+            run.text("left out", "\n".join(f"- {literal(note)}" for note in self.left_out) or "nothing", step)
 
 
-# ------------------------------------------------------------------------------------------------------- the functions
+def moment(key: str) -> str:
+    """When captions were told, from a key of captions.json: older runs wrote 0, the epoch, or -1."""
+    return {"0": "before", "-1": "after"}.get(key, f"epoch {key}" if key.isdecimal() else key)
 
 
 def make(config: Config, where: torch.device) -> Task:
@@ -206,8 +202,7 @@ def make(config: Config, where: torch.device) -> Task:
     found = seen_by(encoder, config, files, tested)
     contents = dict(zip([*files, *tested], found.digests, strict=True))
     fingerprints = part_fingerprints({"train": dataset.train, "valid": dataset.valid, "test": dataset.test}, contents)
-    broken = {files[n]: why for n, why in found.broken.items()}
-    dataset = dataset.without(broken)
+    dataset = dataset.without({files[n]: why for n, why in found.broken.items()})
     captions = [words(caption) for image in dataset.train for caption in image.captions]
     vocabulary = Vocabulary.of(captions, config.text.threshold)
     if len(vocabulary) == len(SPECIAL):
@@ -218,10 +213,8 @@ def make(config: Config, where: torch.device) -> Task:
         )
     counts = np.bincount([id for c in captions for id in [*vocabulary.encode(c), END]], minlength=len(vocabulary))
     seen = torch.from_numpy(np.sort(fingerprints_of([contents[file] for file in files if contents[file]])))
-    task = Telling(config, vocabulary, encoder, torch.from_numpy(counts).float(), seen)
-    task.take(dataset, found, {file: n for n, file in enumerate(files)})
-    task.fingerprints = fingerprints
-    task.left_out = tuple(f"{file}: {why}" for file, why in broken.items())
+    frequencies = torch.from_numpy(counts).float()
+    task = Captioning(config, vocabulary, encoder, frequencies, seen, dataset, files, found, fingerprints)
     mean, std = spread(found, task.places["train"])
     task.model.mean.copy_(mean)
     task.model.std.copy_(std)
@@ -273,18 +266,18 @@ def spread(found: Features, numbers: np.ndarray) -> tuple[Tensor, Tensor]:
     return mean.float(), std.clamp(min=1e-3).float()
 
 
-def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Telling:
+def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Predictor:
     """With data, images that training had are left out of the test part, whatever file they come from."""
     encoder = restored_encoder(config, assets["encoder"], where or torch.device("cpu"))
-    vocabulary = Vocabulary(assets["vocabulary"])
-    task = Telling(config, vocabulary, encoder, torch.zeros(len(vocabulary)), assets["seen"])
+    vocabulary, seen = Vocabulary(assets["vocabulary"]), assets["seen"]
+    frequencies = torch.zeros(len(vocabulary))  # the checkpoint's weights have them
     if where is None:
-        return task
+        return Predictor(config, vocabulary, encoder, frequencies)
     dataset = data.load_test(config.data, config.fit.seed)
     files = [image.file for image in dataset.test]
     found = seen_by(encoder, config, files)
     contents = dict(zip(files, found.digests, strict=True))
-    known = {file for file, digest in contents.items() if digest and trained_on(digest, task.seen)}
+    known = {file for file, digest in contents.items() if digest and trained_on(digest, seen)}
     unknown = [image for image in dataset.test if image.file not in known]
     dataset = dataset.without({files[n]: why for n, why in found.broken.items()})
     if known:
@@ -292,10 +285,8 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
         if not test:
             raise UserError(f"all images of {config.data.name} were trained on; evaluate on other data")
         dataset = Dataset(dataset.name, [], [], test, [*dataset.notes, f"{len(known):,} images that were trained on"])
-    task.take(dataset, found, {file: n for n, file in enumerate(files)})
-    task.fingerprints = part_fingerprints({"test": unknown}, contents)
-    task.left_out = tuple(f"{files[n]}: {why}" for n, why in found.broken.items())
-    return task
+    fingerprints = part_fingerprints({"test": unknown}, contents)
+    return Captioning(config, vocabulary, encoder, frequencies, seen, dataset, files, found, fingerprints)
 
 
 def trained_on(digest: bytes, seen: Tensor) -> bool:
@@ -322,7 +313,7 @@ def restored_encoder(config: Config, kept: dict[str, Any], where: torch.device) 
     return encoder
 
 
-def describe(task: Telling, totals: Totals) -> tuple[str, dict[str, Any]]:
+def describe(task: Captioning, totals: Totals) -> tuple[str, dict[str, Any]]:
     found = task.scores(totals)
     part, told = task.captions(totals)
     more, missing = metrics.java_scores(task.references(part), told)
@@ -336,7 +327,7 @@ def describe(task: Telling, totals: Totals) -> tuple[str, dict[str, Any]]:
     return "\n".join(lines), {**found, "images": len(told), "different": different, "left_out": len(task.left_out)}
 
 
-def without(task: Telling, totals: Totals, blocks: list[np.ndarray]) -> dict[str, list[float]]:
+def without(task: Captioning, totals: Totals, blocks: list[np.ndarray]) -> dict[str, list[float]]:
     part, told = task.captions(totals)
     every, losses = np.arange(len(told)), totals.sums["losses"].cpu().numpy()
     some = [every, *(np.setdiff1d(every, block) for block in blocks)]
@@ -345,13 +336,13 @@ def without(task: Telling, totals: Totals, blocks: list[np.ndarray]) -> dict[str
     return found | metrics.scores_of(task.references(part), told, some)
 
 
-def results(task: Telling, totals: Totals) -> list[dict[str, Any]]:
+def results(task: Captioning, totals: Totals) -> list[dict[str, Any]]:
     """COCO's format of results: [{"image_id": ..., "caption": ...}, ...]."""
     part, told = task.captions(totals)
     return [{"image_id": image.id, "caption": said} for image, said in zip(task.parts[part], told, strict=True)]
 
 
-def predict(task: Telling, inputs: list[str], beam: int | None = None) -> list[str]:
+def predict(task: Predictor, inputs: list[str], beam: int | None = None) -> list[str]:
     """`file name, tab, caption` for every image file. Raises UserError for one that cannot be read."""
     lines = []
     for start in range(0, len(inputs), TOGETHER):
@@ -375,4 +366,4 @@ def read(name: str) -> Image.Image:
     try:
         return images.read(Path(name))
     except images.Broken as error:
-        raise UserError(f"{name} is no image that can be read: {error}") from None
+        raise UserError(f"{name} cannot be read as an image: {error}") from None

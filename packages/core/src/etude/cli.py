@@ -96,13 +96,9 @@ def invocation(package: Package) -> str:
     return f"python -m {package.module}" if sys.argv[0].endswith("__main__.py") else package.name
 
 
-def parser(package: Package, verb: str, epilog: str = "", add_help: bool = True) -> Parser:
-    return Parser(f"{package.name} {verb}", VERBS[verb], epilog, add_help)
-
-
 def train(package: Package, words: list[str]) -> int:
     """Trains a model in a run folder; goes on where an earlier start of the same run stopped."""
-    takes = parser(package, "train", add_help=False)  # the help lists the flags: it is tyro's
+    takes = Parser(f"{package.name} train", VERBS["train"], add_help=False)  # the help lists the flags: it is tyro's
     takes.add_argument("--run", metavar="DIR", type=files.given)
     takes.also("[CONFIG ...] [--flag value ...]")
     given, flags = takes.parse_known_args(words)
@@ -171,11 +167,10 @@ def together(package: Package) -> int:
     asked = json.load(sys.stdin)
     outcome = many.Outcome()
     if asked["verb"] == "evaluate":
-        for one in asked["runs"]:
-            log = files.open_log(Path(one["folder"]) / "log.txt")
-            with log, redirect_stdout(log), redirect_stderr(log):
-                if main(package, ["evaluate", one["folder"]]) != 0:
-                    outcome.failed.append(one["folder"])
+        for folder in (one["folder"] for one in asked["runs"]):
+            with files.open_log(Path(folder) / "log.txt") as log, redirect_stdout(log), redirect_stderr(log):
+                if main(package, ["evaluate", folder]) != 0:
+                    outcome.failed.append(folder)
     else:
         call = invocation(package)
         wishes = [
@@ -202,7 +197,8 @@ def evaluate(package: Package, words: list[str]) -> int:
     which a study judges them in test-blocks.json; what was answered for each example, where a package has that, in its
     results.json. What was answered otherwise, only `--out` keeps.
     """
-    takes = parser(package, "evaluate", "The flags are those of `train`, such as --data X to score other data.")
+    other = "The flags are those of `train`, such as --data X to score other data."
+    takes = Parser(f"{package.name} evaluate", VERBS["evaluate"], other)
     takes.add_argument("run", metavar="RUN", help="the run folder")
     takes.add_argument("--checkpoint", choices=("best", "last"), help="which of the run's two; best if not given")
     if package.results:
@@ -286,7 +282,7 @@ def inputs_of(takes: Parser, words: list[str]) -> Namespace:
 
 def predict(package: Package, words: list[str]) -> int:
     """Applies the best checkpoint of a run to inputs; needs nothing but the run folder."""
-    takes = parser(package, "predict")
+    takes = Parser(f"{package.name} predict", VERBS["predict"])
     takes.add_argument("--out", metavar="FILE", help="where the output goes, instead of to the screen")
     known = configs.knobs(package.options) if package.options else {}
     for name, kind in known.items():
@@ -312,7 +308,7 @@ def predict(package: Package, words: list[str]) -> int:
 
 def embed(package: Package, words: list[str]) -> int:
     """Writes what the best checkpoint of a run makes of inputs as a NumPy array, float32 [N, D]."""
-    takes = parser(package, "embed")
+    takes = Parser(f"{package.name} embed", VERBS["embed"])
     takes.add_argument("--out", metavar="FILE.npy", required=True, help="where the vectors go, one for each input")
     given = inputs_of(takes, words)
 

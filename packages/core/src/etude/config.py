@@ -40,12 +40,8 @@ def at_least(least: float, group: str, config: Any, *names: str) -> None:
 
 def is_path(value: str, *endings: str) -> bool:
     """Whether a text names a file or folder rather than something known: by its form, its ending, or by being there."""
-    return (
-        value.startswith(("~", ".", os.sep))
-        or any(separator in value for separator in (os.sep, os.altsep) if separator)
-        or value.lower().endswith(endings)
-        or os.path.lexists(value)
-    )
+    parted = os.sep in value or (os.altsep or os.sep) in value
+    return parted or value.startswith(("~", ".")) or value.lower().endswith(endings) or os.path.lexists(value)
 
 
 def absolute(path: str) -> str:
@@ -124,8 +120,8 @@ class Fit:
     """whose weights are the result: of the best epoch on validation; or of the last, if that part is too small"""
     save_every: float = 5.0
     """minutes between checkpoints within an epoch; every epoch ends with one anyway"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU if there is one"""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: a GPU if there is one, be it NVIDIA's (cuda) or Apple's (mps)"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 on GPUs from Ampere on and CPUs with AMX, fp16 on older GPUs, else fp32; kept by a resumed run"""
     compile: bool = False
@@ -188,10 +184,6 @@ def is_list(kind: Any) -> bool:
     return typing.get_origin(some(kind)[0]) is tuple
 
 
-def is_switch(kind: Any) -> bool:
-    return some(kind)[0] is bool
-
-
 def read(word: str | None, kind: Any) -> Any:
     """The value of a type that a word stands for. Raises ValueError if there is none.
 
@@ -207,9 +199,9 @@ def read(word: str | None, kind: Any) -> Any:
         word.encode()  # a lone surrogate, as of a file name that is not UTF-8, could not be written down
         return word.removeprefix("\\") if NULL.fullmatch(word) else word
     if typing.get_origin(kind) is Literal:
-        words = {word, RENAMED.get(word)}
-        if found := [value for value in typing.get_args(kind) if words & {to_word(value), str(value)}]:
-            return found[0]
+        for value in typing.get_args(kind):
+            if {word, RENAMED.get(word)} & {to_word(value), str(value)}:
+                return value
         raise ValueError(word)
     if optional and word in ("None", "none"):
         return None
@@ -354,12 +346,14 @@ def find_config(name: str, package: str) -> Path:
 def read_flags(words: Sequence[str], known: Mapping[str, Any]) -> list[Setting]:
     """Splits the shell's words into settings. Raises UserError for an unknown flag, with a suggestion."""
     found: list[Setting] = []
-    switches = {switch(name, yes): (name, yes) for name in known if is_switch(known[name]) for yes in (True, False)}
+    switches = {
+        switch(name, yes): (name, yes) for name in known if some(known[name])[0] is bool for yes in (True, False)
+    }
     for word in words:
         name, equals, value = word[2:].partition("=")
         name = full(name, known)
         if not word.startswith("--"):
-            if not found or is_switch(known[found[-1].name]):
+            if not found or some(known[found[-1].name])[0] is bool:
                 raise UserError(f"command line: {word!r} belongs to no flag{files_first(word)}")
             found[-1].words.append(word)
         elif f"--{name}" in switches and not equals:
@@ -431,27 +425,27 @@ def read_yaml(path: Path, known: Mapping[str, Any]) -> list[Setting]:
     if not isinstance(root, yaml.MappingNode):
         raise UserError(f"{path}: expected lines of the form `key: value`")
     found: dict[str, Setting] = {}
-    for setting in read_mapping(path, root, "", known):
-        if setting.name in found:  # spelt in another way
-            raise UserError(f"{setting.where}: {setting.name} is given twice")
-        found[setting.name] = setting
-    return list(found.values())
-
-
-def read_mapping(path: Path, mapping: yaml.MappingNode, prefix: str, known: Mapping[str, Any]) -> Iterator[Setting]:
-    for key, node in mapping.value:
-        name = prefix + dashed(key.value)
-        if isinstance(node, yaml.MappingNode):
-            yield from read_mapping(path, node, f"{name}.", known)
-            continue
-        name, where = full(name, known), f"{path}, line {key.start_mark.line + 1}"
+    for written, line, node in leaves(root):
+        name, where = full(written, known), f"{path}, line {line}"
         if name not in known:
             raise UserError(f"{where}: unknown key {name}: {similar(name, known)}")
+        if name in found:
+            raise UserError(f"{where}: {name} is given twice")
         value = plain(node)
         words = value if isinstance(value, list) else [value]
         if words is value and not (is_list(known[name]) and all(isinstance(n, yaml.ScalarNode) for n in node.value)):
             raise UserError(f"{where}: {name} must be {describe(known[name])}, not a list")
-        yield Setting(name, [None if word is None else to_word(word) for word in words], where)
+        found[name] = Setting(name, [None if word is None else to_word(word) for word in words], where)
+    return list(found.values())
+
+
+def leaves(mapping: yaml.MappingNode, prefix: str = "") -> Iterator[tuple[str, int, yaml.Node]]:
+    """The dotted keys in which a mapping ends, their lines and what stands there."""
+    for key, node in mapping.value:
+        if isinstance(node, yaml.MappingNode):
+            yield from leaves(node, f"{prefix}{key.value}.")
+        else:
+            yield prefix + key.value, key.start_mark.line + 1, node
 
 
 class Dumper(yaml.SafeDumper):

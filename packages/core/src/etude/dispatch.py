@@ -73,15 +73,10 @@ def meant(tasks: set[str]) -> str:
 
 
 def nearest_uv_run() -> tuple[dict[str, str], Path]:
-    """Options and folder of the closest `uv run` among this process's ancestors; without one, no options and here."""
+    """Options and folder of the closest `uv run` among this process's ancestors; without one, none and this folder."""
     for process in psutil.Process().parents():
-        with suppress(psutil.NoSuchProcess):
-            try:
-                options = uv_run_options(process.cmdline())
-            except psutil.AccessDenied as error:
-                if is_uv(process.name()):
-                    raise UserError("the command line of `uv run` is not readable; say `TASK train`") from error
-                continue
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            options = uv_run_options(process.cmdline())
             if options is not None:
                 with suppress(psutil.Error):  # gone, or a system that shows a process's command line but no folder
                     return options, Path(process.cwd())
@@ -91,18 +86,13 @@ def nearest_uv_run() -> tuple[dict[str, str], Path]:
     return {}, Path.cwd()
 
 
-def is_uv(program: str) -> bool:
-    """Whether a path or name of a program is uv's (uvw is its twin without a console on Windows)."""
-    return Path(program).stem.lower() in ("uv", "uvw")
-
-
 def uv_run_options(line: list[str]) -> dict[str, str] | None:
     """The valued options of `uv run`, {option: value}, out of a process's command line; None for any other command.
 
     Nothing after the command word is read: it belongs to the command. Raises UserError where an option this does not
     know may have hidden a `--package`.
     """
-    if not line or not is_uv(line[0]):
+    if not line or Path(line[0]).stem.lower() not in ("uv", "uvw"):  # its twin without a console on Windows
         return None
     found: dict[str, str] = {}
     words, running = iter(line[1:]), False

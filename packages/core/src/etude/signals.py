@@ -2,12 +2,17 @@
 
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+ASKING = [signal.SIGINT, signal.SIGTERM]
+if sys.platform == "win32":
+    ASKING.append(signal.SIGBREAK)  # the only one that a process there can send to another
 
 
 class Stopped(Exception):
@@ -40,7 +45,7 @@ def watch_signals() -> Iterator[list[int]]:
             signal.signal(signum, before[signum])
             signal.raise_signal(signum)
 
-    before: dict[int, Any] = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {signum: signal.signal(signum, note) for signum in ASKING}
     try:
         yield asked
     finally:

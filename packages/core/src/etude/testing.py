@@ -26,13 +26,13 @@ from torch.overrides import TorchFunctionMode
 from etude import cli, config, draw
 from etude.errors import UserError
 from etude.layers import recurrent
-from etude.layers.norm import batch_norms
 from etude.package import Package
 from etude.report import read as report
 from etude.stacked import runs as many
 from etude.study import judge, study
 from etude.train import device, loop, optim, run
 from etude.train.device import Device
+from etude.train.norm import batch_norms
 from etude.train.step import Learner, Step, evaluate, train_step
 from etude.train.task import Split, Task
 from etude.train.totals import Sums, Totals

@@ -21,9 +21,8 @@ from gauss_vae.data import PARTS, Mixture
 from gauss_vae.model import VAE, Weighed, bound
 
 SAMPLES = 32  # latents drawn for each example in validation
-ACTIVE = (
-    0.01  # the variance of a latent unit's posterior mean from which on it is active: Burda et al. 2016, section 5.2
-)
+# A latent unit whose posterior mean has a larger variance is active (Burda et al. 2016, section 5.2).
+ACTIVE = 0.01
 AT_ONCE = 2_000_000  # random numbers: those of an epoch are drawn together if they are no more, which is much cheaper
 NOISE, SCORING = -5, -6  # streams of random numbers beside those of `gauss_vae.data`
 
@@ -47,25 +46,23 @@ class Part(NamedTuple):
     truth: np.ndarray  # log p(x), float64 [N]
 
 
-class Compared:
-    """The Task; without data when it was restored to predict."""
+class Predictor:
+    """What predicts: the VAE, for examples of `dimension` numbers."""
 
-    metric = "gap"
-    better = SCORES
+    def __init__(self, config: Config, dimension: int) -> None:
+        self.config, self.model = config, VAE(dimension, config.model)
 
-    def __init__(self, config: Config, dimension: int, mixture: Mixture | None = None) -> None:
-        self.config, self.mixture = config, mixture
-        self.model = VAE(dimension, config.model)
-        parameters = sum(p.numel() for p in self.model.parameters())
+
+class Compared(Predictor):
+    """The Task: a VAE, and what is drawn from a mixture whose density is known."""
+
+    metric, better = "gap", SCORES
+
+    def __init__(self, config: Config, mixture: Mixture) -> None:
+        super().__init__(config, dimension := mixture.dimension)
+        self.mixture = mixture
         widths = [config.model.hidden] * config.model.depth
-        layers = [dimension, *widths, self.model.latent, *widths, dimension]
-        self.summary = f"{parameters:,} parameters, {' > '.join(map(str, layers))}"
-        if mixture is None:
-            return
-        if mixture.dimension != dimension:
-            raise UserError(
-                f"this run has {dimension} dimensions, but {config.data.name} {mixture.dimension}: give another --data"
-            )
+        self.summary = " > ".join(map(str, [dimension, *widths, self.model.latent, *widths, dimension]))
         self.drawn: dict[Split, tuple[int, np.ndarray]] = {}  # an epoch of each part and its noise
         self.parts: dict[Split, Part] = {}
         for split, n in (("train", config.data.train), ("valid", config.data.valid), ("test", config.data.test)):
@@ -82,7 +79,6 @@ class Compared:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """Of what decides the draws: their last bits are another machine's own, as it multiplies in another order."""
-        assert self.mixture is not None
         what, seed = data.origin(self.config.data, self.mixture), self.config.fit.seed
         drawn = {split: np.array([seed, PARTS[split], len(part.x)]) for split, part in self.parts.items()}
         return {split: fingerprint(*what, of, self.parts[split].clusters) for split, of in drawn.items()}
@@ -136,21 +132,16 @@ class Compared:
     def assets(self) -> dict[str, Any]:
         return {"dimension": self.model.dimension}
 
-    def show(self, run: Run, epoch: int, step: int) -> None:
+    def show(self, run: Run, when: str, step: int) -> None:
         """The same validation examples each time: before training, after epochs 1, 2, 4, 8, ..., and at the end."""
-        if epoch > 0 and epoch & (epoch - 1):
+        if when.startswith("epoch") and int(when.split()[1]).bit_count() > 1:
             return
-        name = "end" if epoch < 0 else f"epoch-{epoch:03d}"
-        part = self.parts["valid"]
-        seed = self.config.fit.seed
-        assert self.mixture is not None
-        picture = show.board(self.model, self.mixture, part.x[: show.POINTS], part.clusters[: show.POINTS], seed)
-        run.picture("board", picture, step, f"board-{name}")
-        if epoch < 0:
-            x = torch.from_numpy(part.x[: show.POINTS]).to(self.model.shift.device)
-            columns = {"cluster": [str(k) for k in part.clusters[: len(x)]]}
-            run.embedding("latents", self.model.encode(x).mean.cpu(), columns, step)
-            run.text("model", f"{self.summary}\n\n```\n{self.model}\n```", step)
+        x, clusters = (values[: show.POINTS] for values in (self.parts["valid"].x, self.parts["valid"].clusters))
+        picture = show.board(self.model, self.mixture, x, clusters, self.config.fit.seed)
+        run.picture("board", picture, step, when)
+        if when == "after":
+            latents = self.model.encode(torch.from_numpy(x).to(self.model.shift.device)).mean.cpu()
+            run.embedding("latents", latents, {"cluster": list(map(str, clusters))}, step)
 
 
 def normal(ids: np.ndarray, count: int, *stream: int) -> Tensor:
@@ -161,18 +152,23 @@ def normal(ids: np.ndarray, count: int, *stream: int) -> Tensor:
 
 
 def make(config: Config, where: torch.device) -> Task:
+    return Compared(config, data.load(config.data, config.fit.seed))
+
+
+def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Predictor:
+    dimension = assets["dimension"]
+    if where is None:
+        return Predictor(config, dimension)
     mixture = data.load(config.data, config.fit.seed)
-    return Compared(config, mixture.dimension, mixture)
-
-
-def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Compared:
-    mixture = None if where is None else data.load(config.data, config.fit.seed)
-    return Compared(config, assets["dimension"], mixture)
+    if mixture.dimension != dimension:
+        raise UserError(
+            f"this run has {dimension} dimensions, but {config.data.name} {mixture.dimension}: give another --data"
+        )
+    return Compared(config, mixture)
 
 
 def describe(task: Compared, totals: Totals) -> tuple[str, dict[str, Any]]:
     """All in nats per example, on the same draws of the test part; what is fitted is fitted to the training part."""
-    assert task.mixture is not None
     train, test = task.parts["train"].x, task.parts["test"]
     seed, q, k = task.config.fit.seed, task.model.latent, len(task.mixture.weights)
     n, samples = len(test.x), task.config.importance
@@ -234,7 +230,7 @@ def se(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
-def predict(task: Compared, inputs: list[str]) -> list[str]:
+def predict(task: Predictor, inputs: list[str]) -> list[str]:
     """For each row of the CSV files ("-": standard input) its log-likelihood, then each number restored: mean ± sd."""
     rows = [data.read_rows(name, task.model.dimension) for name in inputs]
     x = torch.from_numpy(np.concatenate(rows)).to(task.model.shift.device)

@@ -13,17 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from etude import draw
-from etude.confusion import f1, per_class
+from etude import confusion, draw, pictures
 from etude.errors import UserError
 from etude.layers.recurrent import LSTM
-from etude.pictures import confusion
-from etude.text.batching import by_length, padded
+from etude.text.batching import by_length, padded, sorted_by_length
 from etude.text.fingerprints import fingerprints
 from etude.text.lines import clean, lines, spans
 from etude.train.device import Device, best_precision
 from etude.train.run import Run
-from etude.train.step import even_batches
 from etude.train.task import Split, Task
 from etude.train.totals import Sums, Totals
 from lstm_pos import conllu, data
@@ -79,13 +76,10 @@ class Part:
     lengths: np.ndarray  # int64 [N], in pieces
 
 
-class Tagging:
-    """The Task; data are missing when it was restored to predict, and but for the test part when to be scored."""
+class Predictor:
+    """What predicts: the network, and what was learnt beside its weights."""
 
-    metric = "accuracy"
-    better = SCORES
-
-    def __init__(self, config: Config, learnt: Learnt, dataset: Dataset | None = None) -> None:
+    def __init__(self, config: Config, learnt: Learnt) -> None:
         self.config, self.learnt, self.tags = config, learnt, list(learnt.tags)
         encoder = learnt.encoder
         self.model = Tagger(
@@ -99,27 +93,58 @@ class Tagging:
                 values=sum(learnt.morphology.sizes),
             ),
         )
-        parameters = sum(p.numel() for p in self.model.parameters())
-        vocabulary = f"{encoder.cutter.vocab_size:,} {encoder.cutter.kind}"
-        self.summary = f"{parameters:,} parameters, {vocabulary}, LSTM: {LSTM.__module__}"
-        if dataset is None:
-            return
-        self.dataset, self.data, self.corpus = dataset, dataset.description, dataset.corpus
-        corpus = self.corpus
+
+    def tagged(self, sentences: Sequence[Sequence[str]], precision: str = "fp32") -> list[list[str]]:
+        """The tags of every word of every sentence."""
+        names: dict[str, int] = {}
+        plain = ((clean(word) or word for word in words) for words in sentences)
+        flat, bounds = packed([[names.setdefault(word, len(names)) for word in words] for words in plain])
+        forms = self.learnt.encoder.encode(list(names))
+        part = cut(flat, bounds[:-1], bounds[1:], forms.counts, self.config.text.max_length)
+        found = self.answers(forms, flat, part, precision)
+        return [[self.tags[k] for k in found[a:b]] for a, b in pairwise(bounds)]
+
+    @torch.inference_mode()
+    def answers(self, forms: Forms, words: np.ndarray, part: Part, precision: str) -> np.ndarray:
+        """The number of the tag of each of `words`, numbers of `forms`, that lies in `part`: int64 [W]."""
+        self.model.eval()
+        device = Device(next(self.model.parameters()).device, precision)
+        found = np.zeros(len(words), np.int64)
+        order = np.argsort(part.lengths, kind="stable")
+        shares = np.cumsum(part.lengths[order]) // TOGETHER
+        for ids in np.split(order, np.flatnonzero(np.diff(shares)) + 1) if len(order) else []:
+            counts = part.ends[ids] - part.starts[ids]
+            tokens = ranges(part.starts[ids], counts)
+            one = device.move(batch(forms, words[tokens], counts, self.config.text.label))
+            with device.autocast():
+                logits, _ = self.model(one)
+            found[tokens] = of_words(mean(logits.float()), one.words, len(tokens)).argmax(1).cpu().numpy()
+        return found
+
+
+class Tagging(Predictor):
+    """The Task: a tagger, and the sentences that it learns from and is scored on: the test part only, if restored."""
+
+    metric, better = "accuracy", SCORES
+
+    def __init__(self, config: Config, learnt: Learnt, dataset: Dataset) -> None:
+        super().__init__(config, learnt)
+        encoder, corpus = learnt.encoder, dataset.corpus
+        self.summary = f"{encoder.cutter.vocab_size:,} {encoder.cutter.kind}, LSTM: {LSTM.__module__}"
+        self.data, self.corpus = dataset.description, corpus
         self.tags += [tag for tag in corpus.tags if tag not in learnt.tags]  # never answered
         self.tag_ids = np.array([self.tags.index(tag) for tag in corpus.tags], dtype=np.int64)
         self.morphology = learnt.morphology.encode(corpus.feats)
-        parts = {"train": dataset.train, "valid": dataset.valid, "test": dataset.test}
-        used = np.flatnonzero(sum(occurrences(corpus, sentences) for sentences in parts.values()))
+        self.sentences = {"train": dataset.train, "valid": dataset.valid, "test": dataset.test}
+        used = np.flatnonzero(sum(occurrences(corpus, sentences) for sentences in self.sentences.values()))
         words = [corpus.words[n] for n in used]
         self.numbers = np.zeros(len(corpus.words), np.int32)  # of the corpus's words among `forms`
         self.numbers[used] = np.arange(len(used))
         self.forms = encoder.encode(words)
         self.unseen = ~np.isin(fingerprints(words), learnt.seen)
         counts = self.forms.counts[self.numbers]
-        self.parts = {
-            name: cut_all(corpus, sentences, counts, config.text.max_length) for name, sentences in parts.items()
-        }
+        longest = config.text.max_length
+        self.parts = {name: cut_all(corpus, some, counts, longest) for name, some in self.sentences.items()}
         self.shown = np.sort(draw.shuffled(len(self.parts["valid"].starts), config.fit.seed)[:SHOWN])
         self.dropped: np.ndarray | None = None
         if isinstance(encoder.cutter, Words) and config.model.word_dropout:
@@ -135,15 +160,14 @@ class Tagging:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """Of words and tags; the column FEATS counts where training learns from it."""
-        parts = {"train": self.dataset.train, "valid": self.dataset.valid, "test": self.dataset.test}
-        loaded = {split: sentences for split, sentences in parts.items() if len(sentences)}
+        loaded = {split: sentences for split, sentences in self.sentences.items() if len(sentences)}
         return data.part_fingerprints(self.corpus, loaded, bool(self.config.model.morphology))
 
     def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
         lengths = self.parts[split].lengths
-        if split != "train":
-            return even_batches(np.argsort(lengths, kind="stable"), batch_size)
-        return by_length(lengths, batch_size, self.config.fit.seed, epoch)
+        if split == "train":
+            return by_length(lengths, batch_size, self.config.fit.seed, epoch)
+        return sorted_by_length(lengths, batch_size)
 
     def load(self, split: Split, ids: np.ndarray, epoch: int) -> Batch:
         part, corpus = self.parts[split], self.corpus
@@ -181,8 +205,7 @@ class Tagging:
         sums: Sums = {"loss": (loss, (truth >= 0).sum()), "accuracy": (hits.sum(), len(hits))}
         if not self.model.training:
             sums["unseen"] = (torch.stack([(hits & batch.unseen).sum(), batch.unseen.sum()]), len(hits))
-            k = len(self.tags)
-            sums["confusion"] = (torch.bincount(batch.tags * k + answers, minlength=k * k).view(k, k), len(hits))
+            sums["confusion"] = (confusion.count(batch.tags, answers, len(self.tags)), len(hits))
         return sums
 
     def scores(self, totals: Totals) -> dict[str, float]:
@@ -191,7 +214,7 @@ class Tagging:
         if "confusion" in totals.sums:
             counts = totals.sums["confusion"]
             used = counts.sum(0) + counts.sum(1) > 0
-            scores["macro_f1"] = float(f1(counts)[used].mean())
+            scores["macro_f1"] = float(confusion.f1(counts)[used].mean())
             hits, unseen = totals.sums["unseen"].tolist()
             if unseen:
                 scores["unseen_accuracy"] = hits / unseen
@@ -200,40 +223,12 @@ class Tagging:
     def assets(self) -> dict[str, Any]:
         return self.learnt.state()
 
-    def tagged(self, sentences: Sequence[Sequence[str]], precision: str = "fp32") -> list[list[str]]:
-        """The tags of every word of every sentence."""
-        names: dict[str, int] = {}
-        plain = ((clean(word) or word for word in words) for words in sentences)
-        flat, bounds = packed([[names.setdefault(word, len(names)) for word in words] for words in plain])
-        forms = self.learnt.encoder.encode(list(names))
-        part = cut(flat, bounds[:-1], bounds[1:], forms.counts, self.config.text.max_length)
-        found = self.answers(forms, flat, part, precision)
-        return [[self.tags[k] for k in found[a:b]] for a, b in pairwise(bounds)]
-
-    @torch.inference_mode()
-    def answers(self, forms: Forms, words: np.ndarray, part: Part, precision: str) -> np.ndarray:
-        """The number of the tag of each of `words`, numbers of `forms`, that lies in `part`: int64 [W]."""
-        self.model.eval()
-        device = Device(next(self.model.parameters()).device, precision)
-        found = np.zeros(len(words), np.int64)
-        order = np.argsort(part.lengths, kind="stable")
-        shares = np.cumsum(part.lengths[order]) // TOGETHER
-        for ids in np.split(order, np.flatnonzero(np.diff(shares)) + 1) if len(order) else []:
-            counts = part.ends[ids] - part.starts[ids]
-            tokens = ranges(part.starts[ids], counts)
-            one = device.move(batch(forms, words[tokens], counts, self.config.text.label))
-            with device.autocast():
-                logits, _ = self.model(one)
-            found[tokens] = of_words(mean(logits.float()), one.words, len(tokens)).argmax(1).cpu().numpy()
-        return found
-
-    def show(self, run: Run, epoch: int, step: int) -> None:
+    def show(self, run: Run, when: str, step: int) -> None:
         """The same validation sentences each time; at the end also the confusion matrix and the worst sentences."""
-        name = "end" if epoch < 0 else f"epoch-{epoch:03d}"
         part = self.parts["valid"]
         pairs = [self.read(part.starts[id], part.ends[id]) for id in self.shown]
-        run.text("sentences", table(pairs, self.tagged([words for words, _ in pairs])), step, f"sentences-{name}")
-        if epoch >= 0:
+        run.text("sentences", table(pairs, self.tagged([words for words, _ in pairs])), step, when)
+        if when != "after":
             return
         some = draw.shuffled(len(part.starts), self.config.fit.seed)[:COUNTED]
         pairs = [self.read(part.starts[id], part.ends[id]) for id in some]
@@ -242,14 +237,15 @@ class Tagging:
             sum(a != b for a, b in zip(tags, truth, strict=True)) for tags, (_, truth) in zip(found, pairs, strict=True)
         ]
         worst = sorted(range(len(pairs)), key=lambda n: -wrong[n])[:SHOWN]
-        run.text("most wrong", table([pairs[n] for n in worst], [found[n] for n in worst]), step, "most-wrong")
-        counts = torch.zeros(len(self.tags), len(self.tags), dtype=torch.int64)
-        for tags, (_, truth) in zip(found, pairs, strict=True):
-            for a, b in zip(truth, tags, strict=True):
-                counts[self.tags.index(a), self.tags.index(b)] += 1
+        run.text("most wrong", table([pairs[n] for n in worst], [found[n] for n in worst]), step)
+        numbers = {tag: n for n, tag in enumerate(self.tags)}
+        truths, answers = (
+            torch.tensor([numbers[tag] for tags in every for tag in tags])
+            for every in ([truth for _, truth in pairs], found)
+        )
+        counts = confusion.count(truths, answers, len(numbers))
         what = f"words of {len(some):,} of its {len(part.starts):,} sentences"
-        run.picture("confusion", confusion(counts, self.tags, what), step)
-        run.text("model", f"{self.summary}\n\n```\n{self.model}\n```", step)
+        run.picture("confusion", pictures.confusion(counts, self.tags, what), step)
 
     def read(self, start: int, end: int) -> tuple[list[str], list[str]]:
         """The words and their true tags from one token of the corpus to another."""
@@ -399,7 +395,7 @@ def joined(corpus: Corpus, sentences: np.ndarray) -> Iterator[str]:
         yield " ".join(corpus.sentence(int(n))[0])
 
 
-def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Tagging:
+def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Predictor:
     """Scored is the run's own test part, or the whole of data that the run was not trained on.
 
     They are told apart by what is in them, not by their name: a copy of the training data, or a file that begins with
@@ -407,7 +403,7 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
     """
     learnt = Learnt.restore(config, assets)
     if where is None:
-        return Tagging(config, learnt)
+        return Predictor(config, learnt)
     name, trained, asked = config.data.name, learnt.source, config.data.documents
     # Of what the run was trained on, fewer documents may be asked for: as many are read as it has.
     corpus = data.read(name, max(asked, trained["documents"]) if asked and trained["documents"] else 0)
@@ -433,7 +429,7 @@ def describe(task: Tagging, totals: Totals) -> tuple[str, dict[str, Any]]:
     scores, counts = task.scores(totals), totals.sums["confusion"].long().cpu()
     used = [k for k in range(len(task.tags)) if counts[k].sum() + counts[:, k].sum() > 0]
     counts, tags = counts[used][:, used], [task.tags[k] for k in used]
-    lines, classes = per_class(counts, tags, "words")
+    lines, classes = confusion.per_class(counts, tags, "words")
     lines += ["", f"{'is / read as':<14}" + "".join(f"{tag:>7}" for tag in tags)]
     lines += [
         f"{tag:<14}" + "".join(f"{n or '.':>7}" for n in row) for tag, row in zip(tags, counts.tolist(), strict=True)
@@ -448,7 +444,7 @@ def describe(task: Tagging, totals: Totals) -> tuple[str, dict[str, Any]]:
     return "\n".join(lines), object
 
 
-def predict(task: Tagging, inputs: list[str], format: str = "text") -> list[str]:
+def predict(task: Predictor, inputs: list[str], format: str = "text") -> list[str]:
     """Words and tags of texts, text files, CoNLL-U files (their words, as they are cut) and, for "-", of stdin."""
     sentences = [sentence for given in inputs for sentence in sentences_of(given)]
     where = next(task.model.parameters()).device

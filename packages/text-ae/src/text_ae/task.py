@@ -15,13 +15,12 @@ from torch.nn import functional as F
 from etude import draw, text
 from etude.errors import UserError
 from etude.fingerprint import fingerprint
-from etude.text.batching import by_length, pad
+from etude.text.batching import by_length, pad, padded_batches, sorted_by_length
 from etude.text.fingerprints import fingerprints
 from etude.text.rows import Rows
 from etude.text.tokenizer import Tokenizer, without_surrogates
 from etude.train.device import Device, best_precision
 from etude.train.run import Run
-from etude.train.step import even_batches
 from etude.train.task import Split, Task
 from etude.train.totals import Sums, Totals
 from text_ae import data, scores
@@ -53,47 +52,70 @@ class Batch(NamedTuple):
     numbers: Tensor  # int64 [B] which of all texts these are
 
 
-class Restoring:
-    """The Task; data are missing when it was restored to predict."""
-
-    metric = "accuracy"
-    better = SCORES
+class Predictor:
+    """What predicts: the autoencoder, and the tokenizer that makes rows of ids for it."""
 
     def __init__(self, config: Config, tokenizer: Tokenizer, counts: Tensor, seen: Tensor) -> None:
         """`counts`: how often training has each token, float [V]; `seen`: the sorted fingerprints of its texts."""
         self.config, self.tokenizer, self.counts, self.seen = config, tokenizer, counts, seen
         start, end = (id for id in (tokenizer.bos_id, tokenizer.eos_id) if id is not None)
         self.model = Autoencoder(config, Sizes(tokenizer.vocab_size, start, end), counts)
+
+    def device(self) -> Device:
+        where = next(self.model.parameters()).device
+        return Device(where, best_precision(where))
+
+    @torch.inference_mode()
+    def encode(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Latents of rows of ids, float32 [B, D], on the CPU."""
+        self.model.eval()
+        device, found = self.device(), torch.zeros(len(rows), self.config.model.latent)
+        for numbers, *texts in padded_batches(rows, TOGETHER, 0):
+            found[numbers] = self.model.encode(Texts(*device.move(texts))).cpu()
+        return found
+
+    @torch.inference_mode()
+    def said(self, latents: Tensor) -> list[list[int]]:
+        """The ids that the decoder makes of latents [B, D]."""
+        self.model.eval()
+        device = self.device()
+        together = min(TOGETHER, max(1, LARGEST // (self.tokenizer.vocab_size * self.config.text.max_length)))
+        batches = latents.split(together) if len(latents) else ()
+        return [row for some in batches for row in unpadded(self.model.restore(some.to(device.where)))]
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        return decode(rows, self.tokenizer)
+
+
+class Restoring(Predictor):
+    """The Task: the autoencoder, and the texts that it learns from and is scored on."""
+
+    metric, better = "accuracy", SCORES
+
+    def __init__(
+        self, config: Config, tokenizer: Tokenizer, counts: Tensor, seen: Tensor, dataset: Dataset, rows: Rows
+    ) -> None:
+        """`rows`: of all parts, see `encode_parts`; those of more than `text.max_length` tokens are in no part."""
+        super().__init__(config, tokenizer, counts, seen)
         self.forced = isinstance(self.model.decoder, Autoregressive)
-        parameters = sum(p.numel() for p in self.model.parameters())
-        model = config.model
-        self.summary = (
-            f"{parameters:,} parameters, {tokenizer.vocab_size:,} {tokenizer.kind}, "
-            f"{model.encoder} > {model.latent} numbers > {model.decoder}"
-        )
-
-    def take(self, dataset: Dataset, rows: Rows) -> None:
-        """Gives the task its data, and the rows of all parts, see `encode_parts`.
-
-        Texts of more than `text.max_length` tokens are in no part, and counted.
-        """
+        model, vocabulary = config.model, f"{tokenizer.vocab_size:,} {tokenizer.kind}"
+        self.summary = f"{vocabulary}, {model.encoder} > {model.latent} numbers > {model.decoder}"
         every = (dataset.train, dataset.valid, dataset.test)
         self.dataset, self.classes, self.rows = dataset, dataset.classes, rows
         self.texts = [text for part in every for text in part.texts]
         self.labels = np.concatenate([part.labels for part in every])
-        short = rows.lengths <= self.config.text.max_length
+        longest = config.text.max_length
+        short = rows.lengths <= longest
         ends = np.cumsum([len(part.texts) for part in every])
         parts = [np.flatnonzero(some) for some in np.split(short, ends[:-1])]
         parts = [some + end for some, end in zip(parts, (0, *ends), strict=False)]
-        longer = int((~short).sum())
         self.parts: dict[Split, np.ndarray] = dict(zip(("train", "valid", "test"), parts, strict=True))
-        self.data = f"{dataset.description}; {longer:,} of more than {self.config.text.max_length} tokens left out"
+        self.data = f"{dataset.description}; {int((~short).sum()):,} of more than {longest} tokens left out"
         if not all(len(part) for part in parts[1:]):
             raise UserError(
-                f"no message of a part of {dataset.name} has at most {self.config.text.max_length} tokens; "
-                "raise text.max-length"
+                f"no message of a part of {dataset.name} has at most {longest} tokens; raise text.max-length"
             )
-        self.shown = self.parts["valid"][draw.shuffled(len(parts[1]), self.config.fit.seed)]
+        self.shown = self.parts["valid"][draw.shuffled(len(parts[1]), config.fit.seed)]
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -107,7 +129,7 @@ class Restoring:
         lengths = self.rows.lengths[self.parts[split]]
         if split == "train":
             return by_length(lengths, batch_size, self.config.fit.seed, epoch)
-        return even_batches(np.argsort(lengths, kind="stable"), batch_size)
+        return sorted_by_length(lengths, batch_size)
 
     def load(self, split: Split, ids: np.ndarray, epoch: int) -> Batch:
         numbers = self.parts[split][ids]
@@ -145,54 +167,22 @@ class Restoring:
     def assets(self) -> dict[str, Any]:
         return {"tokenizer": self.tokenizer.state(), "counts": self.counts, "seen": self.seen}
 
-    # -- latents and texts
-
-    def device(self) -> Device:
-        where = next(self.model.parameters()).device
-        return Device(where, best_precision(where))
-
-    @torch.inference_mode()
-    def encode(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Latents of rows of ids, float32 [B, D], on the CPU."""
-        self.model.eval()
-        device, found = self.device(), torch.zeros(len(rows), self.config.model.latent)
-        for ids in even_batches(np.argsort([len(row) for row in rows], kind="stable"), TOGETHER) if len(rows) else []:
-            texts = Texts(*device.move(pad([rows[n] for n in ids], 0)))
-            found[ids] = self.model.encode(texts).cpu()
-        return found
-
-    @torch.inference_mode()
-    def said(self, latents: Tensor) -> list[list[int]]:
-        """The ids that the decoder makes of latents [B, D]."""
-        self.model.eval()
-        device = self.device()
-        together = min(TOGETHER, max(1, LARGEST // (self.tokenizer.vocab_size * self.config.text.max_length)))
-        batches = latents.split(together) if len(latents) else ()
-        return [row for some in batches for row in unpadded(self.model.restore(some.to(device.where)))]
-
-    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        return decode(rows, self.tokenizer)
-
-    # -- what a person sees
-
-    def show(self, run: Run, epoch: int, step: int) -> None:
+    def show(self, run: Run, when: str, step: int) -> None:
         """The same validation texts each time: restored, on the way from one to another, and with their neighbours."""
-        name = "end" if epoch < 0 else f"epoch-{epoch:03d}"
         points = self.shown[:POINTS]
         latents = self.encode([self.rows[n] for n in points])
         said = self.said(latents[:SHOWN])
-        run.text("restored", self.table(points[:SHOWN], said), step, f"restored-{name}")
-        run.text("interpolation", self.between(points, latents), step, f"interpolation-{name}")
-        run.text("neighbours", self.neighbours(points, latents), step, f"neighbours-{name}")
-        if epoch <= 0:
+        run.text("restored", self.table(points[:SHOWN], said), step, when)
+        run.text("interpolation", self.between(points, latents), step, when)
+        run.text("neighbours", self.neighbours(points, latents), step, when)
+        if when in ("before", "after"):
             columns = {"text": [self.texts[n] for n in points], "tag": [self.classes[k] for k in self.labels[points]]}
             run.embedding("latents", latents, columns, step)
-        if epoch < 0:
+        if when == "after":
             said = self.said(latents)
             wrong = [len(self.rows[n]) - scores.hits(self.rows[n], row) for n, row in zip(points, said, strict=True)]
             worst = np.argsort(wrong, kind="stable")[::-1][:SHOWN]
-            run.text("most wrong", self.table(points[worst], [said[n] for n in worst]), step, "most-wrong")
-            run.text("model", f"{self.summary}\n\n```\n{self.model}\n```", step)
+            run.text("most wrong", self.table(points[worst], [said[n] for n in worst]), step)
 
     def table(self, numbers: np.ndarray, said: list[list[int]]) -> str:
         """Markdown: each text and what was restored, with the tokens that are wrong in bold."""
@@ -276,10 +266,9 @@ def make(config: Config, where: torch.device) -> Task:
     flat = rows.flat[np.repeat(kept, rows.lengths)]
     counts = torch.bincount(torch.from_numpy(flat), minlength=tokenizer.vocab_size).float()
     seen = torch.from_numpy(np.sort(fingerprints(map(data.identity, dataset.train.texts + dataset.valid.texts))))
-    task = Restoring(config, tokenizer, counts, seen)
+    task = Restoring(config, tokenizer, counts, seen, dataset, rows)
     if isinstance(encoder := task.model.encoder, Superposition):
         encoder.mean(meanings(flat, rows.lengths[kept], tokenizer.vocab_size, config.model.meaning))
-    task.take(dataset, rows)
     return task
 
 
@@ -288,16 +277,15 @@ def load(config: Config) -> Dataset:
     return data.load(given.name, config.fit.seed, given.held_out, given.normalise, given.messages)
 
 
-def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Restoring:
+def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Predictor:
     """With data, texts that training had are left out of the test part, whatever file they come from."""
     tokenizer = Tokenizer.from_state(assets["tokenizer"], "the tokenizer in the checkpoint")
-    task = Restoring(config, tokenizer, assets["counts"], assets["seen"])
-    if where is not None:
-        dataset = load(config)
-        known = np.isin(fingerprints(map(data.identity, dataset.test.texts)), task.seen.numpy())
-        dataset = dataset.without_tests(known)
-        task.take(dataset, encode_parts(dataset, tokenizer))
-    return task
+    counts, seen = assets["counts"], assets["seen"]
+    if where is None:
+        return Predictor(config, tokenizer, counts, seen)
+    dataset = load(config)
+    dataset = dataset.without_tests(np.isin(fingerprints(map(data.identity, dataset.test.texts)), seen.numpy()))
+    return Restoring(config, tokenizer, counts, seen, dataset, encode_parts(dataset, tokenizer))
 
 
 def describe(task: Restoring, totals: Totals) -> tuple[str, dict[str, Any]]:
@@ -347,19 +335,19 @@ def describe(task: Restoring, totals: Totals) -> tuple[str, dict[str, Any]]:
     return "\n".join(lines), result
 
 
-def predict(task: Restoring, inputs: list[str]) -> list[str]:
+def predict(task: Predictor, inputs: list[str]) -> list[str]:
     """The restoration of each line of the files ("-": standard input), from its latent alone; an empty one stays so."""
     rows = rows_of(task, inputs)
     said = task.decode(task.said(task.encode(rows)))
     return [" ".join(line.splitlines()) if row else "" for row, line in zip(rows, said, strict=True)]
 
 
-def embed(task: Restoring, inputs: list[str]) -> np.ndarray:
+def embed(task: Predictor, inputs: list[str]) -> np.ndarray:
     """The latent of each line of the files, float32 [N, D]."""
     return task.encode(rows_of(task, inputs)).numpy()
 
 
-def rows_of(task: Restoring, inputs: list[str]) -> list[list[int]]:
+def rows_of(task: Predictor, inputs: list[str]) -> list[list[int]]:
     """Ids of each line of the files, cut to the longest there may be. Raises UserError for a file not to be read."""
     texts = [line for name in inputs for line in data.read_lines(name)]
     if task.config.data.normalise:

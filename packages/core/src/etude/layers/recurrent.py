@@ -488,15 +488,15 @@ class Recurrent(nn.Module):
         outputs = x.new_zeros(batch * time, x.shape[1]).index_copy(0, rows, x)
         return outputs.unflatten(0, (batch, time)), end
 
+    @staticmethod
+    @cache
+    def before_compile() -> None:
+        """Lets torch.compile leave recurrent layers as they are and compile what is around them.
 
-@cache
-def keep_from_compiler() -> None:
-    """Lets torch.compile leave recurrent layers as they are and compile what is around them.
-
-    Their steps are lists of Python's, of another length in each batch: it would compile anew for each, if it could.
-    Called where something is compiled, since torch.compiler.disable takes a second to import what it needs.
-    """
-    Recurrent.run = torch.compiler.disable(Recurrent.run)  # type: ignore[method-assign]
+        Their steps are lists of Python's, of another length in each batch: it would compile anew for each, if it could.
+        The loop calls this where it compiles, since torch.compiler.disable takes a second to import what it needs.
+        """
+        Recurrent.run = torch.compiler.disable(Recurrent.run)  # type: ignore[method-assign]
 
 
 class RNN(Recurrent):
