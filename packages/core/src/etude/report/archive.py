@@ -43,10 +43,7 @@ def build(sections: Sequence[Section], again: str) -> tuple[bytes, str]:
                     name = "/".join([top, *run.relative_to(found.place).parts, "events.out.tfevents.0.etude"])
                     entry(packed, name, records([beginning(kept[0].wall_time), *kept]))
         counts = ", ".join(f"{count:,} {what}" for what, count in left_out.items() if count)
-        kept_are = (
-            f"{POINTS} points of a curve, of pictures and texts the first and the last, pictures of the first seed only"
-        )
-        thinned = f"left out: {counts} (kept: {kept_are})" if counts else "nothing was left out"
+        thinned = f"left out: {counts} ({KEPT})" if counts else "nothing was left out"
         about = ABOUT.format(names=", ".join(tops), command=again, thinned=thinned.capitalize() + ".")
         entry(packed, "README.txt", about.encode())
     return out.getvalue(), thinned

@@ -196,9 +196,7 @@ def choose(fit: Fit, began: str = "") -> Device:
     has_mps = torch.backends.mps.is_available()
     for name, there in (("cuda", has_cuda), ("mps", has_mps)):
         if fit.device == name and not there:
-            raise UserError(
-                f"fit.device is {name}, but PyTorch finds no such device here: use --fit.device auto"
-            )
+            raise UserError(f"fit.device is {name}, but PyTorch finds no such device here: use --fit.device auto")
     if fit.device == "mps" or (fit.device == "auto" and has_mps and not has_cuda):
         where = torch.device("mps")
         if world > 1:
