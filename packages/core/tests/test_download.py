@@ -263,8 +263,8 @@ def test_slow_is_not_silent(server, file, monkeypatch):
     ("answer", "says", "kept"),
     [
         (cut, f"ended after {HALF:,} of {len(BODY):,} bytes|IncompleteRead", HALF),
-        (stalled, r"\(no byte for 0.2 s\)", HALF),
-        (silent, r"\(no byte for 0.2 s\)", 0),
+        (stalled, r"\(nothing was received for 0.2 s\)", HALF),
+        (silent, r"\(nothing was received for 0.2 s\)", 0),
         (missing, r"\(HTTP Error 404: Not Found\)", 0),
         (garbage, "what?", 0),
         (cut_unmeasured, f"its sha256 is .*, not {SHA}", 0),  # only the hash can tell
@@ -522,8 +522,8 @@ def sent(body, status=200):
     ("body", "says"),
     [
         (b"", "the answer is empty"),
-        (PAGE, "what came is a page of HTML"),
-        (b"\xef\xbb\xbf<html lang='ru'>", "what came is a page of HTML"),
+        (PAGE, "the server sent an HTML page"),
+        (b"\xef\xbb\xbf<html lang='ru'>", "the server sent an HTML page"),
     ],
 )
 def test_nothing_that_is_not_the_archive_is_kept(server, tmp_path, name, digest, body, says):
@@ -539,7 +539,7 @@ def test_nothing_that_is_not_the_archive_is_kept(server, tmp_path, name, digest,
 def test_without_a_hash_it_has_to_begin_as_a_file_of_its_name(server, tmp_path, name, body):
     server.answer = sent(body)
     file = tmp_path / "sets" / name
-    assert f"(what came is no {file.suffix} file)" in refusal(server, file, None)
+    assert f"(what the server sent is not a {file.suffix} file)" in refusal(server, file, None)
     assert left(file) == {}
 
 
@@ -554,7 +554,7 @@ def test_without_a_hash_an_archive_is_kept(server, tmp_path, name):
 def test_what_was_coded_on_the_way_is_not_kept(server, tmp_path):
     server.answer, server.headers = sent(gzip.compress(b"text")), {"Content-Encoding": "gzip"}
     file = tmp_path / "sets" / "set.csv"
-    assert "sent it coded as gzip" in refusal(server, file, None)
+    assert "sent it encoded as gzip" in refusal(server, file, None)
     assert left(file) == {}
 
 
@@ -567,7 +567,7 @@ def test_a_redirect_to_a_page_of_errors(server, tmp_path):
 
     server.answer = elsewhere
     file = tmp_path / "sets" / "set.zip"
-    assert "page of HTML" in refusal(server, file, None)
+    assert "an HTML page" in refusal(server, file, None)
     assert left(file) == {}
 
 

@@ -169,7 +169,7 @@ def test_what_is_no_number_is_not_drawn():
     assert "nan" not in svg
     ((first, last),) = drawn_points(svg, "line")
     assert first != last
-    assert "no point" in chart.lines([chart.Curve("b", 1, [nan])], "epoch", "loss")
+    assert "no points" in chart.lines([chart.Curve("b", 1, [nan])], "epoch", "loss")
 
 
 def test_fourteen_curves_look_different():
@@ -192,8 +192,8 @@ def test_names_in_charts_are_escaped():
 
 def test_a_curve_ends_where_the_first_run_ends(tmp_path):
     runs = [write_run(tmp_path / name, epochs=e, score=s) for name, e, s in (("a", 3, 0.6), ("b", 2, 0.3))]
-    setting = report.Setting("x", 0, [report.record(folder) for folder in runs], True)
-    points = report.curve(setting, "valid", "accuracy").points
+    group = report.Group("x", 0, [report.record(folder) for folder in runs], True)
+    points = report.curve(group, "valid", "accuracy").points
     assert [p.x for p in points] == [1, 2]
     assert (points[1].low, points[1].y, points[1].high) == pytest.approx((0.2, 0.3, 0.4))
 
@@ -221,7 +221,7 @@ def test_the_command_of_a_study_is_that_which_made_it(place):
 def test_a_whole_study(place):
     text = html(place)
     for words in (
-        "Best on the validation part is norm true: accuracy 0.6100 there, 0.6000 [0.4729, 0.7271] on the test part.",
+        "Best on the validation part: norm true: accuracy 0.6100 there, 0.6000 [0.4729, 0.7271] on the test part.",
         "Next is norm false: accuracy 0.5050 there, 0.4950 [0.3806, 0.6094] on the test part. Whether two settings",
         "Of 2 expectations: 1 as expected, 1 not expected, 0 unclear.",
         "digits, 110 / 40 / 40 rows",
@@ -282,7 +282,7 @@ def test_names_and_texts_stay_text_in_notebook_results_and_archive(tmp_path):
     texts += [eval(cell(found, "conclusions"), names)]
     for text in texts:
         assert not re.search("<img|<b>|<a |<h1>.*<b>|href", shown_as_html(text)), text
-    with zipfile.ZipFile(io.BytesIO(archive.build([found], "toy report").content)) as packed:
+    with zipfile.ZipFile(io.BytesIO(archive.build([found], "toy report")[0])) as packed:
         for name in packed.namelist():
             assert not re.search(r'[\\:*?"<>|\n]', name), name
 
@@ -325,9 +325,9 @@ def test_failed_missing_and_nan_runs_are_named(place):
         "norm=true seed=0: left out: valid accuracy is nan",
         "1 of 4 runs are missing: norm=true seed=1",
         "norm=false seed=0: not finished; its last words: RuntimeError: the loss is a &lt;fish&gt;",
-        "norm=false seed=0: 3 of its epochs are over",
+        "norm=false seed=0: 3 of its epochs are finished",
         "no test score yet: norm=false seed=1",
-        "Best on the validation part is norm false: accuracy 0.5140 there, - on the test part, 1 of 2 seeds.",
+        "Best on the validation part: norm false: accuracy 0.5140 there, - on the test part, 1 of 2 seeds.",
         "no seed of both is there",
         "(no run yet)",
     ):
@@ -364,7 +364,7 @@ def test_a_single_run(tmp_path):
         assert words in text, words
     half = write_run(tmp_path / "half", epochs=1, finished=False)
     text = html(half)
-    assert "The run is not finished: 1 epoch is over" in text
+    assert "The run is not finished: 1 epoch is finished" in text
     assert "No test score yet (test.json is of epoch 1 of a run that is not finished): " in text
     assert "0.4900" not in text
 
@@ -424,7 +424,7 @@ def test_several_on_one_page(place, tmp_path, monkeypatch):
 
 
 def test_mistakes_are_refused_in_one_line(place, tmp_path, capsys):
-    assert "nowhere is no folder of a run or study: there is no such folder" in refused(["nowhere"], capsys)
+    assert "nowhere is not the folder of a run or study: there is no such folder" in refused(["nowhere"], capsys)
     (tmp_path / "empty").mkdir()
     assert "it has neither config.yaml nor study.yaml" in refused([tmp_path / "empty"], capsys)
     assert "unrecognized arguments: --x" in refused([place, "--x"], capsys)
@@ -538,8 +538,8 @@ def reader(folder):
 
 
 def test_tensorboard_reads_the_archive(trained, tmp_path):
-    made = archive.build([report.section(PACKAGE, trained, "toy")], "toy report norms")
-    logs = unpacked(made.content, tmp_path)
+    content, left_out = archive.build([report.section(PACKAGE, trained, "toy")], "toy report norms")
+    logs = unpacked(content, tmp_path)
     runs = sorted(str(file.parent.relative_to(logs)) for file in logs.rglob("events*"))
     groups = [f"norms/norm={name}" for name in ("false", "true")]
     assert runs == sorted([*groups, *(f"{group}/seed={seed}" for group in groups for seed in (0, 1))])
@@ -554,8 +554,8 @@ def test_tensorboard_reads_the_archive(trained, tmp_path):
         assert {e.step for e in after.Tensors("shown/text_summary")} == {0, 18}, "the first text and the last"
     said = (logs / "README.txt").read_text()
     assert "toy report norms" in said
-    assert f"{made.thinned.capitalize()}." in said
-    assert archive.build([report.section(PACKAGE, trained, "toy")], "toy report norms").content == made.content
+    assert f"{left_out.capitalize()}." in said
+    assert archive.build([report.section(PACKAGE, trained, "toy")], "toy report norms")[0] == content
 
 
 def test_long_curves_are_thinned_pictures_are_of_the_first_seed_and_what_was_taken_back_stays_so(tmp_path):
@@ -576,8 +576,8 @@ def test_long_curves_are_thinned_pictures_are_of_the_first_seed_and_what_was_tak
                 out.add_scalar("step/loss", -1.0, step)
         last = next(folder.glob("*.second"))
         last.write_bytes(last.read_bytes()[:-7])  # the writer is in the middle of a record
-    made = archive.build([report.section(PACKAGE, tmp_path / "s", "toy")], "again")
-    logs = unpacked(made.content, tmp_path / "out")
+    content, left_out = archive.build([report.section(PACKAGE, tmp_path / "s", "toy")], "again")
+    logs = unpacked(content, tmp_path / "out")
     points = [(e.step, e.value) for e in reader(logs / "s/norm=true/seed=0").Scalars("step/loss")]
     assert len(points) == archive.POINTS
     assert points[0] == (0, 0.0)
@@ -586,7 +586,7 @@ def test_long_curves_are_thinned_pictures_are_of_the_first_seed_and_what_was_tak
     images = [[e.step for e in reader(logs / f"s/norm=true/seed={s}").images.Items("board")] for s in (0,)]
     assert images == [[0, 500]]
     assert not reader(logs / "s/norm=true/seed=1").Tags()["images"]
-    assert "scalars" in made.thinned and "pictures" in made.thinned
+    assert "scalars" in left_out and "pictures" in left_out
 
 
 def page_picture(image):

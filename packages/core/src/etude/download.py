@@ -12,8 +12,6 @@ import re
 import string
 import sys
 import zipfile
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,7 +26,6 @@ from etude.errors import UserError
 
 PATIENCE = 30.0  # seconds without a byte before a download is given up
 BLOCK = 1 << 18  # bytes
-PARALLEL = 16  # small files that are fetched at a time
 BEGINNINGS = {  # of what is in a file of this name
     ".zip": (b"PK\x03\x04", b"PK\x05\x06"),
     ".gz": (b"\x1f\x8b",),
@@ -75,36 +72,6 @@ def at_home(path: str) -> Path:
         raise UserError(
             f"there is no home folder here for {path!r}: set HOME, or ETUDE_DATA and XDG_CACHE_HOME to absolute paths"
         ) from None
-
-
-def fetch_all(wanted: Sequence[tuple[str, Path]], what: str) -> dict[Path, str]:
-    """Every file from its (url, file), several at a time, with one bar; those that are there are not fetched again.
-
-    A file has to have the length that its server says; an interrupted one is gone on with by the next call. What could
-    not be had is returned, with the reason; `what` names all of them. Raises UserError if the disk is full or cannot be
-    written, and if nothing at all can be had: then it gives up after the first few.
-    """
-    failed: dict[Path, str] = {}
-    where = os.path.commonpath([file.parent for _, file in wanted])
-    print(f"fetching {len(wanted):,} {what} to {where}", file=sys.stderr)
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        jobs = {pool.submit(fetch, url, file, None, file.name, True): (url, file) for url, file in wanted}
-        done = tqdm(as_completed(jobs), what, len(jobs), unit="file", disable=not sys.stderr.isatty())
-        try:
-            for count, job in enumerate(done, 1):
-                url, file = jobs[job]
-                if error := job.exception():
-                    if not isinstance(error, UserError) or local(error.__cause__):
-                        raise error
-                    failed[file] = reason(error.__cause__ if isinstance(error.__cause__, Exception) else error)
-                if count == len(failed) >= min(len(wanted), 2 * PARALLEL):
-                    raise UserError(
-                        f"{what} could not be downloaded, such as {url} ({failed[file]}); "
-                        "run it again, or use --data sample"
-                    )
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-    return failed
 
 
 def local(error: BaseException | None) -> bool:
@@ -179,7 +146,7 @@ def fault(part: Path, ending: str, digest: str | None, total: int | None) -> str
     if not size:
         return "the answer is empty"
     if re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html)\b", begins, re.IGNORECASE):
-        return "what came is a page of HTML: open it in a browser, the network may want you to log in"
+        return "the server sent an HTML page: open the address in a browser, the network may want you to log in"
     if digest:
         kind, _, wanted = digest.rpartition(":")
         with part.open("rb") as content:
@@ -190,7 +157,7 @@ def fault(part: Path, ending: str, digest: str | None, total: int | None) -> str
     if size != total:
         return f"it has {size:,} bytes, not {total:,}"
     fits = begins.startswith(BEGINNINGS.get(ending, b"")) and (ending != ".zip" or zipfile.is_zipfile(part))
-    return "" if fits else f"what came is no {ending} file"
+    return "" if fits else f"what the server sent is not a {ending} file"
 
 
 def ask(url: str, headers: dict[str, str]) -> Any:
@@ -203,7 +170,7 @@ def ask(url: str, headers: dict[str, str]) -> Any:
         error.close()
         raise
     except ValueError as error:
-        raise HTTPException(f"it is no address: {error}") from None
+        raise HTTPException(f"it is not an address: {error}") from None
 
 
 def transfer(url: str, out: BinaryIO, version: Path | None, what: str, quiet: bool) -> int | None:
@@ -231,11 +198,11 @@ def transfer(url: str, out: BinaryIO, version: Path | None, what: str, quiet: bo
         if answer.status == 206:
             if not span or span[1] != str(have):
                 out.truncate(0)
-                raise HTTPException("the server sent another part than it was asked for")
+                raise HTTPException("the server sent another part than the one requested")
             total = int(span[2])
         coded = answer.headers.get("Content-Encoding", "identity")
         if version and coded != "identity" and ".gz." not in version.name:
-            raise HTTPException(f"the server sent it coded as {coded}, which it was not asked for")
+            raise HTTPException(f"the server sent it encoded as {coded}, which was not requested")
         if version and not have:
             version.unlink(missing_ok=True)
             if now.startswith('"'):  # a strong one: RFC 9110, section 8.8.3
@@ -255,7 +222,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, URLError) and not isinstance(error, HTTPError) and isinstance(error.reason, Exception):
         return reason(error.reason)
     if isinstance(error, TimeoutError):
-        return f"no byte for {PATIENCE:g} s"
+        return f"nothing was received for {PATIENCE:g} s"
     if "407" in str(error):
         return f"{error}: set https_proxy to http://USER:PASSWORD@HOST:PORT"
     return " ".join(str(error).split()) or type(error).__name__

@@ -78,7 +78,8 @@ def through(file: Path, data: bytes | memoryview, how: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(Unsaid, ValueError):
             stream.flush()  # what was said before comes before it, if this is the same stream
-    with os.fdopen(os.open(file, os.O_WRONLY | how), "wb") as out:
+    binary = getattr(os, "O_BINARY", 0)  # on Windows
+    with os.fdopen(os.open(file, os.O_WRONLY | binary | how), "wb") as out:
         out.write(data)
         sync(out)
 
@@ -162,14 +163,14 @@ def given(path: str | Path) -> Path:
     """A path that the user gave. Raises UserError for what can be the name of nothing."""
     text = os.fspath(path)
     if not text.strip():
-        raise UserError(f"{text!r} is no path: give the name of a file or folder")
+        raise UserError(f"{text!r} is not a path: give the name of a file or folder")
     try:
         os.lstat(text)
     except ValueError:
-        raise UserError(f"{shortened(text)!r} is no path: it holds a character that no name can hold") from None
+        raise UserError(f"{shortened(text)!r} is not a path: no name can contain one of its characters") from None
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise UserError(f"{shortened(text)!r} is no path: it is too long; give a shorter one") from None
+            raise UserError(f"{shortened(text)!r} is not a path: it is too long; give a shorter one") from None
     return Path(text)
 
 
@@ -187,8 +188,6 @@ def lock(stream: IO[Any], wait: str = "") -> None:
                 raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), stream.name)
             print(wait, file=sys.stderr)
             filelock.lock_descriptor(stream.fileno())
-    except BlockingIOError:
-        raise
     except OSError as error:
         if error.errno not in (*ABSENT, errno.ENOLCK):
             raise

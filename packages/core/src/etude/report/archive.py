@@ -1,15 +1,13 @@
 """The TensorBoard logs of runs and studies as one archive that can be mailed.
 
-Every run's event files become one, in a folder named as the run's is, so that TensorBoard shows the same runs. What is
-left out is what makes event files large: most points of long curves, pictures and texts between the first and the last
-of each, pictures of all seeds but the first, and the graph. Scalars and hyperparameters of no run are missing.
+Every run's event files become one, in a folder named as the run's is, without what makes them large: most points of
+long curves, pictures and texts between the first and the last, pictures of all seeds but the first, and the graph.
 """
 
 import io
 import re
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,7 @@ from etude.events import beginning, records
 from etude.report.read import Section
 
 POINTS = 300  # of a curve are kept
-KEPT = (
-    f"kept: {POINTS} points of a curve, of pictures and texts the first and the last, pictures of the first seed only"
-)
+KEPT = f"kept: {POINTS} points of each curve, the first and the last picture and text, pictures of the first seed only"
 OLDEST = (1980, 1, 1, 0, 0, 0)  # the time of every entry: the same logs give the same archive
 
 ABOUT = """\
@@ -28,22 +24,14 @@ TensorBoard logs of {names}, made by
 
     {command}
 
-To look at them: unpack this archive and run `tensorboard --logdir` on the folder.
+To view them, unpack this archive and run `tensorboard --logdir` on the folder.
 
 {thinned}
 """
 
 
-@dataclass(frozen=True)
-class Archive:
-    """A zip file, and what was left out of it."""
-
-    content: bytes
-    thinned: str
-
-
-def build(sections: Sequence[Section], again: str) -> Archive:
-    """The logs of all runs of `sections`, those that are unfinished or failed too; `again` is the command for it."""
+def build(sections: Sequence[Section], again: str) -> tuple[bytes, str]:
+    """A zip file with the logs of all runs, those that failed too, and what was left out; `again` makes it again."""
     out = io.BytesIO()
     left_out = dict.fromkeys(("scalars", "pictures", "texts", "graphs"), 0)
     tops = names([found.place for found in sections])
@@ -55,13 +43,10 @@ def build(sections: Sequence[Section], again: str) -> Archive:
                     name = "/".join([top, *run.relative_to(found.place).parts, "events.out.tfevents.0.etude"])
                     entry(packed, name, records([beginning(kept[0].wall_time), *kept]))
         counts = ", ".join(f"{count:,} {what}" for what, count in left_out.items() if count)
-        kept_are = (
-            f"{POINTS} points of a curve, of pictures and texts the first and the last, pictures of the first seed only"
-        )
-        thinned = f"left out were {counts} (kept: {kept_are})" if counts else "nothing was left out"
+        thinned = f"left out: {counts} ({KEPT})" if counts else "nothing was left out"
         about = ABOUT.format(names=", ".join(tops), command=again, thinned=thinned.capitalize() + ".")
         entry(packed, "README.txt", about.encode())
-    return Archive(out.getvalue(), thinned)
+    return out.getvalue(), thinned
 
 
 def names(places: Sequence[Path]) -> list[str]:
@@ -113,7 +98,7 @@ def thin(events: Sequence[Any], first: bool, left_out: dict[str, int]) -> list[A
     for event in events:
         for value in event.summary.value:
             steps.setdefault((kind_of(value), value.tag), set()).add(event.step)
-    keep = {(kind, tag): set(evenly(sorted(found), most.get(kind, 0))) for (kind, tag), found in steps.items()}
+    keep = {(kind, tag): evenly(sorted(found), most.get(kind, 0)) for (kind, tag), found in steps.items()}
     kept = []
     for event in events:
         left_out["graphs"] += event.HasField("graph_def")
@@ -140,8 +125,8 @@ def kind_of(value: Any) -> str:
     return "texts" if value.metadata.plugin_data.plugin_name == "text" else "other"
 
 
-def evenly(steps: Sequence[int], most: int) -> list[int]:
+def evenly(steps: Sequence[int], most: int) -> set[int]:
     """At most `most` of the steps, evenly apart, the first and the last among them."""
     if len(steps) <= most or not most:
-        return list(steps[:most])
-    return [steps[round(n * (len(steps) - 1) / (most - 1))] for n in range(most)]
+        return set(steps[:most])
+    return {steps[round(n * (len(steps) - 1) / (most - 1))] for n in range(most)}

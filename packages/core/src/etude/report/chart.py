@@ -133,7 +133,7 @@ def lines(curves: Sequence[Curve], across: str, up: str) -> Markup:
     drawn = [replace(c, points=[p for p in c.points if all(map(math.isfinite, (p.y, p.low, p.high)))]) for c in curves]
     every = [p for curve in drawn for p in curve.points]
     if not every:
-        return Markup('<p class="note">There is no point to draw yet.</p>')
+        return Markup('<p class="note">There are no points to draw yet.</p>')
     first, last = min(p.x for p in every), max(p.x for p in every)
     marks = ticks(min(p.low for p in every), max(p.high for p in every), 5)
     columns = sorted({round(tick) for tick in ticks(first, last, 6) if first <= round(tick) <= last} | {round(first)})

@@ -17,7 +17,7 @@ KINDS = ("page", "notebook", "tensorboard")
 NEEDED = ("nbformat", "nbclient", "ipykernel")  # by the notebook alone
 
 HELP = """\
-Shows what the folders of runs and studies hold, those that are still at work too:
+Reports on folders of runs and studies, including those still in progress:
 
   report.html             page: one file that needs no network
   task{number}.ipynb             notebook: the same as running code, executed; it needs nbformat, nbclient and ipykernel
@@ -52,9 +52,9 @@ def main(package: Package, words: list[str], call: str) -> int:
         print(f"page      {put(folder / 'report.html', text.encode(errors='replace'))}")
     if "tensorboard" in kinds:
         with files.reported("the archive of the logs cannot be made", "leave it out with --only"):
-            made = archive.build(sections, again)
-        file = put(folder / f"tensorboard{package.number}.zip", made.content)
-        print(f"logs      {file}, {len(made.content) / 1e6:.1f} MB: {made.thinned}")
+            logs, left_out = archive.build(sections, again)
+        file = put(folder / f"tensorboard{package.number}.zip", logs)
+        print(f"logs      {file}, {len(logs) / 1e6:.1f} MB: {left_out}")
     if "notebook" in kinds and not missing:
         with files.reported("the notebook cannot be made", "leave it out with --only"):
             book = notebook.build(package, sections, folder)

@@ -74,7 +74,8 @@ def build(package: Package, sections: Sequence[Section], folder: Path) -> str:
     with TemporaryDirectory() as sockets, some_home(sockets):
         client = NotebookClient(book, timeout=None, record_timing=False, resources=where)
         manager = client.create_kernel_manager()
-        manager.transport, manager.connection_file = "ipc", str(Path(sockets) / "kernel.json")
+        if os.name != "nt":
+            manager.transport, manager.connection_file = "ipc", str(Path(sockets) / "kernel.json")
         client.execute()
     nbformat.validate(book)
     text: str = nbformat.writes(book)

@@ -1,4 +1,4 @@
-"""The report as one page of HTML: no script, no network, every word of the data escaped.
+"""The report as one an HTML page: no script, no network, every word of the data escaped.
 
 The layout is in page.html, beside this file, filled in by Jinja with autoescape on. What may stand in it unescaped is
 made here: the charts, and Markdown of the samples, whose HTML, links and pictures stay text.
@@ -6,7 +6,6 @@ made here: the charts, and Markdown of the samples, whose HTML, links and pictur
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -20,19 +19,11 @@ from etude.errors import UserError
 from etude.package import Package
 from etude.report import chart
 from etude.report import read as report
-from etude.report.read import Section, Setting
+from etude.report.read import Group, Section
 from etude.study import study
 
 ROWS = 12  # of a table among the samples are shown
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5568f", "#d38f00", "#3d9bd1", "#1c1e21")  # as c0 to c6 in page.html
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart with its title."""
-
-    title: str
-    drawing: Markup
 
 
 @cache
@@ -46,25 +37,19 @@ def markdown(text: str) -> Markup:
 
     Of a long table the first rows are shown, and it is said how many there are.
     """
-    tokens = reader().parse(text)
-    kept, row, left_out = [], 0, 0
-    for token in tokens:
+    kept, rows = [], 0
+    for token in reader().parse(text):
         if token.type in ("td_open", "th_open", "paragraph_open"):
             token.attrSet("dir", "auto")
-        if token.type == "tbody_open":
-            row = left_out = 0
-        row += token.type == "tr_open"
-        if row > ROWS and token.type.startswith(("tr", "td", "inline")):
-            left_out += token.type == "tr_open"
-            continue
-        if token.type in ("tbody_close", "table_close"):
-            row = 0
-        kept.append(token)
-        if token.type == "table_close" and left_out:
-            note = reader().parse(f"... and {left_out} more rows")
-            note[0].attrSet("class", "note")
-            kept += note
-            left_out = 0
+        rows = 0 if token.type == "tbody_open" else rows + (token.type == "tr_open")
+        if rows <= ROWS or token.type in ("tbody_close", "table_close"):
+            kept.append(token)
+        if token.type == "table_close":
+            if rows > ROWS:
+                note = reader().parse(f"... and {rows - ROWS} more rows")
+                note[0].attrSet("class", "note")
+                kept += note
+            rows = 0
     html = reader().renderer.render(kept, reader().options, {})
     return Markup(html.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>"))
 
@@ -81,26 +66,26 @@ def shown(sample: report.Sample) -> Markup:
     return Markup(image).format(base64.b64encode(content).decode(), sample.name, sample.when)
 
 
-def figures(found: Section) -> tuple[list[Figure], list[Figure]]:
-    """The curves to see first, and the others: the study's metric and the loss, then whatever else was measured."""
+def figures(found: Section) -> tuple[list[tuple[str, Markup]], list[tuple[str, Markup]]]:
+    """Titles and charts: those to see first, of the study's metric and the loss, then whatever else was measured."""
     words = {"valid": "validation", "train": "training"}
-    every = [(part, name) for part in words for name in report.metrics(found.settings, part)]
+    every = [(part, name) for part in words for name in report.metrics(found.groups, part)]
     wanted = [(part, name) for name in dict.fromkeys((found.metric, "loss")) for part in words]
 
-    def draw(part: str, name: str) -> Figure:
-        curves = [report.curve(setting, part, name) for setting in found.settings if setting.records]
-        return Figure(f"{name}, {words[part]} part", chart.lines(curves, "epoch", f"{name} ({words[part]} part)"))
+    def draw(part: str, name: str) -> tuple[str, Markup]:
+        curves = [report.curve(group, part, name) for group in found.groups if group.records]
+        return f"{name}, {words[part]} part", chart.lines(curves, "epoch", f"{name} ({words[part]} part)")
 
     first, rest = [pair for pair in wanted if pair in every], [pair for pair in every if pair not in wanted]
     return [draw(*pair) for pair in first], [draw(*pair) for pair in rest]
 
 
-def runs_behind(found: Section, setting: Setting) -> str:
+def runs_behind(found: Section, group: Group) -> str:
     """How many runs stand behind a curve, if it is not all of them."""
-    count, seeds = len(setting.records), found.outcome.study.seeds if found.outcome else 1
+    count, seeds = len(group.records), found.outcome.study.seeds if found.outcome else 1
     if not count:
         return "no run yet"
-    if not setting.finished:
+    if not group.finished:
         return f"{count} unfinished" if seeds > 1 else "unfinished"
     return f"{count} of {seeds} seeds" if count < seeds else ""
 
@@ -110,10 +95,10 @@ def scores(found: Section) -> Markup | None:
     if found.outcome is None:
         return None
     rows = []
-    for setting, row in zip(found.settings, found.outcome.rows, strict=True):
+    for group, row in zip(found.groups, found.outcome.rows, strict=True):
         if (middle := study.mean(row.test)) is not None:
             values = list(row.test.values())
-            rows.append(chart.Span(setting.name, setting.number, middle, row.interval, values))
+            rows.append(chart.Span(group.name, group.number, middle, row.interval, values))
     return chart.spans(rows, f"test {found.metric} ({found.better} is better)")
 
 
@@ -128,7 +113,7 @@ def results(found: Section) -> list[list[str]]:
     """The scores as a table: of a study by setting, of a single run by part."""
     if found.outcome:
         return study.table(found.outcome)
-    one = found.settings[0].records[0]
+    one = found.groups[0].records[0]
     parts = {"train": (one.result or {}).get("train"), "validation": (one.result or {}).get("valid"), "test": one.test}
     scored = {part: {k: v for k, v in (of or {}).items() if isinstance(v, int | float)} for part, of in parts.items()}
     scored = {part: of for part, of in scored.items() if of}
@@ -143,29 +128,29 @@ def number(x: Any) -> str:
     return f"{x:,}" if isinstance(x, int) else f"{x:.4f}" if abs(x) < 1000 else f"{x:,.0f}"
 
 
-def about(settings: Sequence[Setting], key: str) -> list[str]:
+def about(groups: Sequence[Group], key: str) -> list[str]:
     """What the runs say of their data, model or architecture; more than one line where a study compares such."""
-    return list(dict.fromkeys(one.about[key] for each in settings for one in each.records if key in one.about))
+    return list(dict.fromkeys(one.about[key] for each in groups for one in each.records if key in one.about))
 
 
 def cost(found: Section) -> list[list[str]]:
     """A table of time and memory by setting."""
     table, total, runs = [["", "runs", "time per run", "peak memory"]], 0.0, 0
-    for setting in found.settings:
-        results = [one.result for one in setting.records if one.result]
+    for group in found.groups:
+        results = [one.result for one in group.records if one.result]
         seconds, memory = (
             [result[key] for result in results if isinstance(result.get(key), int | float)]
             for key in ("seconds", "memory_mb")
         )
         total, runs = total + sum(seconds), runs + len(results)
         mean = duration(sum(seconds) / len(seconds)) if seconds else "-"
-        table.append([setting.name, str(len(results)), mean, f"{max(memory):,} MB" if memory else "-"])
+        table.append([group.name, str(len(results)), mean, f"{max(memory):,} MB" if memory else "-"])
     return [*table, ["all of these", str(runs), f"{duration(total)} in all", ""]] if len(table) > 2 else table
 
 
 def ran_on(found: Section) -> list[str]:
     """On which machines, with which versions and from which commits the runs ran."""
-    starts = [start for setting in found.settings for one in setting.records for start in one.starts]
+    starts = [start for group in found.groups for one in group.records for start in one.starts]
     versions = [", ".join(f"{name} {version}" for name, version in (s.get("versions") or {}).items()) for s in starts]
     places = [f"{s.get('device')}, {s.get('precision')}" for s in starts]
     commits = [str(s["git"]) for s in starts if s.get("git")]

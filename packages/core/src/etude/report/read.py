@@ -5,6 +5,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -51,7 +52,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Setting:
+class Group:
     """The runs that differ in their seed only; `number` is that of its curve."""
 
     name: str
@@ -71,11 +72,11 @@ class Section:
     """what makes it, or goes on with it"""
     metric: str
     better: str
-    settings: list[Setting]
+    groups: list[Group]
     outcome: study.Outcome | None
     """None for a single run"""
     problems: list[str]
-    best: Setting | None
+    best: Group | None
     """the setting with the best score, on validation, of those that were begun"""
 
 
@@ -93,8 +94,8 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError, RecursionError) as error:
-        why = files.reason(error)
-        raise UserError(f"{file} cannot be read ({why}): delete {file.parent} and start the run again") from None
+        remedy = f"delete {file.parent} and start the run again"
+        raise UserError(f"{file} cannot be read ({files.reason(error)}): {remedy}") from None
     return rows
 
 
@@ -115,16 +116,9 @@ def record(folder: Path) -> Record:
         if scores and "metric" in about and not isinstance(scores.get(about["metric"]), int | float):
             raise UserError(f"{folder / name} cannot be read (its {about['metric']} is no number): {again}")
     untested = "" if test is None else tested.problem(folder, result, test)
-    return Record(
-        folder,
-        text,
-        files.read_json(folder / "environment.json", list, again, {}) or [],
-        about,
-        read_lines(folder / "metrics.jsonl"),
-        result,
-        None if untested else test,
-        untested,
-    )
+    starts = files.read_json(folder / "environment.json", list, again, {}) or []
+    rows = read_lines(folder / "metrics.jsonl")
+    return Record(folder, text, starts, about, rows, result, None if untested else test, untested)
 
 
 def samples(folder: Path) -> dict[str, list[Sample]]:
@@ -134,15 +128,13 @@ def samples(folder: Path) -> dict[str, list[Sample]]:
     """
     found: dict[str, list[tuple[float, Sample]]] = {}
     for file in sorted((folder / "samples").glob("[!.]*"), key=lambda file: (file.lstat().st_mtime_ns, file.name)):
-        match = re.fullmatch(r"(.+?)(?:-(?:epoch-)?(\d+|end))?\.(?:png|md)", file.name)
-        if match is None:
-            continue
-        epoch = math.inf if match[2] in (None, "end") else int(match[2])
-        when = AFTER if epoch == math.inf else f"after epoch {epoch}" if epoch else BEFORE
-        name = match[1].replace("-", " ")
-        found.setdefault(name, []).append((epoch, Sample(name, when, file)))
-    series = {name: [sample for _, sample in sorted(some, key=lambda x: x[0])] for name, some in found.items()}
-    return dict(sorted(series.items(), key=lambda item: len(item[1]) == 1))
+        if match := re.fullmatch(r"(.+?)(?:-(?:epoch-)?(\d+|end))?\.(?:png|md)", file.name):
+            epoch = math.inf if match[2] in (None, "end") else int(match[2])
+            when = AFTER if epoch == math.inf else f"after epoch {epoch}" if epoch else BEFORE
+            name = match[1].replace("-", " ")
+            found.setdefault(name, []).append((epoch, Sample(name, when, file)))
+    series = [(name, [sample for _, sample in sorted(some, key=lambda x: x[0])]) for name, some in found.items()]
+    return dict(sorted(series, key=lambda item: len(item[1]) == 1))
 
 
 def before_during_after(series: Sequence[Sample]) -> list[Sample]:
@@ -150,26 +142,25 @@ def before_during_after(series: Sequence[Sample]) -> list[Sample]:
     return [series[n] for n in sorted({0, (len(series) - 1) // 2, len(series) - 1})]
 
 
-def curve(setting: Setting, part: str, metric: str) -> Curve:
+def curve(group: Group, part: str, metric: str) -> Curve:
     """A metric of "train" or "valid" by epoch: mean and range over the runs, as far as all of them have come.
 
     Where some have stopped, a mean over the rest would jump.
     """
     runs = []
-    for one in setting.records:
+    for one in group.records:
         scores = {row["epoch"]: row[part].get(metric) for row in one.rows}
         runs.append({epoch: x for epoch, x in scores.items() if isinstance(x, int | float) and math.isfinite(x)})
-    epochs = sorted(set.intersection(*map(set, runs))) if runs else []
     points = []
-    for epoch in epochs:
+    for epoch in sorted(set.intersection(*map(set, runs))) if runs else []:
         values = [run[epoch] for run in runs]
         points.append(Point(epoch, math.fsum(values) / len(values), min(values), max(values)))
-    return Curve(setting.name, setting.number, points)
+    return Curve(group.name, group.number, points)
 
 
-def metrics(settings: Iterable[Setting], part: str) -> list[str]:
+def metrics(groups: Iterable[Group], part: str) -> list[str]:
     """The names of the metrics that the runs have in "train" or "valid", in the order of the task."""
-    rows = [row for setting in settings for one in setting.records for row in one.rows[:1]]
+    rows = [row for group in groups for one in group.records for row in one.rows[:1]]
     return list(dict.fromkeys(name for row in rows for name in row[part]))
 
 
@@ -184,74 +175,62 @@ def section(package: Package, place: Path, call: str) -> Section:
         found = of_run(package, place, call)
     else:
         has = "there is no such folder" if not place.is_dir() else "it has neither config.yaml nor study.yaml"
-        raise UserError(f"{place} is no folder of a run or study: {has}")
-    for setting in found.settings:
-        for one in setting.records:
-            task = str(one.about.get("task", package.module)).replace("_", "-")
-            if task != package.name:
-                raise UserError(
-                    f"{place} is of {task}, not of {package.name}: say {task} report {shlex.quote(str(place))}"
-                )
+        raise UserError(f"{place} is not the folder of a run or study: {has}")
+    for one in (one for group in found.groups for one in group.records):
+        task = str(one.about.get("task", package.module)).replace("_", "-")
+        if task != package.name:
+            other = f"{task} report {shlex.quote(str(place))}"
+            raise UserError(f"{place} is of {task}, not of {package.name}: say {other}")
     return found
 
 
 def of_run(package: Package, place: Path, call: str) -> Section:
-    one = record(place)
-    title = metadata.metadata(package.name)["Summary"] if is_installed(package.name) else package.name
-    setting = Setting(place.name, 0, [one], one.result is not None)
-    problems = []
+    one, title, problems = record(place), package.name, []
+    with suppress(metadata.PackageNotFoundError, KeyError):
+        title = metadata.metadata(package.name)["Summary"] or title
     if one.result is None:
-        problems.append(f"The run is not finished: {unfinished(one)}.")
+        epochs = "1 epoch is finished" if len(one.rows) == 1 else f"{len(one.rows) or 'no'} epochs are finished"
+        log = place / "log.txt"
+        said = f"; its last words: {study.last_line(log)}" if log.is_file() else ""
+        problems.append(f"The run is not finished: {epochs}{said}.")
     if one.test is None:
         why = f" ({one.untested})" if one.untested else ""
         problems.append(f"No test score yet{why}: {call} evaluate {shlex.quote(str(place))}")
+    group = Group(place.name, 0, [one], one.result is not None)
     command = f"{call} train {shlex.quote(str(place / 'config.yaml'))}"
     metric, better = one.about.get("metric", "loss"), one.about.get("better", "lower")
-    return Section(place, title, command, metric, better, [setting], None, problems, setting)
-
-
-def is_installed(name: str) -> bool:
-    try:
-        return bool(metadata.metadata(name)["Summary"])
-    except metadata.PackageNotFoundError:
-        return False
-
-
-def unfinished(one: Record) -> str:
-    epochs = f"{len(one.rows) or 'no'} epoch{'s' * (len(one.rows) > 1)} {'are' if len(one.rows) > 1 else 'is'} over"
-    log = one.folder / "log.txt"
-    return epochs + (f"; its last words: {study.last_line(log)}" if log.is_file() else "")
+    return Section(place, title, command, metric, better, [group], None, problems, group)
 
 
 def of_study(package: Package, place: Path, call: str) -> Section:
     asked = replace(study.load(str(place / "study.yaml"), package.module, package.scores), name=place.name)
     study.refuse_other_configurations(asked, place, study.configurations(asked, package.config))
     outcome = study.summarise(asked, place)
-    settings = []
+    groups = []
     for number, row in enumerate(outcome.rows):
         best = study.folder_name({**row.setting, **row.tuned}, study.short_names([*asked.compare, *asked.tune]))
         of = [run for run in outcome.runs if run.trial.group == best]
         ended = [record(run.trial.folder(place)) for run in of if not run.problem]
         begun = [record(run.trial.folder(place)) for run in of if run.problem and run.valid is None]
         begun = [one for one in begun if one.rows]
-        settings.append(Setting(in_words(best), number, ended or begun, bool(ended)))
+        groups.append(Group(in_words(best), number, ended or begun, bool(ended)))
     problems = list(outcome.problems)
     for run in outcome.runs:
         if run.valid is None and (rows := read_lines(run.trial.folder(place) / "metrics.jsonl")):
-            problems.append(f"{run.trial}: {len(rows)} of its epochs are over")
-    scored = [(study.mean(row.valid), setting) for row, setting in zip(outcome.rows, settings, strict=True)]
-    ranked = [(asked.sign() * score, setting) for score, setting in scored if score is not None]
-    begun_ones = [setting for setting in settings if setting.records]
+            problems.append(f"{run.trial}: {len(rows)} of its epochs are finished")
+    scored = [(study.mean(row.valid), group) for row, group in zip(outcome.rows, groups, strict=True)]
+    ranked = [(asked.sign() * score, group) for score, group in scored if score is not None]
+    begun_ones = [group for group in groups if group.records]
     best_one = max(ranked, key=lambda pair: pair[0])[1] if ranked else next(iter(begun_ones), None)
     command = study_command(package, asked, place, call)
-    return Section(place, asked.question, command, asked.metric, asked.better, settings, outcome, problems, best_one)
+    return Section(place, asked.question, command, asked.metric, asked.better, groups, outcome, problems, best_one)
 
 
-def in_words(group: str) -> str:
+def in_words(folder: str) -> str:
     """The name of a setting's folder for people: "kernel=3,lr=0.003" -> "kernel 3, lr 0.003"."""
     from urllib.parse import unquote_plus
 
-    return ", ".join(unquote_plus(part).replace("=", " ", 1) for part in group.split(","))
+    return ", ".join(unquote_plus(part).replace("=", " ", 1) for part in folder.split(","))
 
 
 def study_command(package: Package, asked: study.Study, place: Path, call: str) -> str:
@@ -268,38 +247,37 @@ def study_command(package: Package, asked: study.Study, place: Path, call: str) 
 
 def conclusions(found: Section) -> list[str]:
     """What the numbers say, in sentences."""
-    outcome = found.outcome
-    if outcome is None:
-        one = found.settings[0].records[0]
-        said = []
-        if one.result is not None:
-            valid = one.result["valid"].get(found.metric)
-            said.append(
-                f"Epoch {one.result['best_epoch']} of {one.result['epochs']} was kept: "
-                f"{found.metric} {study.cell(valid, '.4f')} on the validation part."
-            )
-        if one.test is not None:
-            said.append(f"On the test part: {found.metric} {study.cell(one.test.get(found.metric), '.4f')}.")
-        return said or ["The run is not finished; there is nothing to conclude yet."]
-    rows = [row for row in outcome.rows if row.valid]
-    if not rows:
-        return ["No run is finished yet; there is nothing to conclude."]
-    sign, seeds = outcome.study.sign(), outcome.study.seeds
-    rows.sort(key=lambda row: (-len(row.valid), -sign * (study.mean(row.valid) or 0)))  # few seeds cannot win
+    return of_one_run(found) if found.outcome is None else of_settings(found, found.outcome)
 
+
+def of_one_run(found: Section) -> list[str]:
+    one, said = found.groups[0].records[0], []
+    if one.result is not None:
+        kept = f"Epoch {one.result['best_epoch']} of {one.result['epochs']} was kept"
+        score = study.cell(one.result["valid"].get(found.metric), ".4f")
+        said.append(f"{kept}: {found.metric} {score} on the validation part.")
+    if one.test is not None:
+        said.append(f"On the test part: {found.metric} {study.cell(one.test.get(found.metric), '.4f')}.")
+    return said or ["The run is not finished; there is nothing to conclude yet."]
+
+
+def of_settings(found: Section, outcome: study.Outcome) -> list[str]:
     def scored(row: study.Row) -> str:
         valid, test = (study.cell(study.mean(of), ".4f") for of in (row.valid, row.test))
         interval = f" {study.bounds(row.interval, '.4f')}" if row.interval else ""
         few = f", {len(row.valid)} of {seeds} seeds" if len(row.valid) < seeds else ""
         return f"{in_words(row.of)}: {found.metric} {valid} there, {test}{interval} on the test part{few}"
 
-    said = [f"Best on the validation part is {scored(rows[0])}."]
+    sign, seeds, verdicts = outcome.study.sign(), outcome.study.seeds, outcome.verdicts
+    rows = [row for row in outcome.rows if row.valid]
+    if not rows:
+        return ["No run is finished yet; there is nothing to conclude."]
+    rows.sort(key=lambda row: (-len(row.valid), -sign * (study.mean(row.valid) or 0)))  # few seeds cannot win
+    said = [f"Best on the validation part: {scored(rows[0])}."]
     if len(rows) > 1:
-        said.append(f"Next is {scored(rows[1])}. Whether two settings differ only an expectation asks.")
-    if verdicts := outcome.verdicts:
+        said.append(f"Next is {scored(rows[1])}. Whether two settings differ is judged for expectations only.")
+    if verdicts:
         counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in ("as expected", "not expected", "unclear")}
         told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
         said.append(f"Of {len(verdicts)} expectation{'s' * (len(verdicts) > 1)}: {told}.")
-    if found.problems:
-        said.append("The study is not complete; this may change.")
-    return said
+    return [*said, "The study is not complete; this may change."] if found.problems else said
