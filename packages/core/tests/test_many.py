@@ -32,7 +32,7 @@ from etude.layers.recurrent import LSTM
 from etude.package import Package
 from etude.signals import Stopped
 from etude.stacked import runs as many
-from etude.study import study
+from etude.study import command
 from etude.testing import CPU, different
 from etude.text.batching import by_length, pad
 from etude.train import loop, run
@@ -639,7 +639,10 @@ def test_a_study_of_runs_together_says_so_and_gives_the_same_table(tmp_path, cap
     Path("rate.yaml").write_text(STUDY)
     tables, kept = {}, ("fit.lr", "seed", "valid_loss", "test_loss", "test_accuracy", "best_epoch", "parameters")
     for how in ("auto", "off"):
-        assert study.main("toy", "toy", ["rate.yaml", "--together", how, "--out", how], SCORES, ToyConfig) == 0
+        assert (
+            command.main(Package("toy", ToyConfig, "", SCORES), ["rate.yaml", "--together", how, "--out", how], "toy")
+            == 0
+        )
         printed = capsys.readouterr().out
         assert ("2 runs as one stacked program" in printed) == (how == "auto")
         assert len(re.findall(r"^\[\d/2\] ", printed, re.M)) == 2

@@ -345,7 +345,8 @@ def scores(package: Package, folder: Path) -> dict[str, Any]:
 
 def check_changed_default(package: Package, flags: list[str], out: Path) -> None:
     """A run that is older than a default of today's does not answer for it: study and report refuse its folder."""
-    fixed = {knob: value for knob, value in flags_as_values(flags).items() if knob not in ("fit.seed", "fit.epochs")}
+    given = flags_as_values(flags, package.config)
+    fixed = {knob: value for knob, value in given.items() if knob not in ("fit.seed", "fit.epochs")}
     asked = one_run(package, "loss", "fit.epochs", "2", fixed)
     (trial,) = asked.trials()
     trial.folder(out).mkdir(parents=True)
