@@ -105,11 +105,13 @@ def train(package: Package, words: list[str]) -> int:
     path: Path | None = given.run
     if path and (path / "config.yaml").is_file():
         flags = [str(path / "config.yaml"), *flags]
+    presets = ", ".join(configs.presets(package.module)) or "there is none"
     about = (
-        f"{takes.description} Before the flags may come CONFIGs: files of flags, or the presets "
-        f"{', '.join(configs.presets(package.module))}. --run DIR names the run's folder; an existing one goes on."
+        f"{takes.description} A CONFIG is a YAML file of flags or a preset ({presets}). "
+        "--run DIR names the run's folder; a run that is there already goes on."
     )
-    config: Any = configs.parse(package.config, flags, package=package.module, prog=takes.prog, description=about)
+    usage = f"{takes.prog} [CONFIG ...] [--run DIR]"
+    config: Any = configs.parse(package.config, flags, package=package.module, prog=usage, description=about)
 
     import torch
 
