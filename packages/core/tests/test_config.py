@@ -139,6 +139,11 @@ def test_differences_name_keys_and_values():
     a, b = config.parse(Config, []), config.parse(Config, ["--fit.lr", "1", "--title", "y"])
     assert config.differences(a, b) == ["title: x -> y", f"fit.lr: {a.fit.lr} -> 1.0"]
     assert config.differences(a, a) == []
+    assert (
+        config.differences(Config(limit=1), Config(limit=1.0))
+        == config.differences(*[Config(limit=math.nan)] * 2)
+        == []
+    )
 
 
 def test_a_preset_is_found_by_name(tmp_path, monkeypatch):

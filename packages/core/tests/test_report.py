@@ -25,7 +25,10 @@ from etude import cli, config, markdown, tested
 from etude.config import Fit
 from etude.report import archive, chart, command, notebook, page
 from etude.report import read as report
-from etude.study import study
+from etude.study.file import dump, parse
+from etude.study.outcome import summarise
+from etude.study.question import flags_of
+from etude.study.table import markdown, save
 
 STUDY = """
 question: Does batch norm <script>document.title = "owned"</script> help a net that adds digits?
@@ -267,14 +270,14 @@ def test_names_and_texts_stay_text_in_notebook_results_and_archive(tmp_path):
     place.mkdir()
     claims = [{"claim": "true > false", "because": NASTY}]
     asked = {"question": NASTY, "compare": {"norm": ["true", "false"]}, "seeds": "1", "expect": claims}
-    asked = study.parse(asked | {"metric": "accuracy"}, "here", "nasty", "nasty", PACKAGE.scores)
-    (place / "study.yaml").write_text(study.dump(asked), encoding="utf-8")
+    asked = parse(asked | {"metric": "accuracy"}, "here", "nasty", "nasty", PACKAGE.scores)
+    (place / "study.yaml").write_text(dump(asked), encoding="utf-8")
     write_run(place / "norm=true" / "seed=0")
     failed = write_run(place / "norm=false" / "seed=0", finished=False, norm=False)
     (failed / "log.txt").write_text(NASTY.replace("\n", " "))
     found = report.section(PACKAGE, place, f"toy {NASTY}")
     texts = [text for kind, text in notebook.cells(PACKAGE, [found], tmp_path) if kind == "markdown"]
-    texts += [study.markdown(found.outcome, found.command)]
+    texts += [markdown(found.outcome, found.command)]
     names = {"found": found, "report": report, "markdown": markdown, "Markdown": str}
     texts += [eval(cell(found, "conclusions"), names)]
     for text in texts:
@@ -510,15 +513,15 @@ def trained(tmp_path_factory):
     """A study of real runs, in this process: importing torch anew for each would take most of the time."""
     place = tmp_path_factory.mktemp("trained") / "norms"
     place.mkdir()
-    asked = study.parse(study.yaml.load(STUDY, study.Loader), "here", "norms", "norms", PACKAGE.scores)
-    (place / "study.yaml").write_text(study.dump(asked), encoding="utf-8")
+    asked = parse(study.yaml.load(STUDY, study.Loader), "here", "norms", "norms", PACKAGE.scores)
+    (place / "study.yaml").write_text(dump(asked), encoding="utf-8")
     for trial in asked.trials():
-        flags = study.flags_of(asked, trial)
+        flags = flags_of(asked, trial)
         assert cli.main(PACKAGE, ["train", *flags, "--run", str(trial.folder(place))]) == 0
         assert cli.main(PACKAGE, ["evaluate", str(trial.folder(place))]) == 0
-    outcome = study.summarise(asked, place)
+    outcome = summarise(asked, place)
     assert outcome.problems == []
-    study.save(outcome, place, "toy study norms")
+    save(outcome, place, "toy study norms")
     return place
 
 

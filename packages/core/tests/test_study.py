@@ -21,8 +21,12 @@ from etude import config as configs
 from etude import tested
 from etude.config import Fit
 from etude.errors import UserError
-from etude.study import study
+from etude.study.command import configurations, default_out, main, refuse_other_configurations, run
+from etude.study.file import dump, load
 from etude.study.judge import Claim
+from etude.study.outcome import Outcome, conclude, kept, summarise
+from etude.study.question import Study, Trial, flags_of, folder_name, on_disk
+from etude.study.table import markdown, render
 
 TASK = """
 import json, os, signal, sys, time, zipfile
@@ -159,16 +163,16 @@ def place(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path
 
 
-def written(text: str, name: str = "mine.yaml") -> study.Study:
+def written(text: str, name: str = "mine.yaml") -> Study:
     Path(name).write_text(text, encoding="utf-8")
-    return study.load(name, "fake_task", SCORES)
+    return load(name, "fake_task", SCORES)
 
 
-def carried_out(text: str, *extra: str, out: str = "out", jobs: int = 2) -> study.Outcome:
-    return study.run(written(text), "fake_task", Path(out), extra, jobs)
+def carried_out(text: str, *extra: str, out: str = "out", jobs: int = 2) -> Outcome:
+    return run(written(text), "fake_task", Path(out), extra, jobs)
 
 
-def scores_of(outcome: study.Outcome) -> dict[str, list[float]]:
+def scores_of(outcome: Outcome) -> dict[str, list[float]]:
     return {" ".join(row.setting.values()): [round(x, 9) for x in row.test.values()] for row in outcome.rows}
 
 
@@ -180,7 +184,7 @@ def runs_with(path: str, out: str = "out") -> set[str]:
 
 
 def test_a_study_trains_evaluates_and_judges(capsys: pytest.CaptureFixture[str]) -> None:
-    assert study.main("fake_task", "fake-task", ["kernel", "--jobs", "2"], SCORES) == 0
+    assert main("fake_task", "fake-task", ["kernel", "--jobs", "2"], SCORES) == 0
     out = Path("runs/fake-task/kernel")
     printed = capsys.readouterr().out
     assert (
@@ -248,7 +252,7 @@ def test_test_scores_of_another_checkpoint_are_made_anew() -> None:
     unmarked = {"accuracy": 0.9, "loss": 0.1}
     (folders[1] / "test.json").write_text(json.dumps(unmarked))
     (folders[2] / "config.yaml").write_text("{}")  # it was made with other flags than the run has
-    half = study.summarise(written(KERNEL), Path("out"))
+    half = summarise(written(KERNEL), Path("out"))
     assert scores_of(half)["3"] == []
     assert "kernel=3 seed=0 (test.json is of another checkpoint" in half.problems[0]
     assert "kernel=3 seed=1 (test.json does not say of which checkpoint it is)" in half.problems[0]
@@ -302,11 +306,11 @@ APART = "together: off\n"
 LAYERS = "question: q\ncompare: {encoder.layers: [1, 2]}\nseeds: 1\nmetric: accuracy\n" + APART
 
 
-def left(trial: study.Trial, asked: study.Study, out: str, config: type = Config) -> Path:
+def left(trial: Trial, asked: Study, out: str, config: type = Config) -> Path:
     """The folder of a finished run, as `train` and `evaluate` leave it."""
     folder = trial.folder(Path(out))
     (folder / "checkpoints").mkdir(parents=True)
-    configs.save(configs.parse(config, study.flags_of(asked, trial)), folder / "config.yaml")
+    configs.save(configs.parse(config, flags_of(asked, trial)), folder / "config.yaml")
     with zipfile.ZipFile(folder / "checkpoints" / "best.pt", "w") as weights:
         weights.writestr("weights", str(trial))
     scores = {"accuracy": 0.9}
@@ -316,7 +320,7 @@ def left(trial: study.Trial, asked: study.Study, out: str, config: type = Config
     return folder
 
 
-def all_left(text: str, out: str = "out") -> study.Study:
+def all_left(text: str, out: str = "out") -> Study:
     asked = written(text)
     for trial in asked.trials():
         left(trial, asked, out)
@@ -327,21 +331,21 @@ def test_a_study_of_a_path_is_the_same_study_from_another_folder(monkeypatch: py
     asked = all_left(KERNEL.replace("fixed: {", "fixed: {data: ./mine.csv, ") + APART)
     out = Path("out").absolute()
     for _ in range(2):  # and anew from the first one
-        assert not study.run(asked, "fake_task", out, [], 1, Config).problems
+        assert not run(asked, "fake_task", out, [], 1, Config).problems
     Path("elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
-    again = study.load(str(out / "study.yaml"), "fake_task", SCORES)
-    study.refuse_other_configurations(again, out, study.configurations(again, Config))
+    again = load(str(out / "study.yaml"), "fake_task", SCORES)
+    refuse_other_configurations(again, out, configurations(again, Config))
     with pytest.raises(UserError, match=r"other flags: data \(.*mine.csv there, .*elsewhere/mine.csv now\)"):
-        study.run(asked, "fake_task", out, [], 1, Config)
+        run(asked, "fake_task", out, [], 1, Config)
 
 
 def test_runs_of_another_default_do_not_answer_the_new_question() -> None:
     asked = all_left(KERNEL + APART)
-    assert not study.run(asked, "fake_task", Path("out"), [], 1, Config).problems
+    assert not run(asked, "fake_task", Path("out"), [], 1, Config).problems
     before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
     with pytest.raises(UserError) as e:
-        study.run(asked, "fake_task", Path("out"), [], 1, Later)
+        run(asked, "fake_task", Path("out"), [], 1, Later)
     assert str(e.value) == (
         "out/kernel=1/seed=0 holds a run with another configuration than the study asks for now "
         "(fit.weight-decay: 0.05 -> 0.2); so do 8 more: remove it, or give another --out"
@@ -353,42 +357,42 @@ def test_a_run_without_its_configuration_or_with_knobs_that_are_no_more_is_refus
     asked = all_left(KERNEL + APART)
     Path("out/kernel=1/seed=0/config.yaml").unlink()
     with pytest.raises(UserError, match=r"seed=0 holds a run .* \(it has no config.yaml\): remove it"):
-        study.run(asked, "fake_task", Path("out"), [], 1, Config)
+        run(asked, "fake_task", Path("out"), [], 1, Config)
     Path("out/kernel=1/seed=0/config.yaml").write_text("colour: blue\n")
     with pytest.raises(UserError, match=r"\(out/kernel=1/seed=0/config.yaml, line 1: unknown key colour"):
-        study.run(asked, "fake_task", Path("out"), [], 1, Config)
+        run(asked, "fake_task", Path("out"), [], 1, Config)
 
 
 def test_knobs_of_the_same_last_name_do_not_share_their_runs() -> None:
     """Encoder and decoder both have layers: one study's folder layers=2 is no answer to the other's question."""
     asked = all_left(LAYERS)
-    assert not study.run(asked, "fake_task", Path("out"), [], 1, Config).problems
+    assert not run(asked, "fake_task", Path("out"), [], 1, Config).problems
     other = written(LAYERS.replace("encoder", "decoder"))
     with pytest.raises(UserError, match=r"out/layers=2/seed=0 .* \(encoder.layers: 2 -> 1; decoder.layers: 1 -> 2\)"):
-        study.run(other, "fake_task", Path("out"), [], 1, Config)
+        run(other, "fake_task", Path("out"), [], 1, Config)
     both = written(LAYERS.replace("{encoder.layers: [1, 2]}", "{encoder.layers: [1, 2], decoder.layers: [1, 2]}"))
     assert len({trial.folder(Path("out")) for trial in both.trials()}) == 4
-    one, two = (study.default_out("fake", asked, [f"--{knob}", "2"], Config) for knob in ("decoder.layers", "data"))
+    one, two = (default_out("fake", asked, [f"--{knob}", "2"], Config) for knob in ("decoder.layers", "data"))
     assert (one.name, two.name) == ("mine,decoder.layers=2", "mine,data=2")
 
 
 def test_a_run_under_two_names_is_refused() -> None:
     text = "question: q\ncompare: {model.norm: [true, yes]}\nmetric: accuracy\n"
     with pytest.raises(UserError, match="norm=true seed=0 and norm=yes seed=0 are the same run; name every value once"):
-        study.run(written(text), "fake_task", Path("out"), [], 1, Config)
+        run(written(text), "fake_task", Path("out"), [], 1, Config)
     assert not Path("out").exists()
 
 
 @pytest.mark.parametrize("name", ["kernel=3,lr=1e-3", "model.pool=a%2Fb%2C+c%3Dd,head.pool=16+32", "x=-.5"])
 def test_the_names_of_folders_are_mostly_as_they_are_written(name: str) -> None:
-    assert study.on_disk(name) == name
+    assert on_disk(name) == name
 
 
 def test_other_values_have_other_folders_on_any_file_system() -> None:
     """Some do not tell capitals from small letters; Windows leaves out dots at the end, and knows names of devices."""
     values = ["max", "Max", "MAX", "1.", "1", "1. ", "1..", "a:b", "a?b", "a*b", "a<b", "a|b", 'a"b', "a b", "a\\b"]
     values += ["x" * 300, "x" * 301, "ü", "ÜBER", "über", ["1", "2"], "1 2 ", "max@0", "..", ".", ""]
-    names = [study.on_disk(study.folder_name({"aux.pool": value}, {"aux.pool": "aux.pool"})) for value in values]
+    names = [on_disk(folder_name({"aux.pool": value}, {"aux.pool": "aux.pool"})) for value in values]
     assert len({name.lower().rstrip(". ") for name in names}) == len(values)
     for name in names:
         assert len(name) < 160
@@ -404,7 +408,7 @@ def test_what_a_process_for_several_runs_says_besides_does_no_harm(
     """A warning after its last line; no answer; half an answer."""
     monkeypatch.setenv("FAKE_ANSWER", how)
     text = KERNEL.replace("[1, 3, 5]", "[1, 3]").replace("5 > 3", "3 > 1")
-    outcome = study.run(written(text), "fake_task", Path("out"), [], 1, Config)
+    outcome = run(written(text), "fake_task", Path("out"), [], 1, Config)
     assert scores_of(outcome) == {kernel: KERNEL_TEST[kernel] for kernel in ("1", "3")}
     assert not outcome.problems
     said = capsys.readouterr().out
@@ -445,7 +449,7 @@ def test_a_failed_run_is_reported_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FAKE_CRASH", "3 1")
-    assert study.main("fake_task", "fake-task", ["kernel", "--out", "out"], SCORES) == 1
+    assert main("fake_task", "fake-task", ["kernel", "--out", "out"], SCORES) == 1
     printed = capsys.readouterr().out
     assert re.search(
         r"^\[5/9\] kernel=3 seed=1  train failed \(exit code 1\): RuntimeError: the loss is a fish$", printed, re.M
@@ -458,7 +462,7 @@ def test_a_failed_run_is_reported_and_the_others_go_on(
     assert len(runs_with("test.json")) == 8
 
     monkeypatch.delenv("FAKE_CRASH")
-    assert study.main("fake_task", "fake-task", ["kernel", "--out", "out"], SCORES) == 0
+    assert main("fake_task", "fake-task", ["kernel", "--out", "out"], SCORES) == 0
     assert "fish" not in Path("out/results.md").read_text()
 
 
@@ -472,7 +476,7 @@ def started(package: Path, *words: str, **env: str) -> "subprocess.Popen[str]":
     """A real `study` command in a process of its own."""
     code = (
         "import sys; from etude.study import study; "
-        "sys.exit(study.main('fake_task', 'fake-task', sys.argv[1:], {'accuracy': 'higher'}))"
+        "sys.exit(main('fake_task', 'fake-task', sys.argv[1:], {'accuracy': 'higher'}))"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, *words],
@@ -509,7 +513,7 @@ def test_a_stopped_study_lets_its_runs_save_and_goes_on(package: Path, signum: i
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 0, printed
     assert "3 of 9 runs are there already" in printed
-    outcome = study.summarise(study.load("out/study.yaml", "fake_task", SCORES), Path("out"))
+    outcome = summarise(load("out/study.yaml", "fake_task", SCORES), Path("out"))
     assert scores_of(outcome) == KERNEL_TEST
     assert not outcome.problems
 
@@ -534,17 +538,15 @@ def test_two_studies_do_not_work_in_one_folder(package: Path) -> None:
     process = started(package, "kernel", "--out", "out", FAKE_STOP="1 0")
     wait_for(Path("out/kernel=1/seed=0/waiting"), process)
     with pytest.raises(UserError, match="out: a study, or a run that a killed one left, is at work here"):
-        study.main("fake_task", "fake-task", ["kernel", "--out", "out"], SCORES)
+        main("fake_task", "fake-task", ["kernel", "--out", "out"], SCORES)
     process.terminate()
     process.communicate(timeout=30)
-    assert study.main("fake_task", "fake-task", ["kernel", "--out", "out"], SCORES) == 0
+    assert main("fake_task", "fake-task", ["kernel", "--out", "out"], SCORES) == 0
 
 
 def test_flags_of_the_command_line_hold_for_all_runs_and_name_the_folder() -> None:
     assert (
-        study.main(
-            "fake_task", "fake-task", ["kernel", "--fit.epochs=3", "--model.no-norm", "--fit.lr", "0.004"], SCORES
-        )
+        main("fake_task", "fake-task", ["kernel", "--fit.epochs=3", "--model.no-norm", "--fit.lr", "0.004"], SCORES)
         == 0
     )
     out = Path("runs/fake-task/kernel,epochs=3,norm=false,lr=0.004")
@@ -611,7 +613,7 @@ def test_values_that_fail_for_a_seed_do_not_win_on_the_other(monkeypatch: pytest
 def test_one_seed_gives_no_interval_and_no_verdict() -> None:
     outcome = carried_out(KERNEL + "seeds: 1\n")
     assert {v.verdict for v in outcome.verdicts} == {"unclear"}
-    text = study.render(outcome)
+    text = render(outcome)
     assert "One seed: there is no interval" in text
     assert "3 > 1: unclear (difference in accuracy +0.1000, no interval, 1 seed; one seed shows no spread)" in text
 
@@ -621,12 +623,12 @@ def test_scores_without_evidence_are_scored_again_and_not_judged(monkeypatch: py
     outcome = carried_out(KERNEL)
     assert scores_of(outcome) == KERNEL_TEST
     assert {v.verdict for v in outcome.verdicts} == {"unclear"}
-    assert "the error of its test part is not known: score the runs again" in study.render(outcome)
+    assert "the error of its test part is not known: score the runs again" in render(outcome)
     monkeypatch.delenv("FAKE_NO_EVIDENCE")
     assert carried_out(KERNEL).verdicts[0].verdict == "as expected"
     of_others = Path("out/kernel=3/seed=1/test-blocks.json")
     of_others.write_text(of_others.read_text().replace("0.61", "0.62"))
-    assert study.summarise(written(KERNEL), Path("out")).verdicts[0].verdict == "unclear"
+    assert summarise(written(KERNEL), Path("out")).verdicts[0].verdict == "unclear"
 
 
 def test_a_setting_of_which_a_run_diverged_is_not_judged_by_the_others() -> None:
@@ -639,19 +641,19 @@ def test_a_setting_of_which_a_run_diverged_is_not_judged_by_the_others() -> None
 def test_a_claim_of_equality_is_within_its_margin(margin: str, told: str) -> None:
     outcome = carried_out(KERNEL.replace('claim: "5 > 3"', f'claim: "5 = 3", margin: {margin}'))
     assert outcome.verdicts[2].verdict == told
-    assert f"5 = 3: {told} (difference in accuracy -0.0033" in study.render(outcome)
-    assert f"margin {float(margin):g}, p " in study.render(outcome)
+    assert f"5 = 3: {told} (difference in accuracy -0.0033" in render(outcome)
+    assert f"margin {float(margin):g}, p " in render(outcome)
 
 
 @pytest.mark.parametrize("text", [KERNEL, TUNED, KERNEL.replace("5", "9")])
 def test_the_table_is_made_again_from_the_file_that_is_kept(text: str) -> None:
     outcome = carried_out(text)
-    again = study.conclude(outcome.study, study.kept(outcome.study, Path("out/results.csv")))
-    assert study.markdown(again, "x") == study.markdown(outcome, "x")
+    again = conclude(outcome.study, kept(outcome.study, Path("out/results.csv")))
+    assert markdown(again, "x") == markdown(outcome, "x")
     assert again.verdicts == outcome.verdicts
     lines = Path("out/results.csv").read_text().splitlines(keepends=True)
     Path("half.csv").write_text("".join(lines[:-1]))
-    half = study.conclude(outcome.study, study.kept(outcome.study, Path("half.csv")))
+    half = conclude(outcome.study, kept(outcome.study, Path("half.csv")))
     assert half.problems[-1].startswith(f"1 of {len(lines) - 1} runs are missing: ")
 
 
@@ -669,7 +671,7 @@ def test_a_damaged_file_of_runs_is_one_line_with_its_place(change: Callable[[str
     file = Path("out/results.csv")
     file.write_text(change(file.read_text().replace("0.49,", "0.59,", 1)))
     with pytest.raises(UserError) as e:
-        study.kept(outcome.study, file)
+        kept(outcome.study, file)
     assert error in str(e.value)
     assert "\n" not in str(e.value)
 
@@ -679,15 +681,15 @@ def test_a_damaged_file_of_runs_is_one_line_with_its_place(change: Callable[[str
 
 def test_what_is_there_is_summarised_and_what_is_missing_said() -> None:
     plan = written(KERNEL)
-    empty = study.summarise(plan, Path("nowhere"))
+    empty = summarise(plan, Path("nowhere"))
     assert empty.problems[0].startswith("9 of 9 runs are missing: kernel=1 seed=0, ")
-    assert "3 > 1: unclear (no seed of both is there)" in study.render(empty)
+    assert "3 > 1: unclear (no seed of both is there)" in render(empty)
     assert not Path("nowhere").exists()
 
     carried_out(KERNEL)
     for seed in (1, 2):
         shutil.rmtree(f"out/kernel=5/seed={seed}")
-    half = study.summarise(plan, Path("out"))
+    half = summarise(plan, Path("out"))
     assert half.problems == ["2 of 9 runs are missing: kernel=5 seed=1, kernel=5 seed=2"]
     assert scores_of(half) == KERNEL_TEST | {"5": [0.59]}
     assert half.verdicts[2].interval is None
@@ -774,10 +776,10 @@ def test_a_bad_study_file_is_one_line_with_file_and_key(text: str, error: str) -
 
 def test_an_unknown_study_lists_what_there_is() -> None:
     with pytest.raises(UserError) as e:
-        study.load("kernl", "fake_task", SCORES)
+        load("kernl", "fake_task", SCORES)
     assert str(e.value) == "fake_task has no study 'kernl' (did you mean 'kernel'?); it has: kernel"
     with pytest.raises(UserError, match=r"gone.yaml: cannot be read \(No such file or directory\)"):
-        study.load("gone.yaml", "fake_task", SCORES)
+        load("gone.yaml", "fake_task", SCORES)
 
 
 @pytest.mark.parametrize(
@@ -796,7 +798,7 @@ def test_an_unknown_study_lists_what_there_is() -> None:
 )
 def test_a_bad_command_line_is_one_line(words: list[str], error: str) -> None:
     with pytest.raises(UserError) as e:
-        study.main("fake_task", "fake-task", words, SCORES)
+        main("fake_task", "fake-task", words, SCORES)
     assert error in str(e.value)
     assert "\n" not in str(e.value)
     assert not Path("runs").exists()
@@ -810,16 +812,16 @@ def test_a_folder_that_cannot_be_written_is_one_line() -> None:
 
 def test_an_unknown_metric_is_refused_before_the_first_run() -> None:
     with pytest.raises(UserError, match="there is no score 'f1'; there are: accuracy .higher is better., loss"):
-        study.main("fake_task", "fake-task", [str(file_with(KERNEL.replace("accuracy", "f1")))], SCORES)
+        main("fake_task", "fake-task", [str(file_with(KERNEL.replace("accuracy", "f1")))], SCORES)
     assert not Path("runs").exists()
 
 
 def test_a_metric_that_these_runs_do_not_have_stops_at_the_first_run() -> None:
-    plan = study.load(str(file_with(KERNEL.replace("accuracy", "f1"))), "fake_task", {"f1": "higher"})
+    plan = load(str(file_with(KERNEL.replace("accuracy", "f1"))), "fake_task", {"f1": "higher"})
     with pytest.raises(
         UserError, match=r"metric 'f1' is not in out/kernel=1/seed=0/result.json; there are: accuracy, loss"
     ):
-        study.run(plan, "fake_task", Path("out"), [], 1)
+        run(plan, "fake_task", Path("out"), [], 1)
     assert runs_with("result.json") == {"kernel=1/seed=0"}
 
 
@@ -874,7 +876,7 @@ EQUAL = KERNEL.replace('claim: "5 > 3"', 'claim: "5 = 3", margin: 1e-2')
 @pytest.mark.parametrize("text", [KERNEL, TUNED, MANY, EQUAL])
 def test_the_copy_in_the_study_folder_is_the_same_study(text: str) -> None:
     plan = written(text)
-    assert written(study.dump(plan), "copy.yaml") == replace(plan, name="copy", given="copy.yaml")
+    assert written(dump(plan), "copy.yaml") == replace(plan, name="copy", given="copy.yaml")
 
 
 @pytest.mark.parametrize(
@@ -901,7 +903,7 @@ def test_claims_name_settings_as_they_are_written(values: str, text: str, relati
 def test_help_lists_the_studies_with_their_questions_without_torch(package: Path) -> None:
     code = (
         "import sys; from etude.study import study; "
-        "study.main('fake_task', 'fake-task', ['--help'], {'accuracy': 'higher'}); "
+        "main('fake_task', 'fake-task', ['--help'], {'accuracy': 'higher'}); "
         "assert not {'torch', 'tensorboard', 'numpy', 'scipy'} & sys.modules.keys()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

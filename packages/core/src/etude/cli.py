@@ -350,9 +350,9 @@ def keep(file: Path, content: Any) -> bool:
 
 
 def study(package: Package, words: list[str]) -> int:
-    from etude.study import study
+    from etude.study import command
 
-    return study.main(package.module, package.name, words, package.scores, package.config, invocation(package).split())
+    return command.main(package, words, invocation(package))
 
 
 def report(package: Package, words: list[str]) -> int:

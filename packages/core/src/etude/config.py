@@ -241,11 +241,11 @@ def similar(name: str, known: Iterable[str]) -> str:
 def knobs(config: type) -> dict[str, Any]:
     """The dotted flag names of a configuration and their types: {"fit.batch-size": int, ...}."""
     found: dict[str, Any] = {}
-    for name, kind in typing.get_type_hints(config).items():
-        if dataclasses.is_dataclass(kind):
-            found |= {f"{dashed(name)}.{knob}": of for knob, of in knobs(typing.cast(type, kind)).items()}
-        else:
-            found[dashed(name)] = kind
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        name, kind = dashed(field.name), hints[field.name]
+        inner = knobs(typing.cast(type, kind)) if dataclasses.is_dataclass(kind) else None
+        found |= {name: kind} if inner is None else {f"{name}.{knob}": of for knob, of in inner.items()}
     return found
 
 
@@ -336,7 +336,7 @@ def presets(package: str) -> dict[str, Path]:
 def find_config(name: str, package: str) -> Path:
     """The file that a CONFIG argument names: a path, or a preset. Raises UserError if there is none."""
     known = presets(package)
-    found = Path(name) if Path(name).is_file() else known.get(name.removeprefix("configs/").removesuffix(".yaml"))
+    found = Path(name) if os.path.isfile(name) else known.get(name.removeprefix("configs/").removesuffix(".yaml"))
     if found is None:
         has = f" or one of {', '.join(known)}" if known else ""
         raise UserError(f"there is no configuration {name!r}: give the path of a YAML file{has}")
@@ -346,14 +346,13 @@ def find_config(name: str, package: str) -> Path:
 def read_flags(words: Sequence[str], known: Mapping[str, Any]) -> list[Setting]:
     """Splits the shell's words into settings. Raises UserError for an unknown flag, with a suggestion."""
     found: list[Setting] = []
-    switches = {
-        switch(name, yes): (name, yes) for name in known if some(known[name])[0] is bool for yes in (True, False)
-    }
+    toggles = [name for name, kind in known.items() if some(kind)[0] is bool]
+    switches = {switch(name, yes): (name, yes) for name in toggles for yes in (True, False)}
     for word in words:
         name, equals, value = word[2:].partition("=")
         name = full(name, known)
         if not word.startswith("--"):
-            if not found or some(known[found[-1].name])[0] is bool:
+            if not found or found[-1].name in toggles:
                 raise UserError(f"command line: {word!r} belongs to no flag{files_first(word)}")
             found[-1].words.append(word)
         elif f"--{name}" in switches and not equals:
@@ -468,9 +467,10 @@ def save(config: Any, path: Path) -> None:
 
 def differences(old: Any, new: Any) -> list[str]:
     """What differs between two configurations: ["fit.lr: 0.1 -> 0.2", ...]."""
-    a = flatten(old)
-    # By their looks: NaN is not equal to itself.
-    return [f"{key}: {a.get(key)} -> {value}" for key, value in flatten(new).items() if repr(a.get(key)) != repr(value)]
+    before = flatten(old)
+    pairs = {key: (before.get(key), value) for key, value in flatten(new).items()}
+    # By their looks too: NaN is not equal to itself.
+    return [f"{key}: {a} -> {b}" for key, (a, b) in pairs.items() if a != b and repr(a) != repr(b)]
 
 
 def take(argv: list[str], flag: str) -> str | None:

@@ -51,3 +51,15 @@ def watch_signals() -> Iterator[list[int]]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+@contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """Collects the same signals, every one, in the list it gives: what they mean is for the caller to say."""
+    asked: list[int] = []
+    before: dict[int, Any] = {signum: signal.signal(signum, lambda found, _: asked.append(found)) for signum in ASKING}
+    try:
+        yield asked
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

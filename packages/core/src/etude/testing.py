@@ -29,7 +29,11 @@ from etude.layers import recurrent
 from etude.package import Package
 from etude.report import read as report
 from etude.stacked import runs as many
-from etude.study import judge, study
+from etude.study import judge
+from etude.study.command import configurations, refuse_other_configurations
+from etude.study.file import available, dump, flags_as_values, load, parse
+from etude.study.outcome import measure
+from etude.study.question import Study
 from etude.train import device, loop, optim, run
 from etude.train.device import Device
 from etude.train.norm import batch_norms
@@ -80,10 +84,10 @@ def check_presets(package: Package, presets: list[str], studies: list[str]) -> N
     """The presets and studies that install with the package, no study missing, can be read: every trial of them."""
     for preset in presets:
         config.parse(package.config, [preset], package=package.module)
-    names = study.available(package.module)
+    names = available(package.module)
     assert names == studies, f"the studies of {package.name} are {names}"
     for name in names:
-        found = study.load(name, package.module, package.scores)
+        found = load(name, package.module, package.scores)
         assert found.seeds >= 3
         assert found.expect
         for trial in found.trials():
@@ -314,10 +318,10 @@ def check_unfinished(package: Package, parsed: Any, out: Path) -> None:
     scores(package, folder)
     assert report.record(folder).test is None, "a report takes the scores of an unfinished run for its own"
     train(short(package, parsed), parsed, folder)
-    for taken in (report.record(folder).test, study.measure(asked, out, trial).test):
+    for taken in (report.record(folder).test, measure(asked, out, trial).test):
         assert taken is None, "test scores of epoch 1 are taken for those of the finished run"
     found = scores(package, folder)
-    assert study.measure(asked, out, trial).test == found[task.metric]
+    assert measure(asked, out, trial).test == found[task.metric]
     best = run.checkpoint(folder)
     task = package.task.restore(parsed, best["assets"], CPU.where)
     run.fill(task.model, best, folder)
@@ -326,10 +330,10 @@ def check_unfinished(package: Package, parsed: Any, out: Path) -> None:
     assert near, f"evaluate gives the loss {found['loss']:.6g}, the best checkpoint has {truth:.6g}"
 
 
-def one_run(package: Package, metric: str, knob: str, value: str, fixed: dict[str, Any]) -> study.Study:
+def one_run(package: Package, metric: str, knob: str, value: str, fixed: dict[str, Any]) -> Study:
     """A study of a single run."""
     raw = {"question": "?", "compare": {knob: [value]}, "metric": metric, "seeds": "1"}
-    return dataclasses.replace(study.parse(raw, "check_task", "check", "check", package.scores), fixed=fixed)
+    return dataclasses.replace(parse(raw, "check_task", "check", "check", package.scores), fixed=fixed)
 
 
 def scores(package: Package, folder: Path) -> dict[str, Any]:
@@ -341,14 +345,14 @@ def scores(package: Package, folder: Path) -> dict[str, Any]:
 
 def check_changed_default(package: Package, flags: list[str], out: Path) -> None:
     """A run that is older than a default of today's does not answer for it: study and report refuse its folder."""
-    fixed = {knob: value for knob, value in study.overrides(flags).items() if knob not in ("fit.seed", "fit.epochs")}
+    fixed = {knob: value for knob, value in flags_as_values(flags).items() if knob not in ("fit.seed", "fit.epochs")}
     asked = one_run(package, "loss", "fit.epochs", "2", fixed)
     (trial,) = asked.trials()
     trial.folder(out).mkdir(parents=True)
-    now = study.configurations(asked, package.config)
+    now = configurations(asked, package.config)
     config.save(now[str(trial)], trial.folder(out) / "config.yaml")
-    (out / "study.yaml").write_text(study.dump(asked), encoding="utf-8")
-    study.refuse_other_configurations(asked, out, now)
+    (out / "study.yaml").write_text(dump(asked), encoding="utf-8")
+    refuse_other_configurations(asked, out, now)
     name = next(n for n in ("weight-decay", "clip", "lr") if f"fit.{n}" not in fixed)
     fit, field = package.config().fit, name.replace("-", "_")
     other = dataclasses.replace(fit, **{field: getattr(fit, field) + 0.01})
@@ -401,8 +405,8 @@ def stacked_knobs(package: Package) -> list[tuple[str, ...]]:
     """In what runs of one stack differ, in each of the package's studies; those that differ in most first."""
     found: list[tuple[str, ...]] = [("fit.seed",)]
     defaults = config.flatten(package.config())
-    for name in study.available(package.module):
-        asked = study.load(name, package.module, package.scores)
+    for name in available(package.module):
+        asked = load(name, package.module, package.scores)
         varied = [knob for knob in (*asked.compare, *asked.tune) if config.stackable(knob, defaults.get(knob))]
         found.append(("fit.seed", *sorted(varied)))
     return sorted(dict.fromkeys(found), key=len, reverse=True)
