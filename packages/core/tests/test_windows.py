@@ -86,13 +86,22 @@ toy_("train", "--fit.epochs", "1")  # in a folder that gets its name from the ti
     assert json.loads(Path("r/result.json").read_text(encoding="utf-8"))["epochs"] == 2
 
 
-@pytest.mark.parametrize("together", ["auto", "off"])
-def test_a_study_and_its_report(windows, together):
+def study(windows, together):
     Path("s.yaml").write_text(STUDY.format(together), encoding="utf-8")
-    said = windows(TOY + 'toy_("study", "s.yaml", "--out", "s", "--jobs", "2"); toy_("report", "s")')
-    assert "not complete" not in said
+    said = windows(TOY + 'toy_("study", "s.yaml", "--out", "s", "--jobs", "2")')
+    assert "missing" not in said
     for seed in (0, 1):
         assert Path(f"s/norm=true/seed={seed}/test.json").is_file()
+
+
+def test_a_study_in_one_process(windows):
+    study(windows, "auto")
+
+
+def test_a_study_in_several_processes_and_its_report(windows):
+    study(windows, "off")
+    said = windows(TOY + 'toy_("report", "s")')
+    assert "not complete" not in said
     assert {"report.html", "task0.ipynb", "tensorboard0.zip"} <= {path.name for path in Path("s").iterdir()}
 
 

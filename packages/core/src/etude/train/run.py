@@ -92,7 +92,7 @@ class Run:
             is_run = (path / "config.yaml").is_file()
             if not is_run and any(p.name != "log.txt" and not p.name.startswith(".") for p in path.iterdir()):
                 raise UserError(f"{path} is not empty and no run folder: give --run another folder")
-            self._lock = (path / ".lock").open("w")
+            self._lock = (path / ".lock").open("ab")
         try:
             try:
                 files.lock(self._lock)
