@@ -443,7 +443,7 @@ def test_a_packed_file_that_is_cut_short_is_named(home: Path, spoil: Callable[[b
     packed = folder / f"{file.name}.gz"
     packed.write_bytes(spoil(gzip.compress(file.read_bytes())))
     file.unlink()
-    with pytest.raises(UserError, match=r"ubyte.gz is no whole gzip file .*; delete it") as error:
+    with pytest.raises(UserError, match=r"ubyte.gz is not a complete gzip file .*; delete it") as error:
         data.load("mnist", 0)
     assert "\n" not in str(error.value)
 

@@ -142,9 +142,9 @@ GOOD = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"id": 1, "
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"{", "is no JSON file"),
-        (b"\xff\xfe\x00", "is no JSON file"),
-        (b"[" * 100_000, "is no JSON file"),
+        (b"{", "is not a JSON file"),
+        (b"\xff\xfe\x00", "is not a JSON file"),
+        (b"[" * 100_000, "is not a JSON file"),
         (b"[]", "should hold an object"),
         ({}, "no list 'images'"),
         (GOOD | {"annotations": 3}, "no list 'annotations'"),

@@ -519,8 +519,8 @@ def test_predict_gives_density_and_reconstruction_of_each_row(trained, capsys, t
     ("text", "message"),
     [
         (b"1,2\n1,2,3\n", "rows.csv, line 2: 3 numbers, but this run has 2 dimensions"),
-        (b"1,2\n\n1,two\n", "rows.csv, line 3: 'two' is no number"),
-        (b"1,\n", "rows.csv, line 1: '' is no number"),
+        (b"1,2\n\n1,two\n", "rows.csv, line 3: 'two' is not a number"),
+        (b"1,\n", "rows.csv, line 1: '' is not a number"),
         (b"1,nan\n", "rows.csv, line 1: 'nan' is out of range"),
         (b"1,inf\n", "rows.csv, line 1: 'inf' is out of range"),
         (b"1,2\n1,\xff\n", "rows.csv, line 2: byte 0xff is not UTF-8"),

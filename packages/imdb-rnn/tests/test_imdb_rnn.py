@@ -163,7 +163,7 @@ def test_windows_to_train_on_make_up_the_reviews():
     ids = np.array([3, 0])
     ids_, lengths, its_labels = task_.load("train", ids, 1)
     assert ids_[1, : lengths[1]].tolist() == windows[0].tolist() and its_labels.tolist() == labels[ids].tolist()
-    assert [row.tolist() for row in task_.rows("valid")] == [row.tolist() for row in whole.rows("valid")]
+    assert [row.tolist() for row in task_.parts.rows("valid")] == [row.tolist() for row in whole.parts.rows("valid")]
 
 
 def test_the_linear_part_sees_only_what_a_review_says_not_how_often_or_how_long():

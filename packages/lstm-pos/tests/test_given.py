@@ -12,7 +12,8 @@ from etude.text.lines import clean
 from lstm_pos import data, task
 from lstm_pos.__main__ import main
 from lstm_pos.config import Config
-from lstm_pos.task import Tagging, sentences_in
+from lstm_pos.inputs import sentences_in
+from lstm_pos.task import Tagging
 
 SMALL = ["--model.embedding", "8", "--model.hidden", "8", "--fit.epochs", "2"]
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from etude.layers.norm import BatchNorm
 from etude.testing import check_presets, check_task
 from etude.text.fingerprints import fingerprints
 from etude.train import run
-from lstm_pos import data, sample, task
+from lstm_pos import batches, data, sample, task
 from lstm_pos.__main__ import PACKAGE, main
 from lstm_pos.config import Config, Model, Text
 from lstm_pos.forms import AFFIXES, Dictionary, Encoder, Morphology, shape
@@ -157,7 +157,7 @@ def test_long_sentences_are_cut_and_no_word_is_lost(longest):
 def test_of_the_tokens_only_those_asked_for_are_looked_at():
     words = np.full(1000, 10**9)  # there is no such word
     words[10:16], words[900:903] = [0, 1, 2, 1, 0, 1], [2, 0, 1]
-    part = task.cut(words, np.array([10, 900]), np.array([16, 903]), np.array([1, 2, 3]), 4)
+    part = batches.cut(words, np.array([10, 900]), np.array([16, 903]), np.array([1, 2, 3]), 4)
     assert part.starts.tolist() == [10, 12, 13, 15, 900, 902]
     assert part.ends.tolist() == [12, 13, 15, 16, 902, 903]
     assert part.lengths.tolist() == [3, 3, 3, 2, 4, 2]
@@ -182,7 +182,7 @@ def test_words_are_dropped_as_often_as_they_are_rare_and_anew_each_epoch():
     plain = one.load("valid", np.arange(20), 0)
     assert torch.equal(plain.pieces, one.load("valid", np.arange(20), 5).pieces)
     lower = {}
-    for form, n in zip(one.corpus.words, task.occurrences(one.corpus, task.load(one.config).train), strict=True):
+    for form, n in zip(one.corpus.words, batches.occurrences(one.corpus, task.load(one.config).train), strict=True):
         lower[form.lower()] = lower.get(form.lower(), 0) + n
     part = one.parts["train"]
     tokens = np.concatenate([np.arange(a, b) for a, b in zip(part.starts, part.ends, strict=True)])
@@ -481,7 +481,7 @@ def test_the_loss_is_the_mean_over_the_words_whose_tags_training_knows(trained, 
     one = task.restore(parsed, state["assets"])
     run.fill(one.model, state, trained)
     names = ["Мама", "мыла", "раму", "."]
-    found = task.batch(one.learnt.encoder.encode(names), np.arange(4), np.array([4]), "first")
+    found = batches.batch(one.learnt.encoder.encode(names), np.arange(4), np.array([4]), "first")
     odds = one.model.eval()(found)[0][0].log_softmax(1).detach()
     every = [-float(odds[n, one.tags.index(tag)]) for n, tag in enumerate(["NOUN", "VERB", "NOUN", "PUNCT"])]
     assert losses == pytest.approx([np.mean(every), np.mean(every[:3])], rel=1e-4)
@@ -489,7 +489,7 @@ def test_the_loss_is_the_mean_over_the_words_whose_tags_training_knows(trained, 
 
 def test_the_confusion_matrix_says_how_many_sentences_it_counts(monkeypatch, tmp_path):
     said = []
-    monkeypatch.setattr(task, "confusion", lambda counts, tags, what: said.append((int(counts.sum()), what)))
+    monkeypatch.setattr(task.pictures, "confusion", lambda counts, tags, what: said.append((int(counts.sum()), what)))
     monkeypatch.setattr(task, "COUNTED", 20)
     one = made()
     one.show(SimpleNamespace(picture=lambda *_: None, text=lambda *_: None), "after", 0)

@@ -665,9 +665,9 @@ FAULTS = {
     "no zip": r"is broken \(File is not a zip file\)",
     "nothing": r"is broken \(File is not a zip file\)",
     "no member": "holds no training.1600000.processed.noemoticon.csv",
-    "a column missing": ", row 31 of .* is no tweet and its polarity",
-    "a polarity that is none": ", row 31 of .* is no tweet and its polarity",
-    "no rows but a page": ", row 1 of .* is no tweet and its polarity",
+    "a column missing": ", row 31 of .* is not a tweet with polarity",
+    "a polarity that is none": ", row 31 of .* is not a tweet with polarity",
+    "no rows but a page": ", row 1 of .* is not a tweet with polarity",
     "a giant field": r"is broken \(field larger than field limit \(131072\)\)",
 }
 

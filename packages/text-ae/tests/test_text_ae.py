@@ -687,7 +687,7 @@ def test_texts_that_a_run_was_trained_on_are_not_scored(trained, tmp_path, capsy
     [line] = capsys.readouterr().err.splitlines()
     assert f"all messages of the test part of {only} were trained on" in line
     with pytest.raises(UserError, match="were trained on"):
-        task.restore(config.parse(Config, [*SMALL, "--data", only]), one.assets(), CPU)
+        task.restore(config.parse(Config, [*SMALL, "--data", only]), with_data(trained).assets(), CPU)
 
 
 def test_tags_are_not_guessed_if_there_is_one_only(trained, tmp_path, capsys):

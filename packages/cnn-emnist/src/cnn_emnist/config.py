@@ -20,17 +20,17 @@ class Model:
     layers: int = 5
     """how many convolutions"""
     channels: int = 32
-    """feature maps of the first stage; every further stage has twice as many"""
+    """feature maps of the first stage; each later stage has twice as many as the one before"""
     stages: int = 3
-    """each stage ends in a pooling that halves the image; layers are shared out evenly, later stages first"""
+    """each stage ends with pooling that halves the image; layers are spread evenly, extra ones go to later stages"""
     pooling: Literal["max", "average", "stride", "none"] = "max"
-    """how a stage shrinks the image: maximum or mean of 2 x 2 pixels, a last convolution of stride 2, not at all"""
+    """how a stage shrinks the image: maximum or mean of 2 x 2 pixels, stride 2 in its last convolution, or none"""
     padding: Literal["same", "none"] = "same"
-    """same: zeros around the image keep its size; none: each convolution eats kernel - 1 pixels"""
+    """same: zeros around the image keep its size; none: each convolution shrinks it by kernel - 1 pixels"""
     batch_norm: bool = True
     """normalise every feature map over the batch (Ioffe & Szegedy 2015)"""
     dropout: float = 0.0
-    """the part of the last feature map that is zeroed at random in training (Srivastava et al. 2014)"""
+    """the fraction of the last feature map that is zeroed at random in training (Srivastava et al. 2014)"""
 
     def __post_init__(self) -> None:
         at_least(1, "model", self, "kernel", "layers", "channels", "stages")
@@ -80,15 +80,15 @@ class Config:
     """One run of cnn-emnist."""
 
     data: Literal["sample", "emnist-letters", "fashion-mnist", "mnist"] = "sample"
-    """sample: letters drawn from the fonts that matplotlib ships; the others are downloaded when first used"""
+    """sample: letters rendered from the fonts that matplotlib ships; the others are downloaded when first used"""
     augment: bool = True
-    """show every training image distorted anew each time: letters and digits bent, garments mirrored and shifted"""
+    """distort each training image anew every epoch: letters and digits are bent, garments mirrored and shifted"""
     erase: int = 0
-    """fashion-mnist with augment: side of a square blackened in every image, in pixels (DeVries & Taylor 2017)"""
+    """fashion-mnist with augment: side in pixels of a square blackened in every image (DeVries & Taylor 2017)"""
     views: bool = True
-    """fashion-mnist with augment: answer with the mean over six views, shifted by a pixel and mirrored"""
+    """fashion-mnist with augment: average the answers for six views, shifted by a pixel and mirrored"""
     label_smoothing: float = 0.1
-    """the part of the target that is spread over all classes in training (Szegedy et al. 2016)"""
+    """the fraction of the target that is spread over all classes in training (Szegedy et al. 2016)"""
     model: Model = field(default_factory=Model)
     fit: Fit = field(default_factory=Fit)
 

@@ -143,7 +143,7 @@ def arrays(file: Path, dimensions: int) -> tuple[list[int], Tensor]:
         if file.suffix == ".gz":
             content = gzip.decompress(content)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise bad(file, f"is no whole gzip file ({error})") from None
+        raise bad(file, f"is not a complete gzip file ({error})") from None
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}); set ETUDE_DATA to another folder") from error
     head = 4 + 4 * dimensions
@@ -151,7 +151,7 @@ def arrays(file: Path, dimensions: int) -> tuple[list[int], Tensor]:
         raise bad(file, "is too short")
     first, *sizes = np.frombuffer(content[:head], ">u4").tolist() or [0]
     if first != 0x800 + dimensions:
-        raise bad(file, f"is no idx file of bytes in {dimensions} dimension{'s' * (dimensions > 1)}")
+        raise bad(file, f"is not an idx file of bytes in {dimensions} dimension{'s' * (dimensions > 1)}")
     values = np.frombuffer(content[head:], np.uint8)
     if len(sizes) < dimensions or len(values) != int(np.prod(sizes, dtype=object)):
         raise bad(file, f"is {len(content)} bytes long, which is not what it declares")

@@ -24,13 +24,13 @@ class Data:
     """Which images with captions; --data X is short for --data.name X."""
 
     name: str = "sample"
-    """sample: scenes of coloured shapes, drawn here; coco: fetched when first used; or a folder in COCO's form"""
+    """sample: generated scenes of coloured shapes; coco: downloaded when first used; or a folder in COCO's format"""
     year: Literal["2014", "2017"] = "2017"
-    """of coco"""
+    """the year of COCO's captions"""
     images: int = 0
-    """use only so many training images, drawn by fit.seed, and of coco so many in ten for the test; 0: all"""
+    """use only this many training images, drawn by fit.seed, and of coco a tenth as many for the test; 0: all"""
     held_out: float = 0.1
-    """the part of the training images that is held out for validation, 5,000 at most; the sample has its own"""
+    """the fraction of the training images that is held out for validation, at most 5,000; the sample has its own"""
 
     def __post_init__(self) -> None:
         keep_path(self, "name", known=("sample", "coco"))
@@ -45,12 +45,12 @@ class Encoder:
     """The network that sees: trained elsewhere, frozen, its last layer removed."""
 
     backbone: str = "auto"
-    """a convolutional network of torchvision, such as resnet152; auto: that, and for the sample squeezenet1_1"""
+    """a convolutional network of torchvision; auto: resnet152, but squeezenet1_1 for the sample"""
     weights: str = "auto"
-    """a file with its state dict; random (never trained); or the name of published ones, downloaded by torchvision when
-    first used; auto: IMAGENET1K_V1, and for the sample random"""
+    """a file with its state dict; random (never trained); or the name of published weights, which torchvision downloads
+    when first used; auto: IMAGENET1K_V1, but random for the sample"""
     cache: str = ""
-    """the folder in which features are kept; empty: features, in etude's folder in the user's cache"""
+    """the folder in which features are kept; empty: a folder in the user's cache"""
 
     def __post_init__(self) -> None:
         if not self.weights.replace("_", "").isupper():  # as published ones are called, though a file may be, too
@@ -64,9 +64,9 @@ class Text:
     """How a caption becomes a row of words."""
 
     threshold: int = 3
-    """words that are seen less often in the training captions are not in the vocabulary"""
+    """words that occur less often than this in the training captions are not in the vocabulary"""
     max_length: int = 20
-    """words of a caption: longer ones are cut in training, and none longer is told"""
+    """words in a caption: longer captions are cut in training, and none longer is generated"""
 
     def __post_init__(self) -> None:
         at_least(1, "text", self, "threshold", "max_length")
@@ -77,17 +77,17 @@ class Model:
     """The network that tells: an LSTM over words, trained here."""
 
     image: Literal["first", "state", "attention"] = "state"
-    """how it sees the image: as its first word; as its initial state; that, and by attention to parts at every word"""
+    """how the LSTM gets the image: as first word, as initial state, or as state with attention at every word"""
     embedding: int = 256
     """numbers per word"""
     hidden: int = 256
     """units of each LSTM layer"""
     layers: int = 1
-    """LSTM layers on one another"""
+    """stacked LSTM layers"""
     dropout: float = 0.3
-    """the part of the image's features, of embeddings and of each layer's outputs that is zeroed in training"""
+    """the fraction of image features, embeddings and layer outputs that is zeroed in training"""
     members: int = 1
-    """so many such networks, each trained for itself, tell together: the mean of their probabilities"""
+    """how many such networks, each trained separately, caption together by the mean of their probabilities"""
 
     def __post_init__(self) -> None:
         at_least(1, "model", self, "embedding", "hidden", "layers", "members")
@@ -99,9 +99,9 @@ class Search:
     """How a caption is found."""
 
     beam: int = 5
-    """captions that are looked at side by side; 1: greedy"""
+    """captions that the beam search keeps; 1: greedy search"""
     length: float = 0.7
-    """captions compete by log probability / words ** this: 0 prefers short ones, 1 compares the mean word"""
+    """captions are ranked by log probability / words ** this: 0 favours short ones, 1 compares the mean per word"""
 
     def __post_init__(self) -> None:
         at_least(1, "search", self, "beam")
@@ -133,7 +133,7 @@ class Telling:
     """What `predict` can be told."""
 
     beam: int | None = None
-    """captions that are looked at side by side; as in training if not given"""
+    """captions that the beam search keeps; by default as many as the run was trained with"""
 
     def __post_init__(self) -> None:
         if self.beam is not None and self.beam < 1:

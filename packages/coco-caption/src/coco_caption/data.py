@@ -195,7 +195,7 @@ def checked(file: Path, notes: Counter[str]) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is no JSON file ({' '.join(str(error).split())})") from None
+        raise UserError(f"{file} is not a JSON file ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise UserError(f"{file} is not in COCO's form: it should hold an object with images and annotations")
     forms: dict[str, dict[str, type]] = {

@@ -208,9 +208,9 @@ def read(file: Path, backbone: str, published: list[Any]) -> tuple[dict[str, Ten
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise UserError(f"{file} is refused: it holds more than tensors, or is no file of weights at all") from None
+        raise UserError(f"{file} is refused: it holds more than tensors, or is not a file of weights") from None
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} is no file of weights that can be read ({reason(error)})") from None
+        raise UserError(f"{file} cannot be read as a file of weights ({reason(error)})") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):

@@ -471,19 +471,3 @@ def differences(old: Any, new: Any) -> list[str]:
     pairs = {key: (before.get(key), value) for key, value in flatten(new).items()}
     # By their looks too: NaN is not equal to itself.
     return [f"{key}: {a} -> {b}" for key, (a, b) in pairs.items() if a != b and repr(a) != repr(b)]
-
-
-def take(argv: list[str], flag: str) -> str | None:
-    """Removes `--flag VALUE` or `--flag=VALUE` from a command line; its value, None if it is not there."""
-    value = None
-    for i in reversed(range(len(argv))):
-        if argv[i] == flag:
-            if i + 1 == len(argv) or argv[i + 1].startswith("--"):
-                raise UserError(f"command line: {flag} needs a value")
-            value = argv[i + 1]
-            del argv[i : i + 2]
-        elif argv[i].startswith(f"{flag}="):
-            value = argv.pop(i)[len(flag) + 1 :]
-            if not value:
-                raise UserError(f"command line: {flag} needs a value")
-    return value

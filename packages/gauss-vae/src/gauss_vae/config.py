@@ -16,23 +16,23 @@ class Data:
     """Which mixture of Gaussians, and how much is drawn from it; --data X is short for --data.name X."""
 
     name: str = "sample"
-    """sample: a mixture drawn here by fit.seed; or the path of a JSON file with weights, means and covariances"""
+    """sample: a mixture drawn by fit.seed; or the path of a JSON file with weights, means and covariances"""
     clusters: int = 5
-    """Gaussians in the mixture, all of the same weight"""
+    """Gaussians in the mixture, all with the same weight"""
     dimension: int = 2
     """numbers in an example"""
     intrinsic: int = 0
-    """directions in which a cluster really extends, its own for each cluster; 0: as many as there are dimensions"""
+    """directions in which a cluster extends, different for each cluster; 0: as many as there are dimensions"""
     noise: float = 0.1
-    """standard deviation in all other directions; it must not be 0, or Sigma is not positive definite"""
+    """standard deviation in all other directions; if it is 0, Sigma is not positive definite"""
     separation: float = 6.0
-    """distance of two means (root mean square); a cluster's standard deviations are between 1/2 and 2"""
+    """distance between two means (root mean square); a cluster's standard deviations lie between 1/2 and 2"""
     train: int = 50_000
-    """examples drawn to train on"""
+    """examples drawn for training"""
     valid: int = 5_000
-    """examples drawn to choose by"""
+    """examples drawn for validation"""
     test: int = 10_000
-    """examples drawn to be scored on"""
+    """examples drawn for the test"""
 
     def __post_init__(self) -> None:
         keep_path(self, "name", ".json", known=("sample",))
@@ -63,17 +63,17 @@ class Model:
     """Encoder and decoder, each a multilayer perceptron that gives the mean and the variance of a normal vector."""
 
     latent: int | None = None
-    """numbers in the latent; none: as many as an example has"""
+    """numbers in the latent; none: as many as in an example"""
     depth: int = 2
-    """hidden layers of the encoder and of the decoder; 0: both are linear"""
+    """hidden layers of encoder and decoder; 0: both are linear"""
     hidden: int = 32
     """units of each hidden layer"""
     activation: Literal["silu", "gelu", "relu", "tanh"] = "silu"
-    """after each hidden layer"""
+    """the function applied after each hidden layer"""
     variance: Literal["dimension", "shared", "full"] = "full"
-    """what the decoder says around its mean: a variance for each dimension; one for all; or a full covariance matrix"""
+    """the decoder's covariance: a variance for each dimension, one variance for all, or a full matrix"""
     varying: bool = True
-    """the variance is a function of the latent; off: learnt, but the same everywhere"""
+    """the variance is a function of the latent; off: it is learnt, but the same everywhere"""
 
     def __post_init__(self) -> None:
         if self.latent is not None:
@@ -87,11 +87,11 @@ class Objective:
     """What is maximised."""
 
     samples: int = 8
-    """latents drawn for each example: 1 is the ELBO; more is the importance-weighted bound (IWAE)"""
+    """latents drawn for each example: 1 gives the ELBO, more the importance-weighted bound (IWAE)"""
     kl: float = 1.0
-    """weight of the KL term, and of the latent's part of an importance weight (beta-VAE)"""
+    """weight of the KL term, and of the latent's terms in an importance weight (beta-VAE)"""
     warmup: int = 0
-    """epochs over which that weight rises from 0, in a straight line"""
+    """epochs over which that weight rises linearly from 0"""
 
     def __post_init__(self) -> None:
         at_least(1, "objective", self, "samples")

@@ -142,7 +142,7 @@ def read_mixture(file: Path) -> Mixture:
     try:
         found = json.loads("".join(lines(file, "give a JSON file, or sample")))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is no JSON file: {' '.join(str(error).split())}") from None
+        raise UserError(f"{file} is not a JSON file: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict) or found.keys() != set(KEYS):
         raise UserError(f"{file}: expected one object with the keys {', '.join(KEYS)}")
     weights, means, covariances = (array(file, key, found[key], axes) for axes, key in enumerate(KEYS, 1))
@@ -204,7 +204,7 @@ def parsed(name: str, lines: Iterable[str], dimension: int) -> Iterable[list[flo
             try:
                 row.append(float(cell))
             except ValueError:
-                raise UserError(f"{name}, line {number}: {cell.strip()[:40]!r} is no number") from None
+                raise UserError(f"{name}, line {number}: {cell.strip()[:40]!r} is not a number") from None
             if not abs(row[-1]) < 1e30:
                 raise UserError(f"{name}, line {number}: {cell.strip()[:40]!r} is out of range; numbers below 1e30")
         yield row

@@ -1,6 +1,5 @@
 """lstm-pos as a Task: which part of speech is each word of a sentence?"""
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,23 +15,24 @@ from torch.nn import functional as F
 from etude import confusion, draw, pictures
 from etude.errors import UserError
 from etude.layers.recurrent import LSTM
-from etude.text.batching import by_length, padded, sorted_by_length
+from etude.text.batching import by_length, sorted_by_length
 from etude.text.fingerprints import fingerprints
-from etude.text.lines import clean, lines, spans
+from etude.text.lines import clean
 from etude.train.device import Device, best_precision
 from etude.train.run import Run
 from etude.train.task import Split, Task
 from etude.train.totals import Sums, Totals
 from lstm_pos import conllu, data
+from lstm_pos.batches import BLOCK, Part, batch, cut, cut_all, occurrences
 from lstm_pos.config import SCORES, Config
 from lstm_pos.data import Corpus, Dataset
 from lstm_pos.forms import Encoder, Forms, Morphology, Words, packed, ranges
+from lstm_pos.inputs import sentences_of
 from lstm_pos.model import Batch, Sizes, Tagger
 
 SHOWN = 10  # sentences shown before, during and after training
 COUNTED = 2_000  # sentences that the confusion matrix is drawn from, at most
 TOGETHER = 4_000  # pieces that are tagged together: more no longer fit the cache, fewer make small products
-BLOCK = 100_000  # sentences that are looked at together, where all would need too much memory
 NONE = np.zeros(0, np.int64)  # the sentences of a part that is not needed
 DROPPED = 1  # the stream that word dropout is drawn from
 
@@ -65,15 +65,6 @@ class Learnt:
             state["seen"].numpy(),
             state["source"],
         )
-
-
-@dataclass(frozen=True)
-class Part:
-    """N sentences, or pieces of long ones, as ranges of a corpus's tokens."""
-
-    starts: np.ndarray  # int64 [N]
-    ends: np.ndarray  # int64 [N]
-    lengths: np.ndarray  # int64 [N], in pieces
 
 
 class Predictor:
@@ -265,80 +256,6 @@ def of_words(logits: Tensor, words: Tensor | None, count: int) -> Tensor:
     return logits.new_zeros(count, logits.shape[1]).index_add(0, words, logits.log_softmax(1))
 
 
-def batch(forms: Forms, words: np.ndarray, lengths: np.ndarray, label: str, dropped: np.ndarray | None = None) -> Batch:
-    """Sentences of `lengths` words each, int64 [B], whose forms lie one after another in `words`, int [W].
-
-    Where `dropped`, bool [W], a word passes for an unknown one (it has one piece then). Truths are left empty.
-    """
-    counts = forms.piece_starts[words + 1] - forms.piece_starts[words]
-    pieces = forms.pieces[ranges(forms.piece_starts[words], counts)]
-    if dropped is not None:
-        pieces = np.where(dropped, forms.classes[words], pieces)
-    ends = np.cumsum(counts)
-    rows = np.diff(np.concatenate([[0], ends[np.cumsum(lengths) - 1]]))
-    used, numbers = np.unique(words, return_inverse=True)
-    places, owners = np.flatnonzero(np.arange(rows.max()) < rows[:, None]), None
-    if label == "all" and len(places) > len(words):
-        owners = np.repeat(np.arange(len(words)), counts)
-    elif label != "all":
-        places = places[ends - counts if label == "first" else ends - 1]
-    starts = forms.character_starts
-    lettered = starts[used + 1] - starts[used]
-    nothing = torch.empty(0)
-    tensor = torch.from_numpy
-    return Batch(
-        pieces=tensor(padded(pieces, rows)),
-        lengths=tensor(rows),
-        forms=tensor(padded(np.repeat(numbers, counts), rows)),
-        shapes=tensor(forms.shapes[used]),
-        dictionary=tensor(forms.dictionary[forms.answers[used]]),
-        affixes=tensor(forms.affixes[used]),
-        characters=tensor(padded(forms.characters[ranges(starts[used], lettered)], lettered)),
-        character_lengths=tensor(lettered),
-        carriers=tensor(places),
-        words=None if owners is None else tensor(owners),
-        tags=tensor(np.zeros(len(words), np.int64)),
-        unseen=nothing,
-        morphology=nothing,
-    )
-
-
-def cut_all(corpus: Corpus, sentences: np.ndarray, counts: np.ndarray, longest: int) -> Part:
-    """The sentences of these numbers as `cut` leaves them; the corpus's words have `counts` pieces."""
-    found = [
-        cut(corpus.word_ids, corpus.sentences[some], corpus.sentences[some + 1], counts, longest)
-        for some in np.array_split(sentences, max(1, len(sentences) // BLOCK))
-    ]
-    return Part(*(np.concatenate([getattr(part, name) for part in found]) for name in ("starts", "ends", "lengths")))
-
-
-def cut(words: np.ndarray, starts: np.ndarray, ends: np.ndarray, counts: np.ndarray, longest: int) -> Part:
-    """Ranges of `words`, in rising order, cut before the word that would make one longer than `longest` pieces."""
-    tokens = ranges(starts, ends - starts)  # no others are looked at: between them there may be a whole file
-    bounds = np.concatenate([[0], np.cumsum(ends - starts)])
-    before = np.concatenate([[0], np.cumsum(counts[words[tokens]])])  # pieces before each of them
-    places = []
-    for i in np.flatnonzero(np.diff(before[bounds]) > longest):
-        at = bounds[i]
-        while (at := np.searchsorted(before, before[at] + longest, side="right") - 1) < bounds[i + 1]:
-            places.append(at)
-    inner = np.array(places, dtype=np.int64)
-    return Part(
-        np.sort(np.concatenate([starts, tokens[inner]])),
-        np.sort(np.concatenate([ends, tokens[inner]])),
-        np.diff(before[np.sort(np.concatenate([bounds, inner]))]),
-    )
-
-
-def occurrences(corpus: Corpus, sentences: np.ndarray) -> np.ndarray:
-    """How often each form stands in these sentences, int64 [V]."""
-    found = np.zeros(len(corpus.words), np.int64)
-    for some in np.array_split(sentences, max(1, len(sentences) // BLOCK)):
-        starts, ends = corpus.sentences[some], corpus.sentences[some + 1]
-        found += np.bincount(corpus.word_ids[ranges(starts, ends - starts)], minlength=len(found))
-    return found
-
-
 def table(pairs: Iterable[tuple[list[str], list[str]]], found: Iterable[list[str]]) -> str:
     """Markdown: a sentence a line, each word with its tag below it; what is wrong is bold, with the truth."""
     lines = ["| errors | sentence |", "|---|---|"]
@@ -456,42 +373,3 @@ def predict(task: Predictor, inputs: list[str], format: str = "text") -> list[st
     for (_, words), tags in zip(sentences, found, strict=True):
         lines += [f"{word}\t{tag}" for word, tag in zip(words, tags, strict=True)] + [""]
     return lines[:-1]
-
-
-def sentences_of(given: str) -> list[tuple[str, list[str]]]:
-    """The sentences of an input of `predict` and their words, cut as those of NERUS were. Raises UserError."""
-    if given.endswith((".conllu", ".conllu.gz")):
-        try:
-            with open(given, "rb") as file:
-                corpus = data.read_here(given, file, tagged=False)
-        except OSError as error:
-            raise UserError(f"{given} cannot be read ({error.strerror}); give a CoNLL-U file") from error
-        cut = [corpus.sentence(n)[0] for n in range(len(corpus.sentences) - 1)]
-        return [(" ".join(words), words) for words in cut]
-    if given == "-":
-        name, every = "standard input", lines("-", "give a text or a file", as_written=True)
-    elif " " not in given and given.endswith(".txt") and not os.path.isfile(given):
-        raise UserError(f"there is no file {given}; give a text, a file, or - for standard input")
-    elif os.path.isfile(given):  # not Path.is_file, which fails for a text too long to be a name
-        name, every = given, lines(given, "give another file", as_written=True)
-    elif not given.isascii() and any("\ud800" <= character <= "\udfff" for character in given):
-        raise UserError(f"{given!r} is not UTF-8; give the text in UTF-8")
-    else:
-        name, every = repr(given), iter([given])
-    found = [sentence for some in every for line in some.splitlines() for sentence in sentences_in(line)]
-    if not found:
-        raise UserError(f"there is no word in {name}; give a text, a file, or - for standard input")
-    return found
-
-
-def sentences_in(line: str) -> Iterator[tuple[str, list[str]]]:
-    """The sentences of a line and their words, as they are written, but cut where their clean form would be."""
-    from razdel import sentenize, tokenize
-
-    plain = clean(line)
-    places = spans(line) if plain != line else [(n, n + 1) for n in range(len(line))]
-    for sentence in sentenize(plain):
-        cuts = [(sentence.start + word.start, sentence.start + word.stop) for word in tokenize(sentence.text)]
-        words = [line[places[start][0] : places[stop - 1][1]] for start, stop in cuts]
-        if words:
-            yield line[places[sentence.start][0] : places[sentence.stop - 1][1]], words

@@ -333,7 +333,7 @@ def read_archive(archive: Path) -> Iterator[tuple[str, str]]:
                     if number % 1000 == 0:
                         bar.update(stream.tell() - bar.n)
                     if len(row) != COLUMNS or row[0] not in (*TAGS, "2"):
-                        raise UserError(f"{archive}, row {number} of {MEMBER} is no tweet and its polarity; {remedy}")
+                        raise UserError(f"{archive}, row {number} of {MEMBER} is not a tweet with polarity; {remedy}")
                     if row[0] in TAGS and row[-1].strip():
                         yield TAGS[row[0]], row[-1]
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, csv.Error) as error:
