@@ -208,7 +208,7 @@ def test_predict_writes_a_file_or_nothing(trained, letters, capsys, tmp_path):
     Image.new("L", (50, 50), 255).save(tmp_path / "blank.png")
     for name, message in [
         ("broken.png", "broken.png"),
-        ("text.png", "text.png is no image"),
+        ("text.png", "text.png cannot be read as an image"),
         ("blank.png", "no ink in"),
         ("none.png", "there is no file none.png"),
         ("a.dds", "a.dds cannot be read as an image: "),

@@ -453,7 +453,7 @@ FAULTS: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     "images with a tail": ("train-images-idx3-ubyte", lambda b: b + b"x", "not what it declares"),
     "a few bytes": ("train-images-idx3-ubyte", lambda b: b[:7], "too short"),
     "header cut": ("t10k-images-idx3-ubyte", lambda b: b[:8], "not what it declares"),
-    "nothing": ("t10k-labels-idx1-ubyte", lambda b: b"", "no idx file of bytes in 1 dimension;"),
+    "nothing": ("t10k-labels-idx1-ubyte", lambda b: b"", "not an idx file of bytes in 1 dimension;"),
     "still packed": ("t10k-labels-idx1-ubyte", gzip.compress, "idx|short"),
     "labels for images": (
         "train-images-idx3-ubyte",

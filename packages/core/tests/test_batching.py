@@ -1,7 +1,8 @@
 import numpy as np
 import torch
 
-from etude.text.batching import by_length, of_equal_work, pad
+from etude.text.batching import by_length, of_equal_work, pad, padded_batches, sorted_by_length
+from etude.train.step import even_batches
 
 
 def review_lengths():
@@ -69,3 +70,23 @@ def test_pad():
     assert lengths.tolist() == [3, 0, 1]
     assert ids.dtype == lengths.dtype == torch.int64
     assert pad([[]], 9)[0].tolist() == [[9]]
+
+
+def test_batches_to_be_scored_go_by_length_in_a_fixed_order():
+    lengths = review_lengths()
+    batches = sorted_by_length(lengths, 64)
+    expected = even_batches(np.argsort(lengths, kind="stable"), 64)
+    assert all(np.array_equal(a, b) for a, b in zip(batches, expected, strict=True))
+    assert sorted_by_length(np.zeros(0, np.int64), 64) == []
+
+
+def test_padded_batches_have_every_row_once():
+    rows = [[1, 2, 3], [], [4], [5, 6]]
+    found = {}
+    for numbers, ids, lengths in padded_batches(rows, 2, 9):
+        assert ids.shape[1] == max(1, int(lengths.max()))
+        for number, row, length in zip(numbers, ids.tolist(), lengths.tolist(), strict=True):
+            assert set(row[length:]) <= {9}
+            found[int(number)] = row[:length]
+    assert found == dict(enumerate(rows))
+    assert list(padded_batches([], 2, 9)) == []

@@ -377,3 +377,16 @@ def test_points_and_labels_are_as_many(one):
     one.open_tensorboard(0, "accuracy")
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         one.embedding("latents", torch.zeros(2, 3), {"text": ["a", "b"], "tag": ["0"]}, 0)
+
+
+@pytest.mark.parametrize(
+    ("tag", "when", "name"),
+    [
+        ("worst mistakes", None, "worst-mistakes"),
+        ("board", "before", "board-epoch-000"),
+        ("board", "epoch 12", "board-epoch-012"),
+        ("left out", "after", "left-out-end"),
+    ],
+)
+def test_the_name_of_a_sample_says_when_it_was_shown(tag, when, name):
+    assert run.sample_name(tag, when) == name

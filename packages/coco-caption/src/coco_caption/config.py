@@ -47,8 +47,7 @@ class Encoder:
     backbone: str = "auto"
     """a convolutional network of torchvision; auto: resnet152, but squeezenet1_1 for the sample"""
     weights: str = "auto"
-    """a file with its state dict; random (never trained); or the name of published weights, which torchvision downloads
-    when first used; auto: IMAGENET1K_V1, but random for the sample"""
+    """a file, random, or published weights by name, downloaded when first used; auto: IMAGENET1K_V1, sample: random"""
     cache: str = ""
     """the folder in which features are kept; empty: a folder in the user's cache"""
 

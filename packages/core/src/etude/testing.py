@@ -55,8 +55,8 @@ def check_task(
     flags = [*flags, "--fit.epochs", "2", "--fit.save-every", "0", "--fit.device", "cpu", "--fit.precision", "fp32"]
     parsed: Any = config.parse(package.config, flags)
     check_config(package, flags, parsed, folder)
-    check_batch_size(make(package, parsed), "valid", training=False)
-    check_batch_size(make(package, parsed), "train", training=False)
+    check_batch_size(make(package, parsed), "valid")
+    check_batch_size(make(package, parsed), "train")
     check_batch_size(make(package, parsed), "train", training=True)
     check_overfits(make(package, parsed), parsed)
     check_bf16(make(package, parsed))
@@ -231,7 +231,7 @@ def flag(knob: str) -> str:
     return f"--fit.{knob.replace('_', '-')}"
 
 
-def check_batch_size(task: Task, split: Split, training: bool) -> None:
+def check_batch_size(task: Task, split: Split, training: bool = False) -> None:
     """Sums and counts over the same examples are the same in batches of 1, 5 and all; in training mode: the counts.
 
     So no padding leaks, nothing is averaged, and augmentation follows from the example, not from a generator.
