@@ -10,7 +10,7 @@ from toy.__main__ import PACKAGE
 
 from etude import cli
 from etude.signals import Stopped
-from etude.study import study as study_of_runs
+from etude.study import command as study_of_runs
 from etude.train import loop
 
 
@@ -27,7 +27,7 @@ def toy(*words):
         ("evaluate r --checkpoint first", "invalid choice: 'first' (choose from "),
         ("evaluate --data x r", "RUN comes before --data; usage: toy evaluate [-h]"),
         ("train nowhere.yaml", "there is no configuration 'nowhere.yaml'"),
-        ("train --fit.device cuda", "fit.device is cuda, but PyTorch finds no CUDA device"),
+        ("train --fit.device cuda", "fit.device is cuda, but PyTorch finds no such device here: use --fit.device auto"),
         ("train --fit.precision fp16", "fit.precision fp16 is for GPUs"),
         (
             "evaluate",

@@ -13,7 +13,8 @@ import pytest
 from etude import config
 from etude.config import Fit
 from etude.errors import UserError
-from etude.study import study
+from etude.study.file import word
+from etude.study.question import label
 
 
 @dataclass(frozen=True)
@@ -139,11 +140,8 @@ def test_differences_name_keys_and_values():
     a, b = config.parse(Config, []), config.parse(Config, ["--fit.lr", "1", "--title", "y"])
     assert config.differences(a, b) == ["title: x -> y", f"fit.lr: {a.fit.lr} -> 1.0"]
     assert config.differences(a, a) == []
-    assert (
-        config.differences(Config(limit=1), Config(limit=1.0))
-        == config.differences(*[Config(limit=math.nan)] * 2)
-        == []
-    )
+    for one, other in ((1, 1.0), (math.nan, float("nan"))):
+        assert config.differences(Config(limit=one), Config(limit=other)) == []
 
 
 def test_a_preset_is_found_by_name(tmp_path, monkeypatch):
@@ -348,9 +346,9 @@ def test_null_is_none_where_a_knob_can_be_none_and_refused_elsewhere(text, messa
 
 
 def test_words_for_none_and_for_yes_and_no():
-    for word in ("null", "None", "none"):
-        assert config.parse(Every, ["--maybe-rate", word]).maybe_rate is None
-        assert config.parse(Every, [f"--nest.maybe-switch={word}"]).nest.maybe_switch is None
+    for none in ("null", "None", "none"):
+        assert config.parse(Every, ["--maybe-rate", none]).maybe_rate is None
+        assert config.parse(Every, [f"--nest.maybe-switch={none}"]).nest.maybe_switch is None
     assert config.parse(Every, ["--nest.maybe-text", "null"]).nest.maybe_text is None
     assert config.parse(Every, ["--nest.maybe-text", "None"]).nest.maybe_text == "None"
     assert config.parse(Every, ["--nest.maybe-text", "\\null"]).nest.maybe_text == "null"
@@ -383,12 +381,12 @@ def test_a_knob_without_a_default_is_asked_for():
 
 def test_a_study_writes_null_and_its_text_as_a_command_line_does():
     for text in ("null", "\\null", "\\\\null", "true", "x"):
-        assert study.label(study.word(text)) == text
+        assert label(word(text)) == text
     setting = {
-        "nest.maybe-text": study.word("null"),
-        "nest.text": study.word("\\null"),
-        "maybe-rate": study.word("null"),
+        "nest.maybe-text": word("null"),
+        "nest.text": word("\\null"),
+        "maybe-rate": word("null"),
     }
     found = config.parse(Every, config.to_flags(setting))
     assert (found.nest.maybe_text, found.nest.text, found.maybe_rate) == (None, "null", None)
-    assert config.parse(Every, config.to_flags({"nest.text": study.word("null")})).nest.text == "null"
+    assert config.parse(Every, config.to_flags({"nest.text": word("null")})).nest.text == "null"

@@ -25,10 +25,10 @@ from etude import cli, config, markdown, tested
 from etude.config import Fit
 from etude.report import archive, chart, command, notebook, page
 from etude.report import read as report
+from etude.study import table
 from etude.study.file import dump, parse
 from etude.study.outcome import summarise
 from etude.study.question import flags_of
-from etude.study.table import markdown, save
 
 STUDY = """
 question: Does batch norm <script>document.title = "owned"</script> help a net that adds digits?
@@ -277,7 +277,7 @@ def test_names_and_texts_stay_text_in_notebook_results_and_archive(tmp_path):
     (failed / "log.txt").write_text(NASTY.replace("\n", " "))
     found = report.section(PACKAGE, place, f"toy {NASTY}")
     texts = [text for kind, text in notebook.cells(PACKAGE, [found], tmp_path) if kind == "markdown"]
-    texts += [markdown(found.outcome, found.command)]
+    texts += [table.markdown(found.outcome, found.command)]
     names = {"found": found, "report": report, "markdown": markdown, "Markdown": str}
     texts += [eval(cell(found, "conclusions"), names)]
     for text in texts:
@@ -513,7 +513,7 @@ def trained(tmp_path_factory):
     """A study of real runs, in this process: importing torch anew for each would take most of the time."""
     place = tmp_path_factory.mktemp("trained") / "norms"
     place.mkdir()
-    asked = parse(study.yaml.load(STUDY, study.Loader), "here", "norms", "norms", PACKAGE.scores)
+    asked = parse(config.plain(config.compose(STUDY, "here")), "here", "norms", "norms", PACKAGE.scores)
     (place / "study.yaml").write_text(dump(asked), encoding="utf-8")
     for trial in asked.trials():
         flags = flags_of(asked, trial)
@@ -521,7 +521,7 @@ def trained(tmp_path_factory):
         assert cli.main(PACKAGE, ["evaluate", str(trial.folder(place))]) == 0
     outcome = summarise(asked, place)
     assert outcome.problems == []
-    save(outcome, place, "toy study norms")
+    table.save(outcome, place, "toy study norms")
     return place
 
 

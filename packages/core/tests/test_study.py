@@ -15,12 +15,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from fake import PACKAGE, SCORES, Config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from etude import config as configs
 from etude import tested
 from etude.config import Fit
 from etude.errors import UserError
+from etude.study import jobs as jobs_module
 from etude.study.command import configurations, default_out, main, refuse_other_configurations, run
 from etude.study.file import dump, load
 from etude.study.judge import Claim
@@ -126,6 +128,7 @@ else:
     train(words) if verb == "train" else evaluate(Path(words[0]))
 """
 
+APART = "together: off\n"
 KERNEL = """
 question: Does a larger kernel read letters better?
 compare: {model.kernel: [1, 3, 5]}
@@ -136,8 +139,6 @@ expect:
   - {claim: "1 > 3", because: "of a slip of the pen"}
   - {claim: "5 > 3", because: "a letter is a large shape"}
 """
-
-SCORES = {"accuracy": "higher", "loss": "lower"}
 
 # What every stopped, resumed or parallel way to the kernel study has to come to. lr 0.003 costs every kernel 0.01 and
 # the test another 0.01.
@@ -150,7 +151,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "fake_task" / "studies").mkdir(parents=True)
     (folder / "fake_task" / "__init__.py").touch()
     (folder / "fake_task" / "__main__.py").write_text(TASK)
-    (folder / "fake_task" / "studies" / "kernel.yaml").write_text(KERNEL)
+    (folder / "fake_task" / "studies" / "kernel.yaml").write_text(KERNEL + APART)
     return folder
 
 
@@ -184,7 +185,7 @@ def runs_with(path: str, out: str = "out") -> set[str]:
 
 
 def test_a_study_trains_evaluates_and_judges(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main("fake_task", "fake-task", ["kernel", "--jobs", "2"], SCORES) == 0
+    assert main(PACKAGE, ["kernel", "--jobs", "2"], "fake-task") == 0
     out = Path("runs/fake-task/kernel")
     printed = capsys.readouterr().out
     assert (
@@ -271,38 +272,12 @@ def test_a_best_checkpoint_that_is_not_the_runs_is_not_scored_as_the_runs() -> N
 
 
 @dataclass(frozen=True)
-class Model:
-    kernel: int = 3
-    norm: bool = True
-
-
-@dataclass(frozen=True)
-class Layers:
-    layers: int = 1
-
-
-@dataclass(frozen=True)
-class Config:
-    """What the fake task can be asked for."""
-
-    model: Model = field(default_factory=Model)
-    encoder: Layers = field(default_factory=Layers)
-    decoder: Layers = field(default_factory=Layers)
-    data: str = "sample"
-    fit: Fit = field(default_factory=Fit)
-
-    def __post_init__(self) -> None:
-        configs.keep_path(self, "data")
-
-
-@dataclass(frozen=True)
 class Later(Config):
     """The same after a default has changed."""
 
     fit: Fit = field(default_factory=lambda: Fit(weight_decay=0.2))
 
 
-APART = "together: off\n"
 LAYERS = "question: q\ncompare: {encoder.layers: [1, 2]}\nseeds: 1\nmetric: accuracy\n" + APART
 
 
@@ -422,13 +397,13 @@ def test_a_process_that_cannot_be_started_is_not_blamed_on_the_folder(monkeypatc
     def none_left(*_: object, **__: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(study.subprocess, "Popen", none_left)
+    monkeypatch.setattr(jobs_module.subprocess, "Popen", none_left)
     with pytest.raises(UserError, match=r"no process can be started for kernel=1 seed=0 \(Resource temporarily"):
         carried_out(KERNEL)
 
 
 def test_jobs_run_at_once_and_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "cores", lambda: 7)
+    monkeypatch.setattr(jobs_module, "cores", lambda: 7)
     Path("meeting").mkdir()
     monkeypatch.setenv("FAKE_MEET", "meeting")
     text = KERNEL.replace("[1, 3, 5]", "[1, 3]").replace("5 > 3", "3 > 1")
@@ -449,7 +424,7 @@ def test_a_failed_run_is_reported_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FAKE_CRASH", "3 1")
-    assert main("fake_task", "fake-task", ["kernel", "--out", "out"], SCORES) == 1
+    assert main(PACKAGE, ["kernel", "--out", "out"], "fake-task") == 1
     printed = capsys.readouterr().out
     assert re.search(
         r"^\[5/9\] kernel=3 seed=1  train failed \(exit code 1\): RuntimeError: the loss is a fish$", printed, re.M
@@ -462,7 +437,7 @@ def test_a_failed_run_is_reported_and_the_others_go_on(
     assert len(runs_with("test.json")) == 8
 
     monkeypatch.delenv("FAKE_CRASH")
-    assert main("fake_task", "fake-task", ["kernel", "--out", "out"], SCORES) == 0
+    assert main(PACKAGE, ["kernel", "--out", "out"], "fake-task") == 0
     assert "fish" not in Path("out/results.md").read_text()
 
 
@@ -475,8 +450,8 @@ def test_a_score_that_is_no_number_is_left_out_and_named() -> None:
 def started(package: Path, *words: str, **env: str) -> "subprocess.Popen[str]":
     """A real `study` command in a process of its own."""
     code = (
-        "import sys; from etude.study import study; "
-        "sys.exit(main('fake_task', 'fake-task', sys.argv[1:], {'accuracy': 'higher'}))"
+        "import sys; from etude.study import command; from fake import PACKAGE; "
+        "sys.exit(command.main(PACKAGE, sys.argv[1:], 'fake-task'))"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, *words],
@@ -538,17 +513,14 @@ def test_two_studies_do_not_work_in_one_folder(package: Path) -> None:
     process = started(package, "kernel", "--out", "out", FAKE_STOP="1 0")
     wait_for(Path("out/kernel=1/seed=0/waiting"), process)
     with pytest.raises(UserError, match="out: a study, or a run that a killed one left, is at work here"):
-        main("fake_task", "fake-task", ["kernel", "--out", "out"], SCORES)
+        main(PACKAGE, ["kernel", "--out", "out"], "fake-task")
     process.terminate()
     process.communicate(timeout=30)
-    assert main("fake_task", "fake-task", ["kernel", "--out", "out"], SCORES) == 0
+    assert main(PACKAGE, ["kernel", "--out", "out"], "fake-task") == 0
 
 
 def test_flags_of_the_command_line_hold_for_all_runs_and_name_the_folder() -> None:
-    assert (
-        main("fake_task", "fake-task", ["kernel", "--fit.epochs=3", "--model.no-norm", "--fit.lr", "0.004"], SCORES)
-        == 0
-    )
+    assert main(PACKAGE, ["kernel", "--fit.epochs=3", "--model.no-norm", "--fit.lr", "0.004"], "fake-task") == 0
     out = Path("runs/fake-task/kernel,epochs=3,norm=false,lr=0.004")
     flags = (out / "kernel=1/seed=0/flags.txt").read_text()
     assert flags == "--fit.lr=0.004 --fit.epochs=3 --model.no-norm --model.kernel=1 --fit.seed=0"
@@ -557,7 +529,7 @@ def test_flags_of_the_command_line_hold_for_all_runs_and_name_the_folder() -> No
 def test_runs_made_with_other_flags_are_not_taken_for_ones_own() -> None:
     carried_out(KERNEL)
     with pytest.raises(UserError, match=r"out: holds runs with other flags: fit.epochs \(not set there, 3 now\)"):
-        carried_out(KERNEL, "--fit.epochs", "3")
+        run(written(KERNEL + APART), "fake_task", Path("out"), ["--fit.epochs", "3"], 2, Config)
     with pytest.raises(UserError, match=r"fit.lr \(0.003 there, 0.001 now\)"):
         carried_out(KERNEL.replace("0.003", "0.001"))
     more = carried_out(KERNEL.replace("fit.lr: 0.003", "fit.lr: 3e-3") + "seeds: 2\n")  # the same flags, another table
@@ -729,9 +701,9 @@ def test_tensorboard_shows_one_mean_curve_per_setting_however_often_it_is_writte
     [
         ("", "mine.yaml: is no study; it needs the keys question, compare and metric"),
         ("- 3", "mine.yaml: is no study"),
-        ("a: [1", "mine.yaml: cannot be read as YAML in line 1: "),
-        (KERNEL + "metric: loss", "mine.yaml: cannot be read as YAML in line 10: metric is given twice"),
-        (KERNEL + "sedes: 3", "mine.yaml: unknown key 'sedes' (did you mean 'seeds'?); a study has question, compare,"),
+        ("a: [1", "mine.yaml, line 1: cannot be read as YAML: "),
+        (KERNEL + "metric: loss", "mine.yaml, line 10: cannot be read as YAML: metric is given twice"),
+        (KERNEL + "sedes: 3", "mine.yaml: unknown key 'sedes': did you mean 'seeds'?"),
         (KERNEL.replace("metric", "unit"), "mine.yaml: unknown key 'unit'"),
         (KERNEL.replace("metric: accuracy", ""), "mine.yaml: metric: has to be a text"),
         (KERNEL.replace("{model.kernel: [1, 3, 5]}", "{}"), "mine.yaml: compare: names no knob"),
@@ -748,7 +720,7 @@ def test_tensorboard_shows_one_mean_curve_per_setting_however_often_it_is_writte
         (KERNEL + "better: lower", "mine.yaml: better: the task knows which way each of its scores is better; delete"),
         (
             KERNEL.replace("accuracy", "acuracy"),
-            "mine.yaml: metric: there is no score 'acuracy' (did you mean 'accuracy'?); there are: accuracy (higher is",
+            "mine.yaml: metric: there is no score 'acuracy'; there are: accuracy (higher is",
         ),
         (KERNEL.replace("5 > 3", "5 = 3"), "mine.yaml: expect[2]: margin: '5 = 3' needs the difference up to which"),
         (
@@ -777,7 +749,7 @@ def test_a_bad_study_file_is_one_line_with_file_and_key(text: str, error: str) -
 def test_an_unknown_study_lists_what_there_is() -> None:
     with pytest.raises(UserError) as e:
         load("kernl", "fake_task", SCORES)
-    assert str(e.value) == "fake_task has no study 'kernl' (did you mean 'kernel'?); it has: kernel"
+    assert str(e.value) == "fake_task has no study 'kernl': did you mean 'kernel'?"
     with pytest.raises(UserError, match=r"gone.yaml: cannot be read \(No such file or directory\)"):
         load("gone.yaml", "fake_task", SCORES)
 
@@ -789,8 +761,8 @@ def test_an_unknown_study_lists_what_there_is() -> None:
         (["--jobs", "2"], "which study?"),
         (["kernel", "--jobs", "none"], "--jobs has to be a whole number from 1 up, not 'none'"),
         (["kernel", "--jobs=0"], "--jobs has to be a whole number from 1 up, not '0'"),
-        (["kernel", "--out"], "--out needs a value"),
-        (["kernel", "more"], "unexpected argument 'more'"),
+        (["kernel", "--out"], "argument --out: expected one argument"),
+        (["kernel", "more"], "'more' belongs to no flag"),
         (["kernel", "--model.kernel", "3"], "--model.kernel is compared by the study kernel"),
         (["kernel", "--fit.seed", "3"], "--fit.seed is set by the study for every run"),
         (["kernel", "--run", "x"], "--run is set by the study for every run"),
@@ -798,7 +770,7 @@ def test_an_unknown_study_lists_what_there_is() -> None:
 )
 def test_a_bad_command_line_is_one_line(words: list[str], error: str) -> None:
     with pytest.raises(UserError) as e:
-        main("fake_task", "fake-task", words, SCORES)
+        main(PACKAGE, words, "fake-task")
     assert error in str(e.value)
     assert "\n" not in str(e.value)
     assert not Path("runs").exists()
@@ -806,13 +778,15 @@ def test_a_bad_command_line_is_one_line(words: list[str], error: str) -> None:
 
 def test_a_folder_that_cannot_be_written_is_one_line() -> None:
     Path("file").touch()
-    with pytest.raises(UserError, match="file/out: Not a directory; a study needs a folder to write to"):
+    with pytest.raises(
+        UserError, match="cannot write to file/out: what should be its folder is a file; a study needs a folder"
+    ):
         carried_out(KERNEL, out="file/out")
 
 
 def test_an_unknown_metric_is_refused_before_the_first_run() -> None:
     with pytest.raises(UserError, match="there is no score 'f1'; there are: accuracy .higher is better., loss"):
-        main("fake_task", "fake-task", [str(file_with(KERNEL.replace("accuracy", "f1")))], SCORES)
+        main(PACKAGE, [str(file_with(KERNEL.replace("accuracy", "f1")))], "fake-task")
     assert not Path("runs").exists()
 
 
@@ -833,7 +807,7 @@ def file_with(text: str) -> Path:
 def test_a_damaged_result_is_named() -> None:
     carried_out(KERNEL)
     Path("out/kernel=1/seed=0/result.json").write_text('{"valid": ')
-    with pytest.raises(UserError, match=r"out/kernel=1/seed=0/result.json: cannot be read as JSON .*; delete it"):
+    with pytest.raises(UserError, match=r"out/kernel=1/seed=0/result.json cannot be read .*: delete it"):
         carried_out(KERNEL)
 
 
@@ -902,10 +876,11 @@ def test_claims_name_settings_as_they_are_written(values: str, text: str, relati
 
 def test_help_lists_the_studies_with_their_questions_without_torch(package: Path) -> None:
     code = (
-        "import sys; from etude.study import study; "
-        "main('fake_task', 'fake-task', ['--help'], {'accuracy': 'higher'}); "
+        "import sys; from etude.study import command; from fake import PACKAGE\n"
+        "try: command.main(PACKAGE, ['--help'], 'fake-task')\n"
+        "except SystemExit: pass\n"
         "assert not {'torch', 'tensorboard', 'numpy', 'scipy'} & sys.modules.keys()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("usage: fake-task study NAME|FILE.yaml [--jobs N] [--out DIR]")
+    assert done.stdout.startswith("usage: fake-task study [-h] [--jobs N] [--out DIR]")
     assert re.search(r"^  kernel  Does a larger kernel read letters better\?$", done.stdout, re.M)

@@ -105,11 +105,13 @@ def train(package: Package, words: list[str]) -> int:
     path: Path | None = given.run
     if path and (path / "config.yaml").is_file():
         flags = [str(path / "config.yaml"), *flags]
+    presets = ", ".join(configs.presets(package.module)) or "there is none"
     about = (
-        f"{takes.description} Before the flags may come CONFIGs: files of flags, or the presets "
-        f"{', '.join(configs.presets(package.module))}. --run DIR names the run's folder; an existing one goes on."
+        f"{takes.description} A CONFIG is a YAML file of flags or a preset ({presets}). "
+        "--run DIR names the run's folder; a run that is there already goes on."
     )
-    config: Any = configs.parse(package.config, flags, package=package.module, prog=takes.prog, description=about)
+    usage = f"{takes.prog} [CONFIG ...] [--run DIR]"
+    config: Any = configs.parse(package.config, flags, package=package.module, prog=usage, description=about)
 
     import torch
 
@@ -162,19 +164,19 @@ def together(package: Package) -> int:
     it says in its own log.txt. To the file `answer` goes one JSON object: which runs were `left`, to be trained alone,
     and why, and which `failed`.
     """
-    from etude.stacked import runs as many
+    from etude.stacked import runs as stacked
 
     asked = json.load(sys.stdin)
-    outcome = many.Outcome()
+    unfinished = stacked.Unfinished(lambda line: print(line, flush=True))
     if asked["verb"] == "evaluate":
         for folder in (one["folder"] for one in asked["runs"]):
             with files.open_log(Path(folder) / "log.txt") as log, redirect_stdout(log), redirect_stderr(log):
                 if main(package, ["evaluate", folder]) != 0:
-                    outcome.failed.append(folder)
+                    unfinished.failed.append(folder)
     else:
         call = invocation(package)
-        wishes = [
-            many.Wish(
+        wanted = [
+            stacked.Wanted(
                 configs.parse(package.config, one["flags"], package=package.module),
                 Path(one["folder"]),
                 f"go on with: {call} train --run {shlex.quote(one['folder'])}",
@@ -183,10 +185,10 @@ def together(package: Package) -> int:
             for one in asked["runs"]
         ]
         try:
-            outcome = many.train(wishes, package.task.make, lambda line: print(line, flush=True))
+            unfinished = stacked.train(wanted, package.task.make, unfinished.say)
         except Stopped as stopped:
             return stopped.code
-    files.write(Path(asked["answer"]), json.dumps({"left": outcome.left, "failed": outcome.failed}).encode())
+    files.write(Path(asked["answer"]), json.dumps({"left": unfinished.left, "failed": unfinished.failed}).encode())
     return 0
 
 

@@ -25,10 +25,10 @@ from torch.overrides import TorchFunctionMode
 
 from etude import cli, config, draw
 from etude.errors import UserError
-from etude.layers import recurrent
 from etude.package import Package
 from etude.report import read as report
-from etude.stacked import runs as many
+from etude.stacked import Unstackable
+from etude.stacked import runs as stacked
 from etude.study import judge
 from etude.study.command import configurations, refuse_other_configurations
 from etude.study.file import available, dump, flags_as_values, load, parse
@@ -345,7 +345,8 @@ def scores(package: Package, folder: Path) -> dict[str, Any]:
 
 def check_changed_default(package: Package, flags: list[str], out: Path) -> None:
     """A run that is older than a default of today's does not answer for it: study and report refuse its folder."""
-    fixed = {knob: value for knob, value in flags_as_values(flags).items() if knob not in ("fit.seed", "fit.epochs")}
+    given = flags_as_values(flags, package.config)
+    fixed = {knob: value for knob, value in given.items() if knob not in ("fit.seed", "fit.epochs")}
     asked = one_run(package, "loss", "fit.epochs", "2", fixed)
     (trial,) = asked.trials()
     trial.folder(out).mkdir(parents=True)
@@ -381,22 +382,22 @@ def check_stacking(package: Package, flags: list[str], folder: Path) -> None:
         new = {knob: other_value(knob, values[knob]) for knob in knobs}
         second: Any = config.parse(package.config, [*flags, *config.to_flags(new)])
         with ExitStack() as stack:
-            members = []
+            replicas = []
             for n, cfg in enumerate((parsed, second)):
                 one = run.Run(folder / f"stack-{number}" / str(n), cfg, CPU)
                 stack.callback(one.close)
-                members.append(many.Member(Learner(short(package, cfg), cfg.fit, CPU), one, StringIO()))
+                replicas.append(stacked.Replica(Learner(short(package, cfg), cfg.fit, CPU), one, StringIO()))
             try:
-                why = many.fit(members)
-            except many.Unstackable as error:
+                why = stacked.fit(replicas)
+            except Unstackable as error:
                 print(f"{package.name}: {differ} are not stacked: {error}")
                 continue
         if why:
             print(f"{package.name}: {differ} are scored one after the other: {why}")
         train(short(package, second), second, folder / f"second-{number}")
-        for member, alone in zip(members, ("first", f"second-{number}"), strict=True):
-            assert member.error is None, f"in a stack of {differ}: {member.error}"
-            where = unlike(folder / alone, member.run.path)
+        for replica, alone in zip(replicas, ("first", f"second-{number}"), strict=True):
+            assert replica.error is None, f"in a stack of {differ}: {replica.error}"
+            where = unlike(folder / alone, replica.run.path)
             assert where is None, f"in a stack of {differ}, {where}"
         proved.append(knobs)
 
@@ -418,9 +419,9 @@ def other_value(knob: str, value: Any) -> Any:
     return value / 2 if knob == "fit.lr" else value / 2 + 0.1
 
 
-def unlike(alone: Path, stacked: Path) -> str | None:
+def unlike(alone: Path, together: Path) -> str | None:
     """The first score in which a run in a stack differs from the run alone by more than rounding grows to."""
-    rows = [report.read_lines(folder / "metrics.jsonl") for folder in (alone, stacked)]
+    rows = [report.read_lines(folder / "metrics.jsonl") for folder in (alone, together)]
     for one, other in zip(*rows, strict=True):
         for part in ("train", "valid"):
             for name, value in one[part].items():
@@ -470,7 +471,7 @@ class Still(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in (F.dropout, recurrent.dropout):
+        if func in (F.dropout, draw.dropout_of_rows):
             return args[0]
         found = func(*args, **kwargs)
         if func in (torch.rand, torch.rand_like):

@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import handle_torch_function, has_torch_function
 
+from etude import draw
 from etude.errors import UserError
 from etude.torch_private import is_wrapped, sigmoid_backward, tanh_backward
 
@@ -81,17 +81,6 @@ def pack(lengths: Tensor | None, batch: int, steps: int, device: torch.device) -
         padding=(step >= lengths[order][rank])[:, None] if padded else None,
         known=step < held[order][rank] if padded else None,
     )
-
-
-def dropout(x: Tensor, p: float, known: Tensor) -> Tensor:
-    """Dropout of packed rows [N, H] in training, of which a batch with known lengths has those in `known` [N] only.
-
-    A function that a TorchFunctionMode can override, as functions of torch are: `etude.stacked` draws the same numbers
-    for those rows as are drawn when the lengths are known.
-    """
-    if has_torch_function((x, known)):
-        return handle_torch_function(dropout, (x, known), x, p, known)
-    return F.dropout(x, p)
 
 
 # The cells: their formulas, forward and backward, over some steps. In front of everything lie G scans side by side.
@@ -465,7 +454,7 @@ class Recurrent(nn.Module):
         for layer in range(self.num_layers):
             if layer > 0:
                 if self.training and packing.known is not None:
-                    x = dropout(x, self.dropout, packing.known)
+                    x = draw.dropout_of_rows(x, self.dropout, packing.known)
                 else:
                     x = F.dropout(x, self.dropout, self.training)
             x = x.to(dtype)

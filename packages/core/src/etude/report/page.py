@@ -20,7 +20,8 @@ from etude.package import Package
 from etude.report import chart
 from etude.report import read as report
 from etude.report.read import Group, Section
-from etude.study import study
+from etude.study import table
+from etude.study.outcome import mean
 
 ROWS = 12  # of a table among the samples are shown
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5568f", "#d38f00", "#3d9bd1", "#1c1e21")  # as c0 to c6 in page.html
@@ -96,7 +97,7 @@ def scores(found: Section) -> Markup | None:
         return None
     rows = []
     for group, row in zip(found.groups, found.outcome.rows, strict=True):
-        if (middle := study.mean(row.test)) is not None:
+        if (middle := mean(row.test)) is not None:
             values = list(row.test.values())
             rows.append(chart.Span(group.name, group.number, middle, row.interval, values))
     return chart.spans(rows, f"test {found.metric} ({found.better} is better)")
@@ -104,22 +105,22 @@ def scores(found: Section) -> Markup | None:
 
 def sides(found: Section, verdict: Any) -> list[str]:
     """The two settings of a claim with their means."""
-    means = {row.of: study.mean(row.test) for row in found.outcome.rows} if found.outcome else {}
+    means = {row.of: mean(row.test) for row in found.outcome.rows} if found.outcome else {}
     both = (verdict.claim.left, verdict.claim.right)
-    return [f"{report.in_words(of)}: {study.cell(means[of], '.4f')}" for of in both]
+    return [f"{report.in_words(of)}: {table.cell(means[of], '.4f')}" for of in both]
 
 
 def results(found: Section) -> list[list[str]]:
     """The scores as a table: of a study by setting, of a single run by part."""
     if found.outcome:
-        return study.table(found.outcome)
+        return table.table(found.outcome)
     one = found.groups[0].records[0]
     parts = {"train": (one.result or {}).get("train"), "validation": (one.result or {}).get("valid"), "test": one.test}
     scored = {part: {k: v for k, v in (of or {}).items() if isinstance(v, int | float)} for part, of in parts.items()}
     scored = {part: of for part, of in scored.items() if of}
     names = dict.fromkeys(name for of in scored.values() for name in of)
-    table = [[name, *(number(of.get(name)) for of in scored.values())] for name in names]
-    return [["", *scored], *table] if table else []
+    lines = [[name, *(number(of.get(name)) for of in scored.values())] for name in names]
+    return [["", *scored], *lines] if lines else []
 
 
 def number(x: Any) -> str:
@@ -197,6 +198,6 @@ def render(package: Package, sections: Sequence[Section], again: str) -> str:
     for function in (about, cost, every_run, examples, figures, ran_on, results, runs_behind, scores, shown, sides):
         environment.globals[function.__name__] = function
     environment.globals |= {"conclusions": report.conclusions, "swatch": chart.swatch}
-    environment.globals |= {"notes": study.notes, "measured": study.measured}
+    environment.globals |= {"notes": table.notes, "measured": table.measured}
     source = (resources.files("etude.report") / "page.html").read_text(encoding="utf-8")
     return environment.from_string(source).render(package=package, sections=sections, again=again)

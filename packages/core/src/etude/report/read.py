@@ -16,7 +16,11 @@ from etude.config import to_flags
 from etude.errors import UserError
 from etude.package import Package
 from etude.report.chart import Curve, Point
-from etude.study import study
+from etude.study import table
+from etude.study.command import configurations, default_out, refuse_other_configurations
+from etude.study.file import available, load
+from etude.study.outcome import Outcome, Row, last_line, mean, summarise
+from etude.study.question import Study, folder_name, short_names
 
 BEFORE, AFTER = "before training", "at the end"
 
@@ -73,7 +77,7 @@ class Section:
     metric: str
     better: str
     groups: list[Group]
-    outcome: study.Outcome | None
+    outcome: Outcome | None
     """None for a single run"""
     problems: list[str]
     best: Group | None
@@ -191,7 +195,7 @@ def of_run(package: Package, place: Path, call: str) -> Section:
     if one.result is None:
         epochs = "1 epoch is finished" if len(one.rows) == 1 else f"{len(one.rows) or 'no'} epochs are finished"
         log = place / "log.txt"
-        said = f"; its last words: {study.last_line(log)}" if log.is_file() else ""
+        said = f"; its last words: {last_line(log)}" if log.is_file() else ""
         problems.append(f"The run is not finished: {epochs}{said}.")
     if one.test is None:
         why = f" ({one.untested})" if one.untested else ""
@@ -203,12 +207,12 @@ def of_run(package: Package, place: Path, call: str) -> Section:
 
 
 def of_study(package: Package, place: Path, call: str) -> Section:
-    asked = replace(study.load(str(place / "study.yaml"), package.module, package.scores), name=place.name)
-    study.refuse_other_configurations(asked, place, study.configurations(asked, package.config))
-    outcome = study.summarise(asked, place)
+    asked = replace(load(str(place / "study.yaml"), package.module, package.scores), name=place.name)
+    refuse_other_configurations(asked, place, configurations(asked, package.config))
+    outcome = summarise(asked, place)
     groups = []
     for number, row in enumerate(outcome.rows):
-        best = study.folder_name({**row.setting, **row.tuned}, study.short_names([*asked.compare, *asked.tune]))
+        best = folder_name({**row.setting, **row.tuned}, short_names([*asked.compare, *asked.tune]))
         of = [run for run in outcome.runs if run.trial.group == best]
         ended = [record(run.trial.folder(place)) for run in of if not run.problem]
         begun = [record(run.trial.folder(place)) for run in of if run.problem and run.valid is None]
@@ -218,7 +222,7 @@ def of_study(package: Package, place: Path, call: str) -> Section:
     for run in outcome.runs:
         if run.valid is None and (rows := read_lines(run.trial.folder(place) / "metrics.jsonl")):
             problems.append(f"{run.trial}: {len(rows)} of its epochs are finished")
-    scored = [(study.mean(row.valid), group) for row, group in zip(outcome.rows, groups, strict=True)]
+    scored = [(mean(row.valid), group) for row, group in zip(outcome.rows, groups, strict=True)]
     ranked = [(asked.sign() * score, group) for score, group in scored if score is not None]
     begun_ones = [group for group in groups if group.records]
     best_one = max(ranked, key=lambda pair: pair[0])[1] if ranked else next(iter(begun_ones), None)
@@ -233,14 +237,14 @@ def in_words(folder: str) -> str:
     return ", ".join(unquote_plus(part).replace("=", " ", 1) for part in folder.split(","))
 
 
-def study_command(package: Package, asked: study.Study, place: Path, call: str) -> str:
+def study_command(package: Package, asked: Study, place: Path, call: str) -> str:
     """The command line that gives this study anew: by the name it has in the package, if it is that one."""
-    for name in study.available(package.module):
-        ours = study.load(name, package.module, package.scores)
+    for name in available(package.module):
+        ours = load(name, package.module, package.scores)
         extra = {knob: value for knob, value in asked.fixed.items() if ours.fixed.get(knob) != value}
         if replace(ours, fixed={**ours.fixed, **extra}, name="", given="") == replace(asked, name="", given=""):
             flags = to_flags(extra)
-            out = [] if place == study.default_out(package.name, ours, flags, package.config) else ["--out", str(place)]
+            out = [] if place == default_out(package.name, ours, flags, package.config) else ["--out", str(place)]
             return f"{call} {shlex.join(['study', name, *flags, *out])}"
     return f"{call} {shlex.join(['study', str(place / 'study.yaml'), '--out', str(place)])}"
 
@@ -254,17 +258,17 @@ def of_one_run(found: Section) -> list[str]:
     one, said = found.groups[0].records[0], []
     if one.result is not None:
         kept = f"Epoch {one.result['best_epoch']} of {one.result['epochs']} was kept"
-        score = study.cell(one.result["valid"].get(found.metric), ".4f")
+        score = table.cell(one.result["valid"].get(found.metric), ".4f")
         said.append(f"{kept}: {found.metric} {score} on the validation part.")
     if one.test is not None:
-        said.append(f"On the test part: {found.metric} {study.cell(one.test.get(found.metric), '.4f')}.")
+        said.append(f"On the test part: {found.metric} {table.cell(one.test.get(found.metric), '.4f')}.")
     return said or ["The run is not finished; there is nothing to conclude yet."]
 
 
-def of_settings(found: Section, outcome: study.Outcome) -> list[str]:
-    def scored(row: study.Row) -> str:
-        valid, test = (study.cell(study.mean(of), ".4f") for of in (row.valid, row.test))
-        interval = f" {study.bounds(row.interval, '.4f')}" if row.interval else ""
+def of_settings(found: Section, outcome: Outcome) -> list[str]:
+    def scored(row: Row) -> str:
+        valid, test = (table.cell(mean(of), ".4f") for of in (row.valid, row.test))
+        interval = f" {table.bounds(row.interval, '.4f')}" if row.interval else ""
         few = f", {len(row.valid)} of {seeds} seeds" if len(row.valid) < seeds else ""
         return f"{in_words(row.of)}: {found.metric} {valid} there, {test}{interval} on the test part{few}"
 
@@ -272,7 +276,7 @@ def of_settings(found: Section, outcome: study.Outcome) -> list[str]:
     rows = [row for row in outcome.rows if row.valid]
     if not rows:
         return ["No run is finished yet; there is nothing to conclude."]
-    rows.sort(key=lambda row: (-len(row.valid), -sign * (study.mean(row.valid) or 0)))  # few seeds cannot win
+    rows.sort(key=lambda row: (-len(row.valid), -sign * (mean(row.valid) or 0)))  # few seeds cannot win
     said = [f"Best on the validation part: {scored(rows[0])}."]
     if len(rows) > 1:
         said.append(f"Next is {scored(rows[1])}. Whether two settings differ is judged for expectations only.")

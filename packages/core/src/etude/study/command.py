@@ -142,7 +142,7 @@ def parser(package: Package) -> Parser:
     studies = [f"studies of {package.name}:", *(f"  {name:{width}}  {asked}" for name, asked in known.items())]
     none = [f"{package.name} has no studies of its own; give a file."]
     takes = Parser(f"{package.name} study", HELP, "\n".join(studies if known else none))
-    takes.add_argument("study", metavar="NAME|FILE.yaml", help="one of the studies below, or a file")
+    takes.add_argument("study", metavar="NAME|FILE.yaml", nargs="?", help="one of the studies below, or a file")
     takes.add_argument(
         "--jobs", metavar="N", default="1", help="so many runs at once; they share the cores (default 1)"
     )
@@ -157,6 +157,9 @@ def main(package: Package, words: list[str], call: str) -> int:
     """`PACKAGE study ...`, called as `call`. Returns 0: done, 1: some runs failed, 130 or 143: stopped."""
     takes = parser(package)
     given, extra = takes.parse_known_args(words)
+    if given.study is None:
+        known = f"one of {', '.join(available(package.module))}, or " if available(package.module) else ""
+        takes.error(f"which study? give {known}a .yaml file first")
     if extra and words.index(extra[0]) < words.index(given.study):  # what is taken for NAME is the value of a flag
         takes.error(f"the study comes before {extra[0]}")
     if not (given.jobs.isdecimal() and int(given.jobs) > 0):

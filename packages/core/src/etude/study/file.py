@@ -211,7 +211,8 @@ def dump(study: Study) -> str:
 def flags_as_values(flags: Sequence[str], config: type | None) -> Values:
     """Flags of the command line as values: ["--fit.epochs", "2", "--no-x"] -> {"fit.epochs": "2", "x": False}."""
     values: Values = {}
-    for setting in configs.read_flags(flags, configs.knobs(config) if config else {}):
+    known = {**(configs.knobs(config) if config else {}), "run": str}  # which `with_flags` refuses
+    for setting in configs.read_flags(flags, known):
         found = [word(text) for text in setting.words]
         values[setting.name.removesuffix(".name")] = found[0] if len(found) == 1 else found
     return values

@@ -36,6 +36,13 @@ ANSWER = {
 }  # of a process for several trials: folder -> why it is to be done alone; folders
 
 
+# What asks a process to stop: SIGTERM would end it at once on Windows.
+if sys.platform == "win32":
+    STOP = signal.CTRL_BREAK_EVENT
+else:
+    STOP = signal.SIGTERM
+
+
 @contextmanager
 def claimed(out: Path) -> Iterator[int]:
     """Holds the folder against a second study; yields the lock, which the trials inherit and hold while they live.
@@ -101,7 +108,7 @@ class Job:
 
     def ask_to_stop(self) -> None:
         """So that it saves and ends."""
-        self.process.send_signal(signal.CTRL_BREAK_EVENT if sys.platform == "win32" else signal.SIGTERM)
+        self.process.send_signal(STOP)
 
     @property
     def problem(self) -> str:
@@ -152,10 +159,9 @@ def start(
 
 def popen(command: list[str], log: Any, threads: int, lock: int) -> subprocess.Popen[bytes]:
     """A process in a group of its own: Ctrl-C in the terminal reaches the study alone, which asks each once to stop."""
+    own: Any = {"pass_fds": [lock], "process_group": 0}
     if sys.platform == "win32":
-        own: dict[str, Any] = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    else:
-        own = {"pass_fds": [lock], "process_group": 0}
+        own = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     # unbuffered, so that the last line of the log is the last thing that happened
     env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=env, **own)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from etude import events, files
+from etude import files
 from etude.errors import UserError
 from etude.markdown import block, literal
 from etude.study.judge import Verdict
@@ -162,7 +162,7 @@ def mean_curves(folders: Sequence[Path]) -> list[tuple[int, dict[str, float]]]:
 
 def write_curves(folder: Path, curves: Sequence[tuple[int, Mapping[str, float]]]) -> None:
     """Write the curves as the one TensorBoard event file of `folder`, under the tags the runs use: <metric>/valid."""
-    # TensorBoard's own writer: torch's would make a study import torch for a few hundred bytes.
+    from etude import events  # which takes longer to import than `--help` should
     from etude.torch_private import Event, Summary
 
     now = time.time()
