@@ -221,7 +221,7 @@ def test_the_command_of_a_study_is_that_which_made_it(place):
 def test_a_whole_study(place):
     text = html(place)
     for words in (
-        "Best on the validation part: norm true: accuracy 0.6100 there, 0.6000 [0.4729, 0.7271] on the test part.",
+        "Best on the validation part is norm true: accuracy 0.6100 there, 0.6000 [0.4729, 0.7271] on the test part.",
         "Next is norm false: accuracy 0.5050 there, 0.4950 [0.3806, 0.6094] on the test part. Whether two settings",
         "Of 2 expectations: 1 as expected, 1 not expected, 0 unclear.",
         "digits, 110 / 40 / 40 rows",
@@ -327,7 +327,7 @@ def test_failed_missing_and_nan_runs_are_named(place):
         "norm=false seed=0: not finished; its last words: RuntimeError: the loss is a &lt;fish&gt;",
         "norm=false seed=0: 3 of its epochs are finished",
         "no test score yet: norm=false seed=1",
-        "Best on the validation part: norm false: accuracy 0.5140 there, - on the test part, 1 of 2 seeds.",
+        "Best on the validation part is norm false: accuracy 0.5140 there, - on the test part, 1 of 2 seeds.",
         "no seed of both is there",
         "(no run yet)",
     ):

@@ -1,4 +1,4 @@
-"""The report as one an HTML page: no script, no network, every word of the data escaped.
+"""The report as one HTML page: no script, no network, every word of the data escaped.
 
 The layout is in page.html, beside this file, filled in by Jinja with autoescape on. What may stand in it unescaped is
 made here: the charts, and Markdown of the samples, whose HTML, links and pictures stay text.
@@ -144,8 +144,8 @@ def cost(found: Section) -> list[list[str]]:
             for key in ("seconds", "memory_mb")
         )
         total, runs = total + sum(seconds), runs + len(results)
-        mean = duration(sum(seconds) / len(seconds)) if seconds else "-"
-        table.append([group.name, str(len(results)), mean, f"{max(memory):,} MB" if memory else "-"])
+        each = duration(sum(seconds) / len(seconds)) if seconds else "-"
+        table.append([group.name, str(len(results)), each, f"{max(memory):,} MB" if memory else "-"])
     return [*table, ["all of these", str(runs), f"{duration(total)} in all", ""]] if len(table) > 2 else table
 
 

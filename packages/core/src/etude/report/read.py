@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_plus
 
 from etude import files, tested
 from etude.config import to_flags
@@ -17,7 +18,7 @@ from etude.errors import UserError
 from etude.package import Package
 from etude.report.chart import Curve, Point
 from etude.study import table
-from etude.study.command import configurations, default_out, refuse_other_configurations
+from etude.study.command import command, configurations, refuse_other_configurations
 from etude.study.file import available, load
 from etude.study.outcome import Outcome, Row, last_line, mean, summarise
 from etude.study.question import Study, folder_name, short_names
@@ -201,9 +202,9 @@ def of_run(package: Package, place: Path, call: str) -> Section:
         why = f" ({one.untested})" if one.untested else ""
         problems.append(f"No test score yet{why}: {call} evaluate {shlex.quote(str(place))}")
     group = Group(place.name, 0, [one], one.result is not None)
-    command = f"{call} train {shlex.quote(str(place / 'config.yaml'))}"
+    again = f"{call} train {shlex.quote(str(place / 'config.yaml'))}"
     metric, better = one.about.get("metric", "loss"), one.about.get("better", "lower")
-    return Section(place, title, command, metric, better, [group], None, problems, group)
+    return Section(place, title, again, metric, better, [group], None, problems, group)
 
 
 def of_study(package: Package, place: Path, call: str) -> Section:
@@ -226,14 +227,12 @@ def of_study(package: Package, place: Path, call: str) -> Section:
     ranked = [(asked.sign() * score, group) for score, group in scored if score is not None]
     begun_ones = [group for group in groups if group.records]
     best_one = max(ranked, key=lambda pair: pair[0])[1] if ranked else next(iter(begun_ones), None)
-    command = study_command(package, asked, place, call)
-    return Section(place, asked.question, command, asked.metric, asked.better, groups, outcome, problems, best_one)
+    again = study_command(package, asked, place, call)
+    return Section(place, asked.question, again, asked.metric, asked.better, groups, outcome, problems, best_one)
 
 
 def in_words(folder: str) -> str:
     """The name of a setting's folder for people: "kernel=3,lr=0.003" -> "kernel 3, lr 0.003"."""
-    from urllib.parse import unquote_plus
-
     return ", ".join(unquote_plus(part).replace("=", " ", 1) for part in folder.split(","))
 
 
@@ -243,9 +242,7 @@ def study_command(package: Package, asked: Study, place: Path, call: str) -> str
         ours = load(name, package.module, package.scores)
         extra = {knob: value for knob, value in asked.fixed.items() if ours.fixed.get(knob) != value}
         if replace(ours, fixed={**ours.fixed, **extra}, name="", given="") == replace(asked, name="", given=""):
-            flags = to_flags(extra)
-            out = [] if place == default_out(package.name, ours, flags, package.config) else ["--out", str(place)]
-            return f"{call} {shlex.join(['study', name, *flags, *out])}"
+            return command(package.name, ours, place, to_flags(extra), package.config, call)
     return f"{call} {shlex.join(['study', str(place / 'study.yaml'), '--out', str(place)])}"
 
 
@@ -277,7 +274,7 @@ def of_settings(found: Section, outcome: Outcome) -> list[str]:
     if not rows:
         return ["No run is finished yet; there is nothing to conclude."]
     rows.sort(key=lambda row: (-len(row.valid), -sign * (mean(row.valid) or 0)))  # few seeds cannot win
-    said = [f"Best on the validation part: {scored(rows[0])}."]
+    said = [f"Best on the validation part is {scored(rows[0])}."]
     if len(rows) > 1:
         said.append(f"Next is {scored(rows[1])}. Whether two settings differ is judged for expectations only.")
     if verdicts:
