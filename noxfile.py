@@ -113,6 +113,22 @@ def smoke(session: nox.Session, package: str) -> None:
 
 
 @nox.session
+def latest(session: nox.Session) -> None:
+    """Core's tests with the newest versions there are, without the lock and without the cap on torch.
+
+    Says the versions. What then breaks is mostly a name in `etude/torch_private.py`. `-- --dry-run` only resolves.
+    """
+    overrides = Path(session.create_tmp()) / "overrides.txt"
+    overrides.write_text("torch\n", "utf-8")  # in place of what the packages ask
+    install = ("uv", "pip", "install", "--upgrade", "--overrides", str(overrides), "--group", "dev")
+    dry = "--dry-run" in session.posargs
+    session.run_install(*install, *(["--dry-run"] if dry else []), "--editable", "packages/core", external=True)
+    if not dry:
+        session.run("uv", "pip", "list", external=True)
+        pytest(session, FOLDERS["etude-core"] / "tests")
+
+
+@nox.session
 def handin(session: nox.Session) -> None:
     """Into handin/: taskN.ipynb, tensorboardN.zip and a page for every task, or for those named after `--`.
 

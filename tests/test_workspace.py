@@ -219,6 +219,30 @@ def test_a_newer_uv(workspace):
     assert done.stdout == "refused\n", done.stderr
 
 
+# ------------------------------------------------------------------------------------------ one task, from somewhere else
+
+
+def test_one_line_installs_a_task_from_the_repository(tmp_path):
+    """As the README says it, but from a local repository, which holds the files as they are here."""
+    here = tmp_path / "etude"
+    files = sh(ROOT, "git ls-files --cached --others --exclude-standard").stdout.splitlines()
+    for name in files:
+        if (ROOT / name).is_file():  # one that is deleted is listed until that is committed
+            (here / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, here / name)
+    done = sh(here, "git init -q && git add . && git -c user.name=x -c user.email=x@x commit -qm x")
+    assert done.returncode == 0, done.stderr
+    env = {"UV_TOOL_DIR": f"{tmp_path}/tools", "UV_TOOL_BIN_DIR": f"{tmp_path}/bin"}
+    (line,) = re.findall(r"^uv tool install (.+)$", (ROOT / "README.md").read_text("utf-8"), flags=re.M)
+    local = re.sub(r"git\+https://[^#]+", f"git+file://{here}", line)
+    assert local != line
+    done = sh(tmp_path, f"uv tool install {local}", **env)
+    assert done.returncode == 0, done.stderr
+    done = sh(tmp_path, "bin/lstm-pos train --fit.epochs 1 --run one")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "one/result.json").is_file()
+
+
 # ------------------------------------------------------------------------------------------------ one shape for members
 
 
@@ -295,8 +319,8 @@ def test_no_script_has_two_owners():
 
 def test_what_is_handed_in_has_a_number_of_its_own_and_a_study():
     """taskN.ipynb of two tasks would be one file; and `nox -s handin` asks for studies that are there."""
-    mains = [task / "src" / task.name.replace("-", "_") / "__main__.py" for task in TASKS]
-    numbers = [re.findall(r"\bnumber=(\d+)", main.read_text("utf-8")) for main in mains]
+    configs = [task / "src" / module(task) / "config.py" for task in TASKS]
+    numbers = [re.findall(r"\bnumber=(\d+)", config.read_text("utf-8")) for config in configs]
     assert all(len(found) == 1 for found in numbers), "Package.number is missing"
     assert len({found[0] for found in numbers}) == len(TASKS)
     for task, (study, *_) in runpy.run_path(str(ROOT / "noxfile.py"))["STUDIES"].items():

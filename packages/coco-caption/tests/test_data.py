@@ -428,7 +428,7 @@ def test_what_cannot_be_had_is_named(server, capsys):
     said = capsys.readouterr().err
     assert "train_003.jpg is left out: HTTP Error 404" in said
     assert "train_004.jpg is left out: it ended after" in said
-    assert "val_001.jpg is left out: no byte for 3 s" in said
+    assert "val_001.jpg is left out: nothing was received for 3 s" in said
     server.faults, server.asked = {}, []
     assert not data.load(Data("coco"), 0).notes  # the next start goes on
     assert sorted(server.asked) == ["/train/train_003.jpg", "/train/train_004.jpg", "/val/val_001.jpg"]

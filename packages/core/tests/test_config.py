@@ -13,7 +13,8 @@ import pytest
 from etude import config
 from etude.config import Fit
 from etude.errors import UserError
-from etude.study import study
+from etude.study.file import word
+from etude.study.question import label
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ def test_a_file_is_a_saved_command_line_and_what_comes_later_wins(tmp_path):
     (tmp_path / "b.yaml").write_text("fit:\n  epochs: 5\n")
     parsed = config.parse(Config, [str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"), "--inner.rate", "3"])
     assert (parsed.fit.lr, parsed.fit.epochs, parsed.inner.rate, parsed.quick) == (1e-3, 5, 3.0, True)
-    between = config.parse(Config, ["--quick", str(tmp_path / "a.yaml"), "--fit.lr", "7", str(tmp_path / "b.yaml")])
-    assert (between.fit.lr, between.fit.epochs, between.inner.rate) == (7, 5, 2)
+    for words in (["--quick", "a.yaml"], ["--fit.lr", "7", "b.yaml"]):
+        with pytest.raises(UserError, match=r"[ab]\.yaml'.*; configuration files come before all flags$"):
+            config.parse(Config, words)
     assert config.parse(Config, ["--title", "x.yaml"]).title == "x.yaml"
     assert isinstance(parsed.fit.lr, float)
     assert isinstance(parsed.inner.rate, float)
@@ -105,10 +107,13 @@ def test_wrong_flags_are_named(flags, message):
         ("kind: a\nfit:\n  lrr: 1\n", "line 3: unknown key fit.lrr: did you mean 'fit.lr'?"),
         ("fit: 3\n", "line 1: unknown key fit"),
         ("fit:\n  lr: [1, 2]\n", "line 2: fit.lr must be a number, not a list"),
-        ("title: a\ntitle: b\n", "line 2: title is given twice"),
+        ("title: a\ntitle: b\n", "line 2: cannot be read as YAML: title is given twice"),
+        ("fit: {lr: 1}\nfit.lr: 2\n", "line 2: fit.lr is given twice"),
+        ("[a]: 1\n", "line 1: cannot be read as YAML: a key has to be a word"),
+        ("fit: &a\n  lr: *a\n", "cannot be read as YAML"),
         ("- a\n", "expected lines of the form"),
-        ("a: [\n", "is no YAML file"),
-        ("a: \0\n", "is no YAML file"),
+        ("a: [\n", "cannot be read as YAML"),
+        ("a: \0\n", "cannot be read as YAML"),
     ],
 )
 def test_wrong_files_are_named_with_key_and_line(text, message, tmp_path):
@@ -135,6 +140,8 @@ def test_differences_name_keys_and_values():
     a, b = config.parse(Config, []), config.parse(Config, ["--fit.lr", "1", "--title", "y"])
     assert config.differences(a, b) == ["title: x -> y", f"fit.lr: {a.fit.lr} -> 1.0"]
     assert config.differences(a, a) == []
+    for one, other in ((1, 1.0), (math.nan, float("nan"))):
+        assert config.differences(Config(limit=one), Config(limit=other)) == []
 
 
 def test_a_preset_is_found_by_name(tmp_path, monkeypatch):
@@ -148,6 +155,13 @@ def test_a_preset_is_found_by_name(tmp_path, monkeypatch):
         config.parse(Config, ["worst"], package="some_package")
     assert Path("best.yaml").exists() is False
     assert math.isinf(config.parse(Config, ["--limit", "inf"]).limit)
+
+
+def test_an_old_word_is_read_as_the_new_one(tmp_path):
+    (tmp_path / "c.yaml").write_text("fit: {schedule: one-cycle}\n")
+    for words in ([str(tmp_path / "c.yaml")], ["--fit.schedule", "one-cycle"], ["--fit.schedule", "linear"]):
+        assert config.parse(Config, words).fit.schedule == "linear"
+    assert config.parse(Config, ["--title", "one-cycle"]).title == "one-cycle"
 
 
 @dataclass(frozen=True)
@@ -332,9 +346,9 @@ def test_null_is_none_where_a_knob_can_be_none_and_refused_elsewhere(text, messa
 
 
 def test_words_for_none_and_for_yes_and_no():
-    for word in ("null", "None", "none"):
-        assert config.parse(Every, ["--maybe-rate", word]).maybe_rate is None
-        assert config.parse(Every, [f"--nest.maybe-switch={word}"]).nest.maybe_switch is None
+    for none in ("null", "None", "none"):
+        assert config.parse(Every, ["--maybe-rate", none]).maybe_rate is None
+        assert config.parse(Every, [f"--nest.maybe-switch={none}"]).nest.maybe_switch is None
     assert config.parse(Every, ["--nest.maybe-text", "null"]).nest.maybe_text is None
     assert config.parse(Every, ["--nest.maybe-text", "None"]).nest.maybe_text == "None"
     assert config.parse(Every, ["--nest.maybe-text", "\\null"]).nest.maybe_text == "null"
@@ -367,12 +381,12 @@ def test_a_knob_without_a_default_is_asked_for():
 
 def test_a_study_writes_null_and_its_text_as_a_command_line_does():
     for text in ("null", "\\null", "\\\\null", "true", "x"):
-        assert study.label(study.word(text)) == text
+        assert label(word(text)) == text
     setting = {
-        "nest.maybe-text": study.word("null"),
-        "nest.text": study.word("\\null"),
-        "maybe-rate": study.word("null"),
+        "nest.maybe-text": word("null"),
+        "nest.text": word("\\null"),
+        "maybe-rate": word("null"),
     }
     found = config.parse(Every, config.to_flags(setting))
     assert (found.nest.maybe_text, found.nest.text, found.maybe_rate) == (None, "null", None)
-    assert config.parse(Every, config.to_flags({"nest.text": study.word("null")})).nest.text == "null"
+    assert config.parse(Every, config.to_flags({"nest.text": word("null")})).nest.text == "null"

@@ -55,7 +55,7 @@ def whole(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_notebook(monkeypatch):
     """Whose making takes seconds, and which reads what the page reads."""
-    monkeypatch.setattr("etude.report.read.NEEDED", ("no_such_module",))
+    monkeypatch.setattr("etude.report.command.NEEDED", ("no_such_module",))
 
 
 def damage(file, how):
@@ -129,11 +129,11 @@ def test_a_run_that_goes_on_with_a_damaged_file(whole, tmp_path, monkeypatch, ca
 @pytest.mark.parametrize(
     ("run", "why"),
     [
-        ("", "'' is no path"),
-        (" ", "' ' is no path"),
+        ("", "'' is not a path"),
+        (" ", "' ' is not a path"),
         ("x" * 256, "it is too long"),
         ("/".join(["x" * 200] * 25), "it is too long"),
-        ("a\0b", "holds a character that no name can hold"),
+        ("a\0b", "no name can contain one of its characters"),
         ("file", "cannot write the run folder file: it is no folder"),
         ("file/run", "cannot write the run folder file/run: what should be its folder is a file"),
         ("link", "cannot write the run folder link: it is no folder"),

@@ -11,6 +11,7 @@ from toy.__main__ import PACKAGE
 
 from etude import cli
 from etude.config import Fit
+from etude.errors import UserError
 from etude.testing import CPU, Cut, cut_off
 from etude.train import device, run
 
@@ -33,12 +34,30 @@ def test_auto_takes_what_is_fastest_and_says_why(monkeypatch):
         assert device.best_precision(cuda) == precision
 
 
+def test_an_apple_gpu_is_taken_in_fp32_and_what_it_cannot_do_is_refused_in_one_line(monkeypatch):
+    """As far as it can be seen without one: totals in float64 are added up on the CPU."""
+    with pytest.raises(UserError, match=r"^fit\.device is mps, but PyTorch finds no such device here: use"):
+        device.choose(Fit(device="mps"))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    for chosen in (device.choose(Fit()), device.choose(Fit(device="mps")), device.choose(Fit(), "bf16")):
+        assert (chosen.where.type, chosen.precision, chosen.exact.type) == ("mps", "fp32", "cpu")
+        assert chosen.told.startswith("mps: Apple GPU, fp32 (")
+    assert device.choose(Fit(device="cpu")).where.type == "cpu"
+    for precision in ("bf16", "fp16"):
+        with pytest.raises(UserError, match=rf"^fit\.precision {precision} is not offered on Apple GPUs: use fp32 or"):
+            device.choose(Fit(precision=precision))
+    for name, value in {"WORLD_SIZE": 2, "RANK": 0, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(UserError, match="^several processes cannot share an Apple GPU: give"):
+        device.choose(Fit())
+
+
 def test_a_resumed_run_keeps_the_precision_that_auto_took_when_it_began(monkeypatch):
     for began, capabilities, precision, why in [
         ("bf16", {}, "bf16", "as the run began; fp32 would be auto here"),
         ("fp32", {"amx_bf16": True}, "fp32", "as the run began; bf16 would be auto here"),
         ("bf16", {"amx_bf16": True}, "bf16", "auto: this CPU multiplies it in AMX"),
-        ("fp16", {}, "fp32", "the run began in fp16, which is for GPUs; auto: this CPU has no AMX"),
+        ("fp16", {}, "fp32", "the run began in fp16, which is not offered here; auto: this CPU has no AMX"),
     ]:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
         chosen = device.choose(Fit(device="cpu"), began)

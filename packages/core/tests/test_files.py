@@ -137,10 +137,10 @@ def test_a_name_may_be_as_long_as_names_can_be(trained, tmp_path):
 @pytest.mark.parametrize(
     ("out", "why"),
     [
-        ("", "'' is no path"),
-        (" ", "' ' is no path"),
+        ("", "'' is not a path"),
+        (" ", "' ' is not a path"),
         ("x" * 256, "it is too long"),
-        ("a\0b", "holds a character that no name can hold"),
+        ("a\0b", "no name can contain one of its characters"),
         ("nowhere/out", "there is no such folder"),
         ("file/out", "what should be its folder is a file"),
         ("folder", "it is a folder"),

@@ -100,11 +100,11 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
     (tmp_path / "link.png").symlink_to("nowhere")
     (tmp_path / "circle.png").symlink_to("circle.png")
     for name, why in (
-        ("pipe.png", "it is no regular file"),
+        ("pipe.png", "it is not a regular file"),
         ("folder.png", "it is a folder"),
         ("link.png", "there is no such file"),
         ("circle.png", "Too many levels of symbolic links"),
-        ("/dev/zero", "it is no regular file"),
+        ("/dev/zero", "it is not a regular file"),
         ("x" * 300, "File name too long"),
         ("a\0b", "embedded null byte"),
     ):

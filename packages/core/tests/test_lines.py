@@ -13,7 +13,7 @@ from toy.config import Config
 
 from etude import config
 from etude.errors import UserError
-from etude.study import study
+from etude.study.file import load
 from etude.text.lines import clean, decoded, ended, lines, spans
 
 SAME = {  # as it is written -> as it should come in
@@ -118,7 +118,7 @@ def test_configurations_and_studies_may_begin_with_a_byte_order_mark(tmp_path):
     file.write_text(
         "\ufeffquestion: why?\ncompare: {dropout: [0.1, 0.2]}\nseeds: 2\nmetric: accuracy\n", encoding="utf-8"
     )
-    assert study.load(str(file), PACKAGE.module, PACKAGE.scores).question == "why?"
+    assert load(str(file), PACKAGE.module, PACKAGE.scores).question == "why?"
 
 
 # -- paths

@@ -23,9 +23,12 @@ from toy.config import Config
 
 from etude import cli, config, markdown, tested
 from etude.config import Fit
-from etude.report import archive, chart, notebook, page
+from etude.report import archive, chart, command, notebook, page
 from etude.report import read as report
-from etude.study import study
+from etude.study import table
+from etude.study.file import dump, parse
+from etude.study.outcome import summarise
+from etude.study.question import flags_of
 
 STUDY = """
 question: Does batch norm <script>document.title = "owned"</script> help a net that adds digits?
@@ -166,7 +169,7 @@ def test_what_is_no_number_is_not_drawn():
     assert "nan" not in svg
     ((first, last),) = drawn_points(svg, "line")
     assert first != last
-    assert "no point" in chart.lines([chart.Curve("b", 1, [nan])], "epoch", "loss")
+    assert "no points" in chart.lines([chart.Curve("b", 1, [nan])], "epoch", "loss")
 
 
 def test_fourteen_curves_look_different():
@@ -189,8 +192,8 @@ def test_names_in_charts_are_escaped():
 
 def test_a_curve_ends_where_the_first_run_ends(tmp_path):
     runs = [write_run(tmp_path / name, epochs=e, score=s) for name, e, s in (("a", 3, 0.6), ("b", 2, 0.3))]
-    setting = report.Setting("x", 0, [report.record(folder) for folder in runs], True)
-    points = report.curve(setting, "valid", "accuracy").points
+    group = report.Group("x", 0, [report.record(folder) for folder in runs], True)
+    points = report.curve(group, "valid", "accuracy").points
     assert [p.x for p in points] == [1, 2]
     assert (points[1].low, points[1].y, points[1].high) == pytest.approx((0.2, 0.3, 0.4))
 
@@ -251,6 +254,12 @@ def test_texts_of_the_data_are_escaped(place):
 NASTY = "<img src=x onerror=alert(1)> `b` ](javascript:alert(1)) \n\n# <b>'\"|"
 
 
+def cell(section, words):
+    """The code of the notebook in which these words are."""
+    made = notebook.cells(PACKAGE, [section], Path())
+    return next(text for kind, text in made if kind == "code" and words in text)
+
+
 def shown_as_html(markdown):
     """As Jupyter and GitHub show it, to which HTML is no text."""
     return MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown)
@@ -261,19 +270,19 @@ def test_names_and_texts_stay_text_in_notebook_results_and_archive(tmp_path):
     place.mkdir()
     claims = [{"claim": "true > false", "because": NASTY}]
     asked = {"question": NASTY, "compare": {"norm": ["true", "false"]}, "seeds": "1", "expect": claims}
-    asked = study.parse(asked | {"metric": "accuracy"}, "here", "nasty", "nasty", PACKAGE.scores)
-    (place / "study.yaml").write_text(study.dump(asked), encoding="utf-8")
+    asked = parse(asked | {"metric": "accuracy"}, "here", "nasty", "nasty", PACKAGE.scores)
+    (place / "study.yaml").write_text(dump(asked), encoding="utf-8")
     write_run(place / "norm=true" / "seed=0")
     failed = write_run(place / "norm=false" / "seed=0", finished=False, norm=False)
     (failed / "log.txt").write_text(NASTY.replace("\n", " "))
     found = report.section(PACKAGE, place, f"toy {NASTY}")
     texts = [text for kind, text in notebook.cells(PACKAGE, [found], tmp_path) if kind == "markdown"]
-    texts += [study.markdown(found.outcome, found.command)]
+    texts += [table.markdown(found.outcome, found.command)]
     names = {"found": found, "report": report, "markdown": markdown, "Markdown": str}
-    texts += [eval(notebook.CONCLUSIONS, names)]
+    texts += [eval(cell(found, "conclusions"), names)]
     for text in texts:
         assert not re.search("<img|<b>|<a |<h1>.*<b>|href", shown_as_html(text)), text
-    with zipfile.ZipFile(io.BytesIO(archive.build([found], "toy report").content)) as packed:
+    with zipfile.ZipFile(io.BytesIO(archive.build([found], "toy report")[0])) as packed:
         for name in packed.namelist():
             assert not re.search(r'[\\:*?"<>|\n]', name), name
 
@@ -283,7 +292,8 @@ def test_the_notebook_shows_names_of_samples_as_text(tmp_path):
     folder = write_run(tmp_path / "run", samples={f"{name}-epoch-000.md": HOSTILE})
     shown = []
     names = {"folder": folder, "report": report, "page": page, "html": html_of_python, "HTML": str}
-    exec(notebook.SHOW, names | {"display": shown.append})
+    found = report.section(PACKAGE, folder, "toy")
+    exec(cell(found, "def show"), names | {"display": shown.append})
     assert len(shown) == 2
     assert not re.search("<img|<script|<b>(?!<|[^<]*, before training</b>$)", "".join(shown[0]))
     assert "&lt;img src=x" in shown[0]
@@ -315,7 +325,7 @@ def test_failed_missing_and_nan_runs_are_named(place):
         "norm=true seed=0: left out: valid accuracy is nan",
         "1 of 4 runs are missing: norm=true seed=1",
         "norm=false seed=0: not finished; its last words: RuntimeError: the loss is a &lt;fish&gt;",
-        "norm=false seed=0: 3 of its epochs are over",
+        "norm=false seed=0: 3 of its epochs are finished",
         "no test score yet: norm=false seed=1",
         "Best on the validation part is norm false: accuracy 0.5140 there, - on the test part, 1 of 2 seeds.",
         "no seed of both is there",
@@ -354,7 +364,7 @@ def test_a_single_run(tmp_path):
         assert words in text, words
     half = write_run(tmp_path / "half", epochs=1, finished=False)
     text = html(half)
-    assert "The run is not finished: 1 epoch is over" in text
+    assert "The run is not finished: 1 epoch is finished" in text
     assert "No test score yet (test.json is of epoch 1 of a run that is not finished): " in text
     assert "0.4900" not in text
 
@@ -414,12 +424,12 @@ def test_several_on_one_page(place, tmp_path, monkeypatch):
 
 
 def test_mistakes_are_refused_in_one_line(place, tmp_path, capsys):
-    assert "nowhere is no folder of a run or study: there is no such folder" in refused(["nowhere"], capsys)
+    assert "nowhere is not the folder of a run or study: there is no such folder" in refused(["nowhere"], capsys)
     (tmp_path / "empty").mkdir()
     assert "it has neither config.yaml nor study.yaml" in refused([tmp_path / "empty"], capsys)
-    assert "unknown flag --x" in refused([place, "--x"], capsys)
-    assert "--only has to be one of page, notebook, tensorboard" in refused([place, "--only", "pdf"], capsys)
-    assert "give the folders" in refused([], capsys)
+    assert "unrecognized arguments: --x" in refused([place, "--x"], capsys)
+    assert "argument --only: invalid choice: 'pdf'" in refused([place, "--only", "pdf"], capsys)
+    assert "required: RUN|STUDY" in refused([], capsys)
     (tmp_path / "file").touch()
     assert "give --out another folder" in refused([place, "--only", "page", "--out", tmp_path / "file"], capsys)
     about = place / "norm=true/seed=0/about.json"
@@ -429,7 +439,7 @@ def test_mistakes_are_refused_in_one_line(place, tmp_path, capsys):
 
 
 def test_without_jupyter_the_rest_is_made_and_one_line_says_what_to_install(place, monkeypatch, capsys):
-    monkeypatch.setattr(report, "importable", lambda name: name != "nbclient")
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name == "nbclient" else name)
     assert cli.main(PACKAGE, ["report", str(place)]) == 0
     assert "the notebook needs nbclient: pip install 'etude-core[notebook]'" in capsys.readouterr().out
     assert {p.name for p in place.iterdir() if p.is_file()} == {"study.yaml", "report.html", "tensorboard0.zip"}
@@ -503,15 +513,15 @@ def trained(tmp_path_factory):
     """A study of real runs, in this process: importing torch anew for each would take most of the time."""
     place = tmp_path_factory.mktemp("trained") / "norms"
     place.mkdir()
-    asked = study.parse(study.yaml.load(STUDY, study.Loader), "here", "norms", "norms", PACKAGE.scores)
-    (place / "study.yaml").write_text(study.dump(asked), encoding="utf-8")
+    asked = parse(config.plain(config.compose(STUDY, "here")), "here", "norms", "norms", PACKAGE.scores)
+    (place / "study.yaml").write_text(dump(asked), encoding="utf-8")
     for trial in asked.trials():
-        flags = study.flags_of(asked, trial)
+        flags = flags_of(asked, trial)
         assert cli.main(PACKAGE, ["train", *flags, "--run", str(trial.folder(place))]) == 0
         assert cli.main(PACKAGE, ["evaluate", str(trial.folder(place))]) == 0
-    outcome = study.summarise(asked, place)
+    outcome = summarise(asked, place)
     assert outcome.problems == []
-    study.save(outcome, place, "toy study norms")
+    table.save(outcome, place, "toy study norms")
     return place
 
 
@@ -528,8 +538,8 @@ def reader(folder):
 
 
 def test_tensorboard_reads_the_archive(trained, tmp_path):
-    made = archive.build([report.section(PACKAGE, trained, "toy")], "toy report norms")
-    logs = unpacked(made.content, tmp_path)
+    content, left_out = archive.build([report.section(PACKAGE, trained, "toy")], "toy report norms")
+    logs = unpacked(content, tmp_path)
     runs = sorted(str(file.parent.relative_to(logs)) for file in logs.rglob("events*"))
     groups = [f"norms/norm={name}" for name in ("false", "true")]
     assert runs == sorted([*groups, *(f"{group}/seed={seed}" for group in groups for seed in (0, 1))])
@@ -544,8 +554,8 @@ def test_tensorboard_reads_the_archive(trained, tmp_path):
         assert {e.step for e in after.Tensors("shown/text_summary")} == {0, 18}, "the first text and the last"
     said = (logs / "README.txt").read_text()
     assert "toy report norms" in said
-    assert f"{made.thinned.capitalize()}." in said
-    assert archive.build([report.section(PACKAGE, trained, "toy")], "toy report norms").content == made.content
+    assert f"{left_out.capitalize()}." in said
+    assert archive.build([report.section(PACKAGE, trained, "toy")], "toy report norms")[0] == content
 
 
 def test_long_curves_are_thinned_pictures_are_of_the_first_seed_and_what_was_taken_back_stays_so(tmp_path):
@@ -566,8 +576,8 @@ def test_long_curves_are_thinned_pictures_are_of_the_first_seed_and_what_was_tak
                 out.add_scalar("step/loss", -1.0, step)
         last = next(folder.glob("*.second"))
         last.write_bytes(last.read_bytes()[:-7])  # the writer is in the middle of a record
-    made = archive.build([report.section(PACKAGE, tmp_path / "s", "toy")], "again")
-    logs = unpacked(made.content, tmp_path / "out")
+    content, left_out = archive.build([report.section(PACKAGE, tmp_path / "s", "toy")], "again")
+    logs = unpacked(content, tmp_path / "out")
     points = [(e.step, e.value) for e in reader(logs / "s/norm=true/seed=0").Scalars("step/loss")]
     assert len(points) == archive.POINTS
     assert points[0] == (0, 0.0)
@@ -576,7 +586,7 @@ def test_long_curves_are_thinned_pictures_are_of_the_first_seed_and_what_was_tak
     images = [[e.step for e in reader(logs / f"s/norm=true/seed={s}").images.Items("board")] for s in (0,)]
     assert images == [[0, 500]]
     assert not reader(logs / "s/norm=true/seed=1").Tags()["images"]
-    assert "scalars" in made.thinned and "pictures" in made.thinned
+    assert "scalars" in left_out and "pictures" in left_out
 
 
 def page_picture(image):

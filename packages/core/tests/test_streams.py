@@ -16,7 +16,7 @@ STUDY = "{question: q, metric: accuracy, compare: {norm: [true]}, fixed: {fit.ep
 CASES = """
 import json, os, sys, traceback
 import etude.report.archive, etude.report.page, etude.report.read
-import etude.stacked.runs, etude.study.study, etude.train.loop, etude.train.run
+import etude.stacked.runs, etude.study.command, etude.train.loop, etude.train.run
 import torch.utils.tensorboard
 from toy import task
 from toy.__main__ import main

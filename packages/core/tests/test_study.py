@@ -15,14 +15,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from fake import PACKAGE, SCORES, Config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from etude import config as configs
 from etude import tested
 from etude.config import Fit
 from etude.errors import UserError
-from etude.study import study
+from etude.study import jobs as jobs_module
+from etude.study.command import configurations, default_out, main, refuse_other_configurations, run
+from etude.study.file import dump, load
 from etude.study.judge import Claim
+from etude.study.outcome import Outcome, conclude, kept, summarise
+from etude.study.question import Study, Trial, flags_of, folder_name, on_disk
+from etude.study.table import markdown, render
 
 TASK = """
 import json, os, signal, sys, time, zipfile
@@ -122,6 +128,7 @@ else:
     train(words) if verb == "train" else evaluate(Path(words[0]))
 """
 
+APART = "together: off\n"
 KERNEL = """
 question: Does a larger kernel read letters better?
 compare: {model.kernel: [1, 3, 5]}
@@ -132,8 +139,6 @@ expect:
   - {claim: "1 > 3", because: "of a slip of the pen"}
   - {claim: "5 > 3", because: "a letter is a large shape"}
 """
-
-SCORES = {"accuracy": "higher", "loss": "lower"}
 
 # What every stopped, resumed or parallel way to the kernel study has to come to. lr 0.003 costs every kernel 0.01 and
 # the test another 0.01.
@@ -146,7 +151,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "fake_task" / "studies").mkdir(parents=True)
     (folder / "fake_task" / "__init__.py").touch()
     (folder / "fake_task" / "__main__.py").write_text(TASK)
-    (folder / "fake_task" / "studies" / "kernel.yaml").write_text(KERNEL)
+    (folder / "fake_task" / "studies" / "kernel.yaml").write_text(KERNEL + APART)
     return folder
 
 
@@ -159,16 +164,16 @@ def place(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path
 
 
-def written(text: str, name: str = "mine.yaml") -> study.Study:
+def written(text: str, name: str = "mine.yaml") -> Study:
     Path(name).write_text(text, encoding="utf-8")
-    return study.load(name, "fake_task", SCORES)
+    return load(name, "fake_task", SCORES)
 
 
-def carried_out(text: str, *extra: str, out: str = "out", jobs: int = 2) -> study.Outcome:
-    return study.run(written(text), "fake_task", Path(out), extra, jobs)
+def carried_out(text: str, *extra: str, out: str = "out", jobs: int = 2) -> Outcome:
+    return run(written(text), "fake_task", Path(out), extra, jobs)
 
 
-def scores_of(outcome: study.Outcome) -> dict[str, list[float]]:
+def scores_of(outcome: Outcome) -> dict[str, list[float]]:
     return {" ".join(row.setting.values()): [round(x, 9) for x in row.test.values()] for row in outcome.rows}
 
 
@@ -180,7 +185,7 @@ def runs_with(path: str, out: str = "out") -> set[str]:
 
 
 def test_a_study_trains_evaluates_and_judges(capsys: pytest.CaptureFixture[str]) -> None:
-    assert study.main("fake_task", "fake-task", ["kernel", "--jobs", "2"], SCORES) == 0
+    assert main(PACKAGE, ["kernel", "--jobs", "2"], "fake-task") == 0
     out = Path("runs/fake-task/kernel")
     printed = capsys.readouterr().out
     assert (
@@ -248,7 +253,7 @@ def test_test_scores_of_another_checkpoint_are_made_anew() -> None:
     unmarked = {"accuracy": 0.9, "loss": 0.1}
     (folders[1] / "test.json").write_text(json.dumps(unmarked))
     (folders[2] / "config.yaml").write_text("{}")  # it was made with other flags than the run has
-    half = study.summarise(written(KERNEL), Path("out"))
+    half = summarise(written(KERNEL), Path("out"))
     assert scores_of(half)["3"] == []
     assert "kernel=3 seed=0 (test.json is of another checkpoint" in half.problems[0]
     assert "kernel=3 seed=1 (test.json does not say of which checkpoint it is)" in half.problems[0]
@@ -267,46 +272,20 @@ def test_a_best_checkpoint_that_is_not_the_runs_is_not_scored_as_the_runs() -> N
 
 
 @dataclass(frozen=True)
-class Model:
-    kernel: int = 3
-    norm: bool = True
-
-
-@dataclass(frozen=True)
-class Layers:
-    layers: int = 1
-
-
-@dataclass(frozen=True)
-class Config:
-    """What the fake task can be asked for."""
-
-    model: Model = field(default_factory=Model)
-    encoder: Layers = field(default_factory=Layers)
-    decoder: Layers = field(default_factory=Layers)
-    data: str = "sample"
-    fit: Fit = field(default_factory=Fit)
-
-    def __post_init__(self) -> None:
-        configs.keep_path(self, "data")
-
-
-@dataclass(frozen=True)
 class Later(Config):
     """The same after a default has changed."""
 
     fit: Fit = field(default_factory=lambda: Fit(weight_decay=0.2))
 
 
-APART = "together: off\n"
 LAYERS = "question: q\ncompare: {encoder.layers: [1, 2]}\nseeds: 1\nmetric: accuracy\n" + APART
 
 
-def left(trial: study.Trial, asked: study.Study, out: str, config: type = Config) -> Path:
+def left(trial: Trial, asked: Study, out: str, config: type = Config) -> Path:
     """The folder of a finished run, as `train` and `evaluate` leave it."""
     folder = trial.folder(Path(out))
     (folder / "checkpoints").mkdir(parents=True)
-    configs.save(configs.parse(config, study.flags_of(asked, trial)), folder / "config.yaml")
+    configs.save(configs.parse(config, flags_of(asked, trial)), folder / "config.yaml")
     with zipfile.ZipFile(folder / "checkpoints" / "best.pt", "w") as weights:
         weights.writestr("weights", str(trial))
     scores = {"accuracy": 0.9}
@@ -316,7 +295,7 @@ def left(trial: study.Trial, asked: study.Study, out: str, config: type = Config
     return folder
 
 
-def all_left(text: str, out: str = "out") -> study.Study:
+def all_left(text: str, out: str = "out") -> Study:
     asked = written(text)
     for trial in asked.trials():
         left(trial, asked, out)
@@ -327,21 +306,21 @@ def test_a_study_of_a_path_is_the_same_study_from_another_folder(monkeypatch: py
     asked = all_left(KERNEL.replace("fixed: {", "fixed: {data: ./mine.csv, ") + APART)
     out = Path("out").absolute()
     for _ in range(2):  # and anew from the first one
-        assert not study.run(asked, "fake_task", out, [], 1, Config).problems
+        assert not run(asked, "fake_task", out, [], 1, Config).problems
     Path("elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
-    again = study.load(str(out / "study.yaml"), "fake_task", SCORES)
-    study.refuse_other_configurations(again, out, study.configurations(again, Config))
+    again = load(str(out / "study.yaml"), "fake_task", SCORES)
+    refuse_other_configurations(again, out, configurations(again, Config))
     with pytest.raises(UserError, match=r"other flags: data \(.*mine.csv there, .*elsewhere/mine.csv now\)"):
-        study.run(asked, "fake_task", out, [], 1, Config)
+        run(asked, "fake_task", out, [], 1, Config)
 
 
 def test_runs_of_another_default_do_not_answer_the_new_question() -> None:
     asked = all_left(KERNEL + APART)
-    assert not study.run(asked, "fake_task", Path("out"), [], 1, Config).problems
+    assert not run(asked, "fake_task", Path("out"), [], 1, Config).problems
     before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
     with pytest.raises(UserError) as e:
-        study.run(asked, "fake_task", Path("out"), [], 1, Later)
+        run(asked, "fake_task", Path("out"), [], 1, Later)
     assert str(e.value) == (
         "out/kernel=1/seed=0 holds a run with another configuration than the study asks for now "
         "(fit.weight-decay: 0.05 -> 0.2); so do 8 more: remove it, or give another --out"
@@ -353,42 +332,42 @@ def test_a_run_without_its_configuration_or_with_knobs_that_are_no_more_is_refus
     asked = all_left(KERNEL + APART)
     Path("out/kernel=1/seed=0/config.yaml").unlink()
     with pytest.raises(UserError, match=r"seed=0 holds a run .* \(it has no config.yaml\): remove it"):
-        study.run(asked, "fake_task", Path("out"), [], 1, Config)
+        run(asked, "fake_task", Path("out"), [], 1, Config)
     Path("out/kernel=1/seed=0/config.yaml").write_text("colour: blue\n")
     with pytest.raises(UserError, match=r"\(out/kernel=1/seed=0/config.yaml, line 1: unknown key colour"):
-        study.run(asked, "fake_task", Path("out"), [], 1, Config)
+        run(asked, "fake_task", Path("out"), [], 1, Config)
 
 
 def test_knobs_of_the_same_last_name_do_not_share_their_runs() -> None:
     """Encoder and decoder both have layers: one study's folder layers=2 is no answer to the other's question."""
     asked = all_left(LAYERS)
-    assert not study.run(asked, "fake_task", Path("out"), [], 1, Config).problems
+    assert not run(asked, "fake_task", Path("out"), [], 1, Config).problems
     other = written(LAYERS.replace("encoder", "decoder"))
     with pytest.raises(UserError, match=r"out/layers=2/seed=0 .* \(encoder.layers: 2 -> 1; decoder.layers: 1 -> 2\)"):
-        study.run(other, "fake_task", Path("out"), [], 1, Config)
+        run(other, "fake_task", Path("out"), [], 1, Config)
     both = written(LAYERS.replace("{encoder.layers: [1, 2]}", "{encoder.layers: [1, 2], decoder.layers: [1, 2]}"))
     assert len({trial.folder(Path("out")) for trial in both.trials()}) == 4
-    one, two = (study.default_out("fake", asked, [f"--{knob}", "2"], Config) for knob in ("decoder.layers", "data"))
+    one, two = (default_out("fake", asked, [f"--{knob}", "2"], Config) for knob in ("decoder.layers", "data"))
     assert (one.name, two.name) == ("mine,decoder.layers=2", "mine,data=2")
 
 
 def test_a_run_under_two_names_is_refused() -> None:
     text = "question: q\ncompare: {model.norm: [true, yes]}\nmetric: accuracy\n"
     with pytest.raises(UserError, match="norm=true seed=0 and norm=yes seed=0 are the same run; name every value once"):
-        study.run(written(text), "fake_task", Path("out"), [], 1, Config)
+        run(written(text), "fake_task", Path("out"), [], 1, Config)
     assert not Path("out").exists()
 
 
 @pytest.mark.parametrize("name", ["kernel=3,lr=1e-3", "model.pool=a%2Fb%2C+c%3Dd,head.pool=16+32", "x=-.5"])
 def test_the_names_of_folders_are_mostly_as_they_are_written(name: str) -> None:
-    assert study.on_disk(name) == name
+    assert on_disk(name) == name
 
 
 def test_other_values_have_other_folders_on_any_file_system() -> None:
     """Some do not tell capitals from small letters; Windows leaves out dots at the end, and knows names of devices."""
     values = ["max", "Max", "MAX", "1.", "1", "1. ", "1..", "a:b", "a?b", "a*b", "a<b", "a|b", 'a"b', "a b", "a\\b"]
     values += ["x" * 300, "x" * 301, "ü", "ÜBER", "über", ["1", "2"], "1 2 ", "max@0", "..", ".", ""]
-    names = [study.on_disk(study.folder_name({"aux.pool": value}, {"aux.pool": "aux.pool"})) for value in values]
+    names = [on_disk(folder_name({"aux.pool": value}, {"aux.pool": "aux.pool"})) for value in values]
     assert len({name.lower().rstrip(". ") for name in names}) == len(values)
     for name in names:
         assert len(name) < 160
@@ -404,7 +383,7 @@ def test_what_a_process_for_several_runs_says_besides_does_no_harm(
     """A warning after its last line; no answer; half an answer."""
     monkeypatch.setenv("FAKE_ANSWER", how)
     text = KERNEL.replace("[1, 3, 5]", "[1, 3]").replace("5 > 3", "3 > 1")
-    outcome = study.run(written(text), "fake_task", Path("out"), [], 1, Config)
+    outcome = run(written(text), "fake_task", Path("out"), [], 1, Config)
     assert scores_of(outcome) == {kernel: KERNEL_TEST[kernel] for kernel in ("1", "3")}
     assert not outcome.problems
     said = capsys.readouterr().out
@@ -418,13 +397,13 @@ def test_a_process_that_cannot_be_started_is_not_blamed_on_the_folder(monkeypatc
     def none_left(*_: object, **__: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(study.subprocess, "Popen", none_left)
+    monkeypatch.setattr(jobs_module.subprocess, "Popen", none_left)
     with pytest.raises(UserError, match=r"no process can be started for kernel=1 seed=0 \(Resource temporarily"):
         carried_out(KERNEL)
 
 
 def test_jobs_run_at_once_and_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "cores", lambda: 7)
+    monkeypatch.setattr(jobs_module, "cores", lambda: 7)
     Path("meeting").mkdir()
     monkeypatch.setenv("FAKE_MEET", "meeting")
     text = KERNEL.replace("[1, 3, 5]", "[1, 3]").replace("5 > 3", "3 > 1")
@@ -445,7 +424,7 @@ def test_a_failed_run_is_reported_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FAKE_CRASH", "3 1")
-    assert study.main("fake_task", "fake-task", ["kernel", "--out", "out"], SCORES) == 1
+    assert main(PACKAGE, ["kernel", "--out", "out"], "fake-task") == 1
     printed = capsys.readouterr().out
     assert re.search(
         r"^\[5/9\] kernel=3 seed=1  train failed \(exit code 1\): RuntimeError: the loss is a fish$", printed, re.M
@@ -458,7 +437,7 @@ def test_a_failed_run_is_reported_and_the_others_go_on(
     assert len(runs_with("test.json")) == 8
 
     monkeypatch.delenv("FAKE_CRASH")
-    assert study.main("fake_task", "fake-task", ["kernel", "--out", "out"], SCORES) == 0
+    assert main(PACKAGE, ["kernel", "--out", "out"], "fake-task") == 0
     assert "fish" not in Path("out/results.md").read_text()
 
 
@@ -471,8 +450,8 @@ def test_a_score_that_is_no_number_is_left_out_and_named() -> None:
 def started(package: Path, *words: str, **env: str) -> "subprocess.Popen[str]":
     """A real `study` command in a process of its own."""
     code = (
-        "import sys; from etude.study import study; "
-        "sys.exit(study.main('fake_task', 'fake-task', sys.argv[1:], {'accuracy': 'higher'}))"
+        "import sys; from etude.study import command; from fake import PACKAGE; "
+        "sys.exit(command.main(PACKAGE, sys.argv[1:], 'fake-task'))"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, *words],
@@ -509,7 +488,7 @@ def test_a_stopped_study_lets_its_runs_save_and_goes_on(package: Path, signum: i
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 0, printed
     assert "3 of 9 runs are there already" in printed
-    outcome = study.summarise(study.load("out/study.yaml", "fake_task", SCORES), Path("out"))
+    outcome = summarise(load("out/study.yaml", "fake_task", SCORES), Path("out"))
     assert scores_of(outcome) == KERNEL_TEST
     assert not outcome.problems
 
@@ -534,19 +513,14 @@ def test_two_studies_do_not_work_in_one_folder(package: Path) -> None:
     process = started(package, "kernel", "--out", "out", FAKE_STOP="1 0")
     wait_for(Path("out/kernel=1/seed=0/waiting"), process)
     with pytest.raises(UserError, match="out: a study, or a run that a killed one left, is at work here"):
-        study.main("fake_task", "fake-task", ["kernel", "--out", "out"], SCORES)
+        main(PACKAGE, ["kernel", "--out", "out"], "fake-task")
     process.terminate()
     process.communicate(timeout=30)
-    assert study.main("fake_task", "fake-task", ["kernel", "--out", "out"], SCORES) == 0
+    assert main(PACKAGE, ["kernel", "--out", "out"], "fake-task") == 0
 
 
 def test_flags_of_the_command_line_hold_for_all_runs_and_name_the_folder() -> None:
-    assert (
-        study.main(
-            "fake_task", "fake-task", ["kernel", "--fit.epochs=3", "--model.no-norm", "--fit.lr", "0.004"], SCORES
-        )
-        == 0
-    )
+    assert main(PACKAGE, ["kernel", "--fit.epochs=3", "--model.no-norm", "--fit.lr", "0.004"], "fake-task") == 0
     out = Path("runs/fake-task/kernel,epochs=3,norm=false,lr=0.004")
     flags = (out / "kernel=1/seed=0/flags.txt").read_text()
     assert flags == "--fit.lr=0.004 --fit.epochs=3 --model.no-norm --model.kernel=1 --fit.seed=0"
@@ -555,7 +529,7 @@ def test_flags_of_the_command_line_hold_for_all_runs_and_name_the_folder() -> No
 def test_runs_made_with_other_flags_are_not_taken_for_ones_own() -> None:
     carried_out(KERNEL)
     with pytest.raises(UserError, match=r"out: holds runs with other flags: fit.epochs \(not set there, 3 now\)"):
-        carried_out(KERNEL, "--fit.epochs", "3")
+        run(written(KERNEL + APART), "fake_task", Path("out"), ["--fit.epochs", "3"], 2, Config)
     with pytest.raises(UserError, match=r"fit.lr \(0.003 there, 0.001 now\)"):
         carried_out(KERNEL.replace("0.003", "0.001"))
     more = carried_out(KERNEL.replace("fit.lr: 0.003", "fit.lr: 3e-3") + "seeds: 2\n")  # the same flags, another table
@@ -611,7 +585,7 @@ def test_values_that_fail_for_a_seed_do_not_win_on_the_other(monkeypatch: pytest
 def test_one_seed_gives_no_interval_and_no_verdict() -> None:
     outcome = carried_out(KERNEL + "seeds: 1\n")
     assert {v.verdict for v in outcome.verdicts} == {"unclear"}
-    text = study.render(outcome)
+    text = render(outcome)
     assert "One seed: there is no interval" in text
     assert "3 > 1: unclear (difference in accuracy +0.1000, no interval, 1 seed; one seed shows no spread)" in text
 
@@ -621,12 +595,12 @@ def test_scores_without_evidence_are_scored_again_and_not_judged(monkeypatch: py
     outcome = carried_out(KERNEL)
     assert scores_of(outcome) == KERNEL_TEST
     assert {v.verdict for v in outcome.verdicts} == {"unclear"}
-    assert "the error of its test part is not known: score the runs again" in study.render(outcome)
+    assert "the error of its test part is not known: score the runs again" in render(outcome)
     monkeypatch.delenv("FAKE_NO_EVIDENCE")
     assert carried_out(KERNEL).verdicts[0].verdict == "as expected"
     of_others = Path("out/kernel=3/seed=1/test-blocks.json")
     of_others.write_text(of_others.read_text().replace("0.61", "0.62"))
-    assert study.summarise(written(KERNEL), Path("out")).verdicts[0].verdict == "unclear"
+    assert summarise(written(KERNEL), Path("out")).verdicts[0].verdict == "unclear"
 
 
 def test_a_setting_of_which_a_run_diverged_is_not_judged_by_the_others() -> None:
@@ -639,19 +613,19 @@ def test_a_setting_of_which_a_run_diverged_is_not_judged_by_the_others() -> None
 def test_a_claim_of_equality_is_within_its_margin(margin: str, told: str) -> None:
     outcome = carried_out(KERNEL.replace('claim: "5 > 3"', f'claim: "5 = 3", margin: {margin}'))
     assert outcome.verdicts[2].verdict == told
-    assert f"5 = 3: {told} (difference in accuracy -0.0033" in study.render(outcome)
-    assert f"margin {float(margin):g}, p " in study.render(outcome)
+    assert f"5 = 3: {told} (difference in accuracy -0.0033" in render(outcome)
+    assert f"margin {float(margin):g}, p " in render(outcome)
 
 
 @pytest.mark.parametrize("text", [KERNEL, TUNED, KERNEL.replace("5", "9")])
 def test_the_table_is_made_again_from_the_file_that_is_kept(text: str) -> None:
     outcome = carried_out(text)
-    again = study.conclude(outcome.study, study.kept(outcome.study, Path("out/results.csv")))
-    assert study.markdown(again, "x") == study.markdown(outcome, "x")
+    again = conclude(outcome.study, kept(outcome.study, Path("out/results.csv")))
+    assert markdown(again, "x") == markdown(outcome, "x")
     assert again.verdicts == outcome.verdicts
     lines = Path("out/results.csv").read_text().splitlines(keepends=True)
     Path("half.csv").write_text("".join(lines[:-1]))
-    half = study.conclude(outcome.study, study.kept(outcome.study, Path("half.csv")))
+    half = conclude(outcome.study, kept(outcome.study, Path("half.csv")))
     assert half.problems[-1].startswith(f"1 of {len(lines) - 1} runs are missing: ")
 
 
@@ -669,7 +643,7 @@ def test_a_damaged_file_of_runs_is_one_line_with_its_place(change: Callable[[str
     file = Path("out/results.csv")
     file.write_text(change(file.read_text().replace("0.49,", "0.59,", 1)))
     with pytest.raises(UserError) as e:
-        study.kept(outcome.study, file)
+        kept(outcome.study, file)
     assert error in str(e.value)
     assert "\n" not in str(e.value)
 
@@ -679,15 +653,15 @@ def test_a_damaged_file_of_runs_is_one_line_with_its_place(change: Callable[[str
 
 def test_what_is_there_is_summarised_and_what_is_missing_said() -> None:
     plan = written(KERNEL)
-    empty = study.summarise(plan, Path("nowhere"))
+    empty = summarise(plan, Path("nowhere"))
     assert empty.problems[0].startswith("9 of 9 runs are missing: kernel=1 seed=0, ")
-    assert "3 > 1: unclear (no seed of both is there)" in study.render(empty)
+    assert "3 > 1: unclear (no seed of both is there)" in render(empty)
     assert not Path("nowhere").exists()
 
     carried_out(KERNEL)
     for seed in (1, 2):
         shutil.rmtree(f"out/kernel=5/seed={seed}")
-    half = study.summarise(plan, Path("out"))
+    half = summarise(plan, Path("out"))
     assert half.problems == ["2 of 9 runs are missing: kernel=5 seed=1, kernel=5 seed=2"]
     assert scores_of(half) == KERNEL_TEST | {"5": [0.59]}
     assert half.verdicts[2].interval is None
@@ -727,9 +701,9 @@ def test_tensorboard_shows_one_mean_curve_per_setting_however_often_it_is_writte
     [
         ("", "mine.yaml: is no study; it needs the keys question, compare and metric"),
         ("- 3", "mine.yaml: is no study"),
-        ("a: [1", "mine.yaml: cannot be read as YAML in line 1: "),
-        (KERNEL + "metric: loss", "mine.yaml: cannot be read as YAML in line 10: metric is given twice"),
-        (KERNEL + "sedes: 3", "mine.yaml: unknown key 'sedes' (did you mean 'seeds'?); a study has question, compare,"),
+        ("a: [1", "mine.yaml, line 1: cannot be read as YAML: "),
+        (KERNEL + "metric: loss", "mine.yaml, line 10: cannot be read as YAML: metric is given twice"),
+        (KERNEL + "sedes: 3", "mine.yaml: unknown key 'sedes': did you mean 'seeds'?"),
         (KERNEL.replace("metric", "unit"), "mine.yaml: unknown key 'unit'"),
         (KERNEL.replace("metric: accuracy", ""), "mine.yaml: metric: has to be a text"),
         (KERNEL.replace("{model.kernel: [1, 3, 5]}", "{}"), "mine.yaml: compare: names no knob"),
@@ -746,7 +720,7 @@ def test_tensorboard_shows_one_mean_curve_per_setting_however_often_it_is_writte
         (KERNEL + "better: lower", "mine.yaml: better: the task knows which way each of its scores is better; delete"),
         (
             KERNEL.replace("accuracy", "acuracy"),
-            "mine.yaml: metric: there is no score 'acuracy' (did you mean 'accuracy'?); there are: accuracy (higher is",
+            "mine.yaml: metric: there is no score 'acuracy'; there are: accuracy (higher is",
         ),
         (KERNEL.replace("5 > 3", "5 = 3"), "mine.yaml: expect[2]: margin: '5 = 3' needs the difference up to which"),
         (
@@ -774,10 +748,10 @@ def test_a_bad_study_file_is_one_line_with_file_and_key(text: str, error: str) -
 
 def test_an_unknown_study_lists_what_there_is() -> None:
     with pytest.raises(UserError) as e:
-        study.load("kernl", "fake_task", SCORES)
-    assert str(e.value) == "fake_task has no study 'kernl' (did you mean 'kernel'?); it has: kernel"
+        load("kernl", "fake_task", SCORES)
+    assert str(e.value) == "fake_task has no study 'kernl': did you mean 'kernel'?"
     with pytest.raises(UserError, match=r"gone.yaml: cannot be read \(No such file or directory\)"):
-        study.load("gone.yaml", "fake_task", SCORES)
+        load("gone.yaml", "fake_task", SCORES)
 
 
 @pytest.mark.parametrize(
@@ -787,8 +761,8 @@ def test_an_unknown_study_lists_what_there_is() -> None:
         (["--jobs", "2"], "which study?"),
         (["kernel", "--jobs", "none"], "--jobs has to be a whole number from 1 up, not 'none'"),
         (["kernel", "--jobs=0"], "--jobs has to be a whole number from 1 up, not '0'"),
-        (["kernel", "--out"], "--out needs a value"),
-        (["kernel", "more"], "unexpected argument 'more'"),
+        (["kernel", "--out"], "argument --out: expected one argument"),
+        (["kernel", "more"], "'more' belongs to no flag"),
         (["kernel", "--model.kernel", "3"], "--model.kernel is compared by the study kernel"),
         (["kernel", "--fit.seed", "3"], "--fit.seed is set by the study for every run"),
         (["kernel", "--run", "x"], "--run is set by the study for every run"),
@@ -796,7 +770,7 @@ def test_an_unknown_study_lists_what_there_is() -> None:
 )
 def test_a_bad_command_line_is_one_line(words: list[str], error: str) -> None:
     with pytest.raises(UserError) as e:
-        study.main("fake_task", "fake-task", words, SCORES)
+        main(PACKAGE, words, "fake-task")
     assert error in str(e.value)
     assert "\n" not in str(e.value)
     assert not Path("runs").exists()
@@ -804,22 +778,24 @@ def test_a_bad_command_line_is_one_line(words: list[str], error: str) -> None:
 
 def test_a_folder_that_cannot_be_written_is_one_line() -> None:
     Path("file").touch()
-    with pytest.raises(UserError, match="file/out: Not a directory; a study needs a folder to write to"):
+    with pytest.raises(
+        UserError, match="cannot write to file/out: what should be its folder is a file; a study needs a folder"
+    ):
         carried_out(KERNEL, out="file/out")
 
 
 def test_an_unknown_metric_is_refused_before_the_first_run() -> None:
     with pytest.raises(UserError, match="there is no score 'f1'; there are: accuracy .higher is better., loss"):
-        study.main("fake_task", "fake-task", [str(file_with(KERNEL.replace("accuracy", "f1")))], SCORES)
+        main(PACKAGE, [str(file_with(KERNEL.replace("accuracy", "f1")))], "fake-task")
     assert not Path("runs").exists()
 
 
 def test_a_metric_that_these_runs_do_not_have_stops_at_the_first_run() -> None:
-    plan = study.load(str(file_with(KERNEL.replace("accuracy", "f1"))), "fake_task", {"f1": "higher"})
+    plan = load(str(file_with(KERNEL.replace("accuracy", "f1"))), "fake_task", {"f1": "higher"})
     with pytest.raises(
         UserError, match=r"metric 'f1' is not in out/kernel=1/seed=0/result.json; there are: accuracy, loss"
     ):
-        study.run(plan, "fake_task", Path("out"), [], 1)
+        run(plan, "fake_task", Path("out"), [], 1)
     assert runs_with("result.json") == {"kernel=1/seed=0"}
 
 
@@ -831,7 +807,7 @@ def file_with(text: str) -> Path:
 def test_a_damaged_result_is_named() -> None:
     carried_out(KERNEL)
     Path("out/kernel=1/seed=0/result.json").write_text('{"valid": ')
-    with pytest.raises(UserError, match=r"out/kernel=1/seed=0/result.json: cannot be read as JSON .*; delete it"):
+    with pytest.raises(UserError, match=r"out/kernel=1/seed=0/result.json cannot be read .*: delete it"):
         carried_out(KERNEL)
 
 
@@ -874,7 +850,7 @@ EQUAL = KERNEL.replace('claim: "5 > 3"', 'claim: "5 = 3", margin: 1e-2')
 @pytest.mark.parametrize("text", [KERNEL, TUNED, MANY, EQUAL])
 def test_the_copy_in_the_study_folder_is_the_same_study(text: str) -> None:
     plan = written(text)
-    assert written(study.dump(plan), "copy.yaml") == replace(plan, name="copy", given="copy.yaml")
+    assert written(dump(plan), "copy.yaml") == replace(plan, name="copy", given="copy.yaml")
 
 
 @pytest.mark.parametrize(
@@ -900,10 +876,11 @@ def test_claims_name_settings_as_they_are_written(values: str, text: str, relati
 
 def test_help_lists_the_studies_with_their_questions_without_torch(package: Path) -> None:
     code = (
-        "import sys; from etude.study import study; "
-        "study.main('fake_task', 'fake-task', ['--help'], {'accuracy': 'higher'}); "
+        "import sys; from etude.study import command; from fake import PACKAGE\n"
+        "try: command.main(PACKAGE, ['--help'], 'fake-task')\n"
+        "except SystemExit: pass\n"
         "assert not {'torch', 'tensorboard', 'numpy', 'scipy'} & sys.modules.keys()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("usage: fake-task study NAME|FILE.yaml [--jobs N] [--out DIR]")
+    assert done.stdout.startswith("usage: fake-task study [-h] [--jobs N] [--out DIR]")
     assert re.search(r"^  kernel  Does a larger kernel read letters better\?$", done.stdout, re.M)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from etude.config import Fit, Scores, at_least, probabilities
 from etude.errors import UserError
+from etude.package import Package
 
 SIDE = 28  # pixels; all four data sets have images of 28 x 28
 SCORES: Scores = {"loss": "lower", "accuracy": "higher", "macro_f1": "higher"}
@@ -100,3 +101,13 @@ class Config:
             raise UserError(f"erase is a number of pixels, from 0 to {SIDE}, not {self.erase}")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"label-smoothing is a part, from 0 to below 1, not {self.label_smoothing}")
+
+
+PACKAGE = Package(
+    "cnn-emnist",
+    Config,
+    next_step="--data emnist-letters",
+    scores=SCORES,
+    number=1,
+    small="--fit.epochs 2 --model.layers 3 --model.channels 16",
+)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from etude.config import Fit, Scores, absolute, at_least, keep_path, probabilities
 from etude.errors import UserError
+from etude.package import Package
 
 SCORES: Scores = {
     "loss": "lower",
@@ -136,3 +137,15 @@ class Telling:
     def __post_init__(self) -> None:
         if self.beam is not None and self.beam < 1:
             raise UserError(f"--beam is at least 1 (greedy), not {self.beam}")
+
+
+PACKAGE = Package(
+    "coco-caption",
+    Config,
+    next_step="--data coco",
+    scores=SCORES,
+    number=5,
+    options=Telling,
+    results=True,
+    without=True,
+)

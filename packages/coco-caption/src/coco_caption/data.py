@@ -16,9 +16,10 @@ import numpy as np
 
 from coco_caption import sample
 from coco_caption.config import Data
+from coco_caption.photos import fetch_all
 from coco_caption.words import words
 from etude.config import is_path
-from etude.download import fetch, fetch_all, root
+from etude.download import fetch, root
 from etude.draw import shuffled
 from etude.errors import UserError
 from etude.text.lines import clean

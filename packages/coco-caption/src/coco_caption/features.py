@@ -66,7 +66,7 @@ def features(
     shape = (encoder.grid[0] * encoder.grid[1], encoder.channels) if spatial else (encoder.channels,)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
+        with (folder / ".lock").open("ab") as lock:
             disk.lock(lock, f"waiting for another process that encodes images ({folder})")
             disk.write(folder / "what.json", (json.dumps(said, indent=1) + "\n").encode())
             with Index(folder / "index.sqlite") as index:

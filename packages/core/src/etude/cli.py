@@ -1,48 +1,58 @@
-"""The verbs that every task has: train, evaluate, predict, study, report. No torch is imported before a verb needs it.
-
-PACKAGE train [CONFIG.yaml] [--flags] [--run DIR]
-PACKAGE evaluate RUN [--data X] [--out FILE]     --out where a task writes results
-PACKAGE predict RUN INPUT ... [--out FILE] [-- INPUT ...]
-PACKAGE embed RUN INPUT ... --out FILE.npy       where a task makes vectors
-PACKAGE study NAME|FILE.yaml
-PACKAGE report RUN|STUDY ... [--out DIR]
-"""
+"""The verbs that every task has; `PACKAGE --help` lists them. No torch is imported before a verb needs it."""
 
 import io
 import json
 import os
 import shlex
 import sys
-import typing
+from argparse import Namespace
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from etude import config as configs
 from etude import files
+from etude.arguments import Parser
 from etude.errors import UserError
 from etude.package import Package
 from etude.signals import Stopped
 from etude.study.judge import BLOCKS
+
+VERBS = {
+    "train": "Train a model.",
+    "evaluate": "Score a checkpoint of a run on the test part of the data.",
+    "predict": "Apply the best checkpoint of a run to inputs.",
+    "embed": "Write what the best checkpoint of a run makes of inputs, as vectors.",
+    "study": "Put a written question to many runs.",
+    "report": "Show runs and studies as a page, a notebook and an archive.",
+}
+
+
+def command(package: Package, called: str) -> Callable[..., int]:
+    """The command of a package, for its __main__.py, which gives its own name: `python -m PACKAGE` runs it at once."""
+    if called == "__main__":
+        sys.exit(main(package))
+    return partial(main, package)
 
 
 def main(package: Package, argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for a mistake of the user, 130 or 143 after a signal."""
     yield_when_waiting()
     words = sys.argv[1:] if argv is None else argv
-    verbs = {"train": train, "evaluate": evaluate, "predict": predict, "study": study, "report": report}
-    if package.embeds:
-        verbs["embed"] = embed
+    verbs = {"train": train, "evaluate": evaluate, "predict": predict, "embed": embed, "study": study, "report": report}
+    if not package.embeds:
+        del verbs["embed"]
     files.mend_streams()
     try:
         try:
             if words == ["together"]:  # what a study starts: no verb for people, as it reads what to do from stdin
                 return together(package)
             if not words or words[0] in ("-h", "--help"):
-                print(usage(package))
+                told = [f"  {name:10}{VERBS[name]}" for name in verbs]
+                print(f"usage: {package.name} VERB ...", "", *told, "", "VERB --help tells more.", sep="\n")
                 return 0 if words else 2
             if words[0] not in verbs:
                 raise UserError(f"there is no {words[0]!r} in {package.name}: {configs.similar(words[0], verbs)}")
@@ -52,6 +62,8 @@ def main(package: Package, argv: list[str] | None = None) -> int:
     except UserError as error:
         say_error(package, str(error))
         return 2
+    except SystemExit as end:  # of --help
+        return int(end.code or 0)
     except KeyboardInterrupt:
         return 130
     except files.Unsaid as error:
@@ -68,14 +80,13 @@ def say_error(package: Package, line: str) -> None:
 
 
 def yield_when_waiting() -> None:
-    """Lets threads that wait for each other sleep, where the user has not said how they wait.
+    """Lets threads that wait for each other sleep, unless the user has said how they wait.
 
-    By default they spin, for milliseconds: libgomp 300,000 times, libomp 200 ms. Where other processes want the cores,
-    the time slice that should bring the awaited thread forward is spent on waiting for it: six busy neighbours on two
-    cores made training four times as slow as the fair share (benchmarks/busy.py). OpenMP reads this as torch is loaded.
+    By default they spin, which takes time from the very threads they wait for where other processes want the cores:
+    six busy neighbours on two cores made training four times as slow as the fair share (benchmarks/busy.py).
     """
     if "torch" not in sys.modules and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # OpenMP reads it as torch is loaded
 
 
 def invocation(package: Package) -> str:
@@ -85,35 +96,22 @@ def invocation(package: Package) -> str:
     return f"python -m {package.module}" if sys.argv[0].endswith("__main__.py") else package.name
 
 
-def usage(package: Package) -> str:
-    name = package.name
-    vectors = f"       {name} embed RUN INPUT ... --out FILE.npy           what it makes of them, as vectors"
-    return "\n".join(
-        [
-            f"usage: {name} train [CONFIG.yaml] [--flags] [--run DIR]     train a model; --help lists the flags",
-            f"       {name} evaluate RUN [--data X] [--checkpoint last]  score the best (or last) one on the test part",
-            f"       {name} predict RUN INPUT ... [--out FILE]           apply it",
-            *([vectors] if package.embeds else []),
-            f"       {name} study NAME|FILE.yaml [--jobs N]              a question to many runs; --help lists them",
-            f"       {name} report RUN|STUDY ... [--out DIR]             a page, a notebook and the logs, to show",
-        ]
-    )
-
-
 def train(package: Package, words: list[str]) -> int:
     """Trains a model in a run folder; goes on where an earlier start of the same run stopped."""
-    folder = configs.take(words, "--run")
-    path = None if folder is None else files.given(folder)
+    takes = Parser(f"{package.name} train", VERBS["train"], add_help=False)  # the help lists the flags: it is tyro's
+    takes.add_argument("--run", metavar="DIR", type=files.given)
+    takes.also("[CONFIG ...] [--flag value ...]")
+    given, flags = takes.parse_known_args(words)
+    path: Path | None = given.run
     if path and (path / "config.yaml").is_file():
-        words = [str(path / "config.yaml"), *words]
-    presets = sorted(p.stem for p in Path(str(resources.files(package.module))).glob("configs/*.yaml"))
-    description = (
-        f"Train {package.name}. Before the flags may come CONFIG.yaml: a file of flags, or one of the presets "
-        f"{', '.join(presets)}. --run DIR names the run's folder; an existing one goes on where it stopped."
+        flags = [str(path / "config.yaml"), *flags]
+    presets = ", ".join(configs.presets(package.module)) or "there is none"
+    about = (
+        f"{takes.description} A CONFIG is a YAML file of flags or a preset ({presets}). "
+        "--run DIR names the run's folder; a run that is there already goes on."
     )
-    config: Any = configs.parse(
-        package.config, words, package=package.module, prog=f"{package.name} train", description=description
-    )
+    usage = f"{takes.prog} [CONFIG ...] [--run DIR]"
+    config: Any = configs.parse(package.config, flags, package=package.module, prog=usage, description=about)
 
     import torch
 
@@ -149,9 +147,7 @@ def train(package: Package, words: list[str]) -> int:
         one.close()
     score = result["valid"].get(task.metric)
     if not isinstance(score, int | float):
-        raise UserError(
-            f"{path}/result.json cannot be read (it has no {task.metric}): delete it and start the run again"
-        )
+        raise UserError(f"{path}/result.json has no {task.metric}: delete it and start the run again")
     how = "already finished" if done else f"took {result['seconds']:.0f} s"
     say(f"done     validation {task.metric} {score:.4f}, epoch {result['best_epoch']} of {result['epochs']}; {how}")
     board = "tensorboard" if call == package.name else f"{call.rpartition(' ')[0]} tensorboard"
@@ -168,20 +164,19 @@ def together(package: Package) -> int:
     it says in its own log.txt. To the file `answer` goes one JSON object: which runs were `left`, to be trained alone,
     and why, and which `failed`.
     """
-    from etude.stacked import runs as many
+    from etude.stacked import runs as stacked
 
     asked = json.load(sys.stdin)
-    outcome = many.Outcome()
+    unfinished = stacked.Unfinished(lambda line: print(line, flush=True))
     if asked["verb"] == "evaluate":
-        for one in asked["runs"]:
-            log = files.open_log(Path(one["folder"]) / "log.txt")
-            with log, redirect_stdout(log), redirect_stderr(log):
-                if main(package, ["evaluate", one["folder"]]) != 0:
-                    outcome.failed.append(one["folder"])
+        for folder in (one["folder"] for one in asked["runs"]):
+            with files.open_log(Path(folder) / "log.txt") as log, redirect_stdout(log), redirect_stderr(log):
+                if main(package, ["evaluate", folder]) != 0:
+                    unfinished.failed.append(folder)
     else:
         call = invocation(package)
-        wishes = [
-            many.Wish(
+        wanted = [
+            stacked.Wanted(
                 configs.parse(package.config, one["flags"], package=package.module),
                 Path(one["folder"]),
                 f"go on with: {call} train --run {shlex.quote(one['folder'])}",
@@ -190,10 +185,10 @@ def together(package: Package) -> int:
             for one in asked["runs"]
         ]
         try:
-            outcome = many.train(wishes, package.task.make, lambda line: print(line, flush=True))
+            unfinished = stacked.train(wanted, package.task.make, unfinished.say)
         except Stopped as stopped:
             return stopped.code
-    files.write(Path(asked["answer"]), json.dumps({"left": outcome.left, "failed": outcome.failed}).encode())
+    files.write(Path(asked["answer"]), json.dumps({"left": unfinished.left, "failed": unfinished.failed}).encode())
     return 0
 
 
@@ -204,24 +199,23 @@ def evaluate(package: Package, words: list[str]) -> int:
     which a study judges them in test-blocks.json; what was answered for each example, where a package has that, in its
     results.json. What was answered otherwise, only `--out` keeps.
     """
-    usage = f"usage: {package.name} evaluate RUN [--data X] [--checkpoint best|last]"
-    usage += " [--out FILE.json]" if package.results else ""
-    if any(word in ("-h", "--help") for word in words):
-        print(usage)
-        return 0
-    chosen = configs.take(words, "--checkpoint")
-    out = configs.take(words, "--out") if package.results else None
-    if not words or words[0].startswith("-") or chosen not in (None, "best", "last"):
-        raise UserError(usage)
+    other = "The flags are those of `train`, such as --data X to score other data."
+    takes = Parser(f"{package.name} evaluate", VERBS["evaluate"], other)
+    takes.add_argument("run", metavar="RUN", help="the run folder")
+    takes.add_argument("--checkpoint", choices=("best", "last"), help="which of the run's two; best if not given")
+    if package.results:
+        takes.add_argument("--out", metavar="FILE", help="where the answers go, as JSON")
+    takes.also("[--flag value ...]")
+    given, flags = takes.parse_known_args(words)
+    if flags and words.index(flags[0]) < words.index(given.run):  # what argparse takes for RUN is the value of a flag
+        takes.error(f"RUN comes before {flags[0]}")
 
     from etude import tested
     from etude.train import device, evidence, run, step
 
-    folder, flags, name = files.given(words[0]), words[1:], chosen or "best"
+    folder, name, own = files.given(given.run), given.checkpoint or "best", not flags and not given.checkpoint
     config: Any = run.read_config(folder, package.config, flags)
-    mark = tested.mark(
-        folder, name
-    )  # before it is read: if the run saves a better one meanwhile, the scores are not of it
+    mark = tested.mark(folder, name)  # before it is read: if the run saves a better one meanwhile, that is not scored
     state = run.checkpoint(folder, name)
     where = device.choose(config.fit)
     task = package.task.restore(config, state["assets"], where.where)
@@ -235,7 +229,6 @@ def evaluate(package: Package, words: list[str]) -> int:
         scores = {**scores, tested.MARK: {"epoch": epoch, **mark}}
         print(f"run      {folder}, {name} checkpoint, epoch {epoch}")
         print(f"data     {task.data}, test part\ndevice   {where.told}\n{text}")
-        own = not flags and not chosen
         if own:
             with suppress(OSError):  # what stands there may be of another checkpoint: not to stand beside new results
                 (folder / "test.json").unlink()
@@ -243,10 +236,10 @@ def evaluate(package: Package, words: list[str]) -> int:
             keep(folder / BLOCKS, evidence.of(task, where, config.fit.batch_size, scores, without))
         if package.results:
             results = package.task.results(task, totals)
-            if out:
-                files.put(out, json.dumps(results).encode())
-            if out or (own and keep(folder / "results.json", results)):
-                print(f"results  {out or folder / 'results.json'}")
+            if given.out:
+                files.put(given.out, json.dumps(results).encode())
+            if given.out or (own and keep(folder / "results.json", results)):
+                print(f"results  {given.out or folder / 'results.json'}")
         if own:
             keep(folder / "test.json", scores)
         print(json.dumps(scores), flush=True)
@@ -256,84 +249,81 @@ def evaluate(package: Package, words: list[str]) -> int:
 def compare_data(package: Package, folder: Path, state: dict[str, Any], task: Any, flags: list[str]) -> None:
     """Raises UserError if what is to be scored bears the name of the run's data, but is not what it was trained on.
 
-    Flags that say which data, or how they are divided, ask for others. Without any all parts have to be the same, as
-    what `describe` compares with may be learnt from the training part.
+    Flags that say which data, or how they are divided, ask for others. With flags of the task otherwise the test part
+    has to be the same; else all parts, as what `describe` compares with may be learnt from the training part.
     """
     from etude.train import run
 
-    given = [name for name in configs.named(package.config, flags) if not name.startswith("fit.") or name == "fit.seed"]
+    given = {setting.name for setting in configs.settings(flags, configs.knobs(package.config))}
     if any(name == "fit.seed" or name.split(".")[0] == "data" for name in given):
         return
     kept, found = state.get("fingerprints"), dict(task.fingerprints)
+    if any(not name.startswith("fit.") for name in given):
+        found = {"test": found["test"]}
     if not kept:
         print(f"{folder} does not say what it was trained on: whether {run.UNKNOWN}", file=sys.stderr)
-    elif parts := run.changed(kept, {"test": found["test"]} if given else found):
+    elif parts := run.changed(kept, found):
         raise UserError(
             f"the data under this name have changed since {folder} was trained on them (part {', '.join(parts)}): "
             "put them back as they were, or give --data ... to score other data"
         )
 
 
-def predict(package: Package, words: list[str]) -> int:
-    """Applies the best checkpoint of a run to inputs; needs nothing but the run folder.
+def inputs_of(takes: Parser, words: list[str]) -> Namespace:
+    """What a verb takes: RUN, INPUT ..., and what was declared before. What stands after `--` is all input."""
+    takes.add_argument("run", metavar="RUN", type=files.given, help="the run folder")
+    takes.add_argument("inputs", metavar="INPUT", nargs="*", help="one that begins with dashes comes after --")
+    takes.also("[-- INPUT ...]")
+    end = words.index("--") if "--" in words else len(words)  # by hand: argparse does it otherwise in every version
+    given = takes.parse_intermixed_args(words[:end])
+    given.inputs += words[end + 1 :]
+    if not given.inputs:
+        takes.error("give the run folder and at least one input")
+    return given
 
-    What stands after `--` is input, even if it begins with dashes.
-    """
-    end = words.index("--") if "--" in words else len(words)
-    words, inputs = words[:end], words[end + 1 :]
-    out = configs.take(words, "--out")
+
+def predict(package: Package, words: list[str]) -> int:
+    """Applies the best checkpoint of a run to inputs; needs nothing but the run folder."""
+    takes = Parser(f"{package.name} predict", VERBS["predict"])
+    takes.add_argument("--out", metavar="FILE", help="where the output goes, instead of to the screen")
     known = configs.knobs(package.options) if package.options else {}
-    usage = f"{package.name} predict RUN INPUT ... [--out FILE]"
     for name, kind in known.items():
-        choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ("X",)
-        usage += f" [--{name} {'|'.join(map(str, choices))}]"
-    if any(word in ("-h", "--help") for word in words):
-        print(f"usage: {usage}")
-        return 0
-    given = [f"--{name}={value}" for name in known if (value := configs.take(words, f"--{name}")) is not None]
-    options: Any = configs.parse(package.options, given) if package.options else None
-    if odd := next((word for word in words if word.startswith("--")), None):
-        raise UserError(f"unknown flag {odd} (an input that begins so comes after --): {usage}")
-    inputs = words[1:] + inputs
-    if not words or not inputs:
-        raise UserError(f"give the run folder and what to predict: {usage}")
-    if out is None and files.is_closed(sys.stdout):
+        takes.add_argument(f"--{name}", dest=name, metavar="X", help=configs.describe(kind))
+    given = inputs_of(takes, words)
+    flags = [f"--{name}={value}" for name in known if (value := getattr(given, name)) is not None]
+    options = dict(vars(configs.parse(package.options, flags))) if package.options else {}
+    if given.out is None and files.is_closed(sys.stdout):
         raise UserError("there is no standard output to write to: give --out FILE")
 
     import torch
 
-    task = restored(package, files.given(words[0]))
+    task = restored(package, given.run)
     with torch.inference_mode():
-        text = "".join(line + "\n" for line in package.task.predict(task, inputs, **(vars(options) if options else {})))
-    if out is None:
+        lines = package.task.predict(task, given.inputs, **options)
+    text = "".join(line + "\n" for line in lines)
+    if given.out is None:
         sys.stdout.write(text)
     else:
-        files.put(out, files.encode(text))
+        files.put(given.out, files.encode(text))
     return 0
 
 
 def embed(package: Package, words: list[str]) -> int:
     """Writes what the best checkpoint of a run makes of inputs as a NumPy array, float32 [N, D]."""
-    usage = f"{package.name} embed RUN INPUT ... --out FILE.npy"
-    if any(word in ("-h", "--help") for word in words):
-        print(f"usage: {usage}")
-        return 0
-    out = configs.take(words, "--out")
-    if odd := next((word for word in words if word.startswith("--")), None):
-        raise UserError(f"unknown flag {odd}: {usage}")
-    if out is None or len(words) < 2:
-        raise UserError(f"give the run folder, what to embed, and a file for the vectors: {usage}")
+    takes = Parser(f"{package.name} embed", VERBS["embed"])
+    takes.add_argument("--out", metavar="FILE.npy", required=True, help="where the vectors go, one for each input")
+    given = inputs_of(takes, words)
 
     import numpy as np
     import torch
 
-    task = restored(package, files.given(words[0]))
+    task = restored(package, given.run)
     with torch.inference_mode():
-        vectors = package.task.embed(task, words[1:])
+        vectors = package.task.embed(task, given.inputs)
     content = io.BytesIO()
     np.save(content, vectors, allow_pickle=False)
-    files.put(out, content.getvalue())
-    print(f"{out}: {vectors.shape[0]:,} vectors of {vectors.shape[1]} numbers, {vectors.dtype}", file=sys.stderr)
+    files.put(given.out, content.getvalue())
+    print(f"{given.out}: {vectors.shape[0]:,} vectors of {vectors.shape[1]} numbers, {vectors.dtype}", file=sys.stderr)
     return 0
 
 
@@ -362,12 +352,12 @@ def keep(file: Path, content: Any) -> bool:
 
 
 def study(package: Package, words: list[str]) -> int:
-    from etude.study import study
+    from etude.study import command
 
-    return study.main(package.module, package.name, words, package.scores, package.config, invocation(package).split())
+    return command.main(package, words, invocation(package))
 
 
 def report(package: Package, words: list[str]) -> int:
-    from etude.report import read as report
+    from etude.report import command
 
-    return report.main(package, words, invocation(package))
+    return command.main(package, words, invocation(package))

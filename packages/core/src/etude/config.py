@@ -10,9 +10,10 @@ import os
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -24,31 +25,23 @@ from etude.errors import UserError
 
 C = TypeVar("C")
 Scores = Mapping[str, Literal["higher", "lower"]]  # the scores of a task that can be compared: which way each is better
-STACKED = (  # beside dropout, the knobs in which the runs of one stacked program may differ
-    "fit.seed",
-    "fit.lr",
-    "fit.weight-decay",
-    "fit.clip",
-    "fit.patience",
-)
+STACKED = ("fit.seed", "fit.lr", "fit.weight-decay", "fit.clip", "fit.patience")
+"""beside dropout, the knobs in which the runs of one stacked program may differ"""
+RENAMED = {"one-cycle": "linear"}
+"""old words of a choice -> those of today: the files of old runs and studies are still read"""
 
 
 def at_least(least: float, group: str, config: Any, *names: str) -> None:
     """Raises UserError for the first of these knobs of a group, such as `model`, that is below `least`, or NaN."""
     for name in names:
         if not getattr(config, name) >= least:
-            flag = name.replace("_", "-")
-            raise UserError(f"{group}.{flag} must be at least {least}, not {getattr(config, name)}")
+            raise UserError(f"{group}.{dashed(name)} must be at least {least}, not {getattr(config, name)}")
 
 
 def is_path(value: str, *endings: str) -> bool:
     """Whether a text names a file or folder rather than something known: by its form, its ending, or by being there."""
-    return (
-        value.startswith(("~", ".", os.sep))
-        or any(separator in value for separator in (os.sep, os.altsep) if separator)
-        or value.lower().endswith(endings)
-        or os.path.lexists(value)
-    )
+    parted = os.sep in value or (os.altsep or os.sep) in value
+    return parted or value.startswith(("~", ".")) or value.lower().endswith(endings) or os.path.lexists(value)
 
 
 def absolute(path: str) -> str:
@@ -85,8 +78,13 @@ def probabilities(group: str, config: Any, *names: str) -> None:
     """Raises UserError for the first of these knobs of a group that is not in [0, 1)."""
     for name in names:
         if not 0 <= getattr(config, name) < 1:
-            flag = name.replace("_", "-")
-            raise UserError(f"{group}.{flag} is a probability, from 0 to below 1, not {getattr(config, name)}")
+            value = getattr(config, name)
+            raise UserError(f"{group}.{dashed(name)} is a probability, from 0 to below 1, not {value}")
+
+
+def dashed(name: str) -> str:
+    """A field's name as its flag has it."""
+    return name.replace("_", "-")
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ class Fit:
     weight_decay: float = 0.05
     """on weight matrices and kernels only; adamw shrinks them by it times the learning rate, apart from the gradient;
     sgd and rmsprop add it times the weight to the gradient (L2), which rmsprop then divides like the rest"""
-    schedule: Literal["constant", "cosine", "one-cycle"] = "one-cycle"
+    schedule: Literal["constant", "cosine", "linear"] = "linear"
     """how the learning rate moves after the warm-up: stays; falls to 0 as a cosine; falls to 0 in a straight line"""
     warmup: float = 0.2
     """the part of all steps in which the learning rate rises to its highest value"""
@@ -122,8 +120,8 @@ class Fit:
     """whose weights are the result: of the best epoch on validation; or of the last, if that part is too small"""
     save_every: float = 5.0
     """minutes between checkpoints within an epoch; every epoch ends with one anyway"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU if there is one"""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: a GPU if there is one, be it NVIDIA's (cuda) or Apple's (mps)"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 on GPUs from Ampere on and CPUs with AMX, fp16 on older GPUs, else fp32; kept by a resumed run"""
     compile: bool = False
@@ -162,18 +160,15 @@ class Setting:
 
     def value(self, kind: Any) -> Any:
         """What the words say for a knob of this type. Raises UserError if they say nothing."""
-        kind, optional = some(kind)
+        inner, optional = some(kind)
         try:
-            if is_list(kind):
-                if optional and self.words in (["null"], [None]):
-                    return None
-                return tuple(read(word, typing.get_args(kind)[0]) for word in self.words)
+            if is_list(kind) and not (optional and self.words in (["null"], [None])):
+                return tuple(read(word, typing.get_args(inner)[0]) for word in self.words)
             (word,) = self.words
-            return read(word, kind | None if optional else kind)
+            return read(word, kind)
         except ValueError:
-            words = " ".join("null" if word is None else word for word in self.words)
-            described = describe(kind | None if optional else kind)
-            raise UserError(f"{self.where}: {self.name} must be {described}, not {words!r}") from None
+            said = " ".join("null" if word is None else word for word in self.words)
+            raise UserError(f"{self.where}: {self.name} must be {describe(kind)}, not {said!r}") from None
 
 
 def some(kind: Any) -> tuple[Any, bool]:
@@ -187,10 +182,6 @@ def some(kind: Any) -> tuple[Any, bool]:
 
 def is_list(kind: Any) -> bool:
     return typing.get_origin(some(kind)[0]) is tuple
-
-
-def is_switch(kind: Any) -> bool:
-    return some(kind)[0] is bool
 
 
 def read(word: str | None, kind: Any) -> Any:
@@ -208,8 +199,9 @@ def read(word: str | None, kind: Any) -> Any:
         word.encode()  # a lone surrogate, as of a file name that is not UTF-8, could not be written down
         return word.removeprefix("\\") if NULL.fullmatch(word) else word
     if typing.get_origin(kind) is Literal:
-        if found := [value for value in typing.get_args(kind) if word in (to_word(value), str(value))]:
-            return found[0]
+        for value in typing.get_args(kind):
+            if {word, RENAMED.get(word)} & {to_word(value), str(value)}:
+                return value
         raise ValueError(word)
     if optional and word in ("None", "none"):
         return None
@@ -227,17 +219,39 @@ def to_word(value: Any) -> str:
     return f"\\{value}" if isinstance(value, str) and NULL.fullmatch(value) else str(value)
 
 
+def describe(kind: Any) -> str:
+    """A type in the words of an error message."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, inner))
+    if origin is tuple:
+        return f"a list, each {describe(inner[0])}"
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(map(describe, inner))
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+    return names.get(kind, str(kind))
+
+
+def similar(name: str, known: Iterable[str]) -> str:
+    """The ending of an error about an unknown name: a suggestion if one is near, else what there is."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+
+
 def knobs(config: type) -> dict[str, Any]:
     """The dotted flag names of a configuration and their types: {"fit.batch-size": int, ...}."""
     found: dict[str, Any] = {}
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
-        name, kind = field.name.replace("_", "-"), hints[field.name]
-        if dataclasses.is_dataclass(kind):
-            found |= {f"{name}.{inner}": inner_kind for inner, inner_kind in knobs(typing.cast(type, kind)).items()}
-        else:
-            found[name] = kind
+        name, kind = dashed(field.name), hints[field.name]
+        inner = knobs(typing.cast(type, kind)) if dataclasses.is_dataclass(kind) else None
+        found |= {name: kind} if inner is None else {f"{name}.{knob}": of for knob, of in inner.items()}
     return found
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """The values of a configuration by dotted flag name: {"fit.batch-size": 128, ...}."""
+    return {knob: attrgetter(knob.replace("-", "_"))(config) for knob in knobs(type(config))}
 
 
 def stackable(knob: str, value: Any) -> bool:
@@ -246,20 +260,9 @@ def stackable(knob: str, value: Any) -> bool:
 
 
 def full(name: str, known: Mapping[str, Any]) -> str:
-    """A group alone stands for the knob `name` in it: --data nerus is --data.name nerus."""
+    """The knob that was meant by a name; a group alone is its `name`: --data nerus is --data.name nerus."""
+    name = dashed(name)
     return f"{name}.name" if name not in known and f"{name}.name" in known else name
-
-
-def flatten(config: Any) -> dict[str, Any]:
-    """The values of a configuration by dotted flag name: {"fit.batch-size": 128, ...}."""
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        name, value = field.name.replace("_", "-"), getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            found |= {f"{name}.{inner}": inner_value for inner, inner_value in flatten(value).items()}
-        else:
-            found[name] = value
-    return found
 
 
 def to_flags(values: Mapping[str, Any]) -> list[str]:
@@ -269,7 +272,7 @@ def to_flags(values: Mapping[str, Any]) -> list[str]:
     """
     flags = []
     for key, value in values.items():
-        name = key.replace("_", "-")
+        name = dashed(key)
         if isinstance(value, bool):
             flags.append(switch(name, value))
         elif isinstance(value, list | tuple):
@@ -283,192 +286,165 @@ def to_flags(values: Mapping[str, Any]) -> list[str]:
 
 
 def switch(name: str, value: bool) -> str:
-    """tyro's flag of a yes-or-no knob: fit.compile, False -> --fit.no-compile."""
+    """The flag of a yes-or-no knob, named as by tyro: fit.compile, False -> --fit.no-compile."""
     *group, last = name.split(".")
     return "--" + ".".join([*group, last if value else f"no-{last}"])
 
 
-def describe(kind: Any) -> str:
-    """A type in the words of an error message."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, inner))
-    if origin is tuple:
-        return f"a list, each {describe(inner[0])}"
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join(describe(k) for k in inner)
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
-    return names.get(kind, str(kind))
+def parse(config: type[C], args: Sequence[str], *, package: str = "", prog: str = "", description: str = "") -> C:
+    """Reads `[CONFIG ...] [--flag value ...]` into a `config`; what comes later wins, and so flags win over files.
 
-
-def similar(name: str, known: typing.Iterable[str]) -> str:
-    """The ending of an error about an unknown name: a suggestion if one is near, else what there is."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-
-
-def parse(config: type[C], args: list[str], *, package: str = "", prog: str = "", description: str = "") -> C:
-    """Reads `[CONFIG.yaml ...] [--flag value ...]` into a `config`; what comes later wins, and flags win over files.
-
-    A CONFIG is a path or the name of a file in `package`'s folder `configs`. `--help` prints the flags and exits.
-    Raises UserError for an unknown or mistyped key or flag, naming the file and line.
+    A CONFIG is the path of a YAML file or the name of one of the presets of `package`. `--help` prints the flags and
+    exits. Raises UserError for an unknown or mistyped key or flag, naming the file and line.
     """
-    known = knobs(config)
-    settings: list[Setting] = []
-    files, rest = split_files(args, known)
-    if "-h" in rest or "--help" in rest:
+    if "-h" in args or "--help" in args:
         tyro.cli(config, args=["--help"], prog=prog, description=description)
-    for name in files:
-        settings += read_yaml(find_preset(name, package), known)
-    settings += read_flags(rest, known)
-    return build(config, {setting.name: setting.value(known[setting.name]) for setting in settings})
+    known = knobs(config)
+    found = settings(args, known, package)
+    return build(config, {setting.name: setting.value(known[setting.name]) for setting in found})
+
+
+def settings(args: Sequence[str], known: Mapping[str, Any], package: str = "") -> list[Setting]:
+    """What arguments as `parse` takes them set, in their order."""
+    count = next((index for index, word in enumerate(args) if word.startswith("-")), len(args))
+    paths = [find_config(name, package) for name in args[:count]]
+    return [setting for path in paths for setting in read_yaml(path, known)] + read_flags(args[count:], known)
 
 
 def build(config: type[C], values: Mapping[str, Any], prefix: str = "", default: Any = None) -> C:
     """A configuration with these values by dotted flag name; the rest is as in `default`, or as the type has it."""
-    hints = typing.get_type_hints(config)
+    hints, missing = typing.get_type_hints(config), dataclasses.MISSING
     given: dict[str, Any] = {}
     for field in dataclasses.fields(typing.cast(Any, config)):
-        name, kind = prefix + field.name.replace("_", "-"), hints[field.name]
-        if default is not None:
-            usual = getattr(default, field.name)
-        elif field.default_factory is not dataclasses.MISSING:
-            usual = field.default_factory()
-        else:
-            usual = field.default
+        name, kind = prefix + dashed(field.name), hints[field.name]
+        value = field.default if field.default_factory is missing else field.default_factory()
+        value = value if default is None else getattr(default, field.name)
         if dataclasses.is_dataclass(kind):
-            usual = None if usual is dataclasses.MISSING else usual
-            given[field.name] = build(typing.cast(type, kind), values, f"{name}.", usual)
-        elif name in values:
-            given[field.name] = values[name]
-        elif usual is dataclasses.MISSING:
+            value = build(typing.cast(type, kind), values, f"{name}.", None if value is missing else value)
+        given[field.name] = values.get(name, value)
+        if given[field.name] is missing:
             raise UserError(f"--{name} is missing: it needs a value: {describe(kind)}")
-        else:
-            given[field.name] = usual
     return config(**given)
 
 
-def named(config: type, args: list[str], package: str = "") -> list[str]:
-    """The knobs that arguments as `parse` takes them set."""
-    known = knobs(config)
-    files, rest = split_files(args, known)
-    settings = [setting for name in files for setting in read_yaml(find_preset(name, package), known)]
-    return [setting.name for setting in [*settings, *read_flags(rest, known)]]
+def presets(package: str) -> dict[str, Path]:
+    """The configurations that install with a package, by name."""
+    folder = Path(str(resources.files(package))) / "configs" if package else None
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))} if folder else {}
 
 
-def take(argv: list[str], flag: str) -> str | None:
-    """Removes `--flag VALUE` or `--flag=VALUE` from a command line; its value, None if it is not there."""
-    value = None
-    for i in reversed(range(len(argv))):
-        if argv[i] == flag:
-            if i + 1 == len(argv) or argv[i + 1].startswith("--"):
-                raise UserError(f"command line: {flag} needs a value")
-            value = argv[i + 1]
-            del argv[i : i + 2]
-        elif argv[i].startswith(f"{flag}="):
-            value = argv.pop(i)[len(flag) + 1 :]
-            if not value:
-                raise UserError(f"command line: {flag} needs a value")
-    return value
+def find_config(name: str, package: str) -> Path:
+    """The file that a CONFIG argument names: a path, or a preset. Raises UserError if there is none."""
+    known = presets(package)
+    found = Path(name) if os.path.isfile(name) else known.get(name.removeprefix("configs/").removesuffix(".yaml"))
+    if found is None:
+        has = f" or one of {', '.join(known)}" if known else ""
+        raise UserError(f"there is no configuration {name!r}: give the path of a YAML file{has}")
+    return found
 
 
-def split_files(args: list[str], known: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Parts the CONFIG arguments from the flags; between flags they are told by their ending .yaml."""
-    files: list[str] = []
-    rest: list[str] = []
-    flag, kind = "", None
-    for word in args:
-        if word.startswith("--") or word == "-h":
-            flag = word
-            kind = known.get(full(flag[2:].partition("=")[0].replace("_", "-"), known))
-        has_value = "=" in flag or rest[-1:] != [flag] or kind is None or is_switch(kind)
-        texts = is_list(kind) and some(typing.get_args(some(kind)[0])[0])[0] is str
-        is_file = not flag or (has_value and not texts and word.endswith((".yaml", ".yml")))
-        (files if is_file and not word.startswith("-") else rest).append(word)
-    return files, rest
-
-
-def find_preset(name: str, package: str) -> Path:
-    """The file that a CONFIG argument names: a path, or a preset that installs with the package."""
-    folder = Path(str(resources.files(package))) / "configs" if package else Path("configs")
-    short = name.removeprefix("configs/").removesuffix(".yaml")
-    for path in (Path(name), folder / f"{short}.yaml"):
-        if path.is_file() and (path == Path(name) or "/" not in short):
-            return path
-    presets = sorted(p.stem for p in folder.glob("*.yaml"))
-    raise UserError(f"there is no configuration {name!r}: give the path of a YAML file or one of {', '.join(presets)}")
-
-
-def read_flags(words: list[str], known: Mapping[str, Any]) -> list[Setting]:
-    """Splits the shell's words into settings; refuses unknown flags with a suggestion."""
-    settings: list[Setting] = []
-    switches = {
-        switch(name, value): (name, value) for name, kind in known.items() if is_switch(kind) for value in (True, False)
-    }
+def read_flags(words: Sequence[str], known: Mapping[str, Any]) -> list[Setting]:
+    """Splits the shell's words into settings. Raises UserError for an unknown flag, with a suggestion."""
+    found: list[Setting] = []
+    toggles = [name for name, kind in known.items() if some(kind)[0] is bool]
+    switches = {switch(name, yes): (name, yes) for name in toggles for yes in (True, False)}
     for word in words:
         name, equals, value = word[2:].partition("=")
-        name = full(name.replace("_", "-"), known)
+        name = full(name, known)
         if not word.startswith("--"):
-            if not settings or is_switch(known[settings[-1].name]):
-                raise UserError(f"command line: {word!r} belongs to no flag")
-            settings[-1].words.append(word)
+            if not found or found[-1].name in toggles:
+                raise UserError(f"command line: {word!r} belongs to no flag{files_first(word)}")
+            found[-1].words.append(word)
         elif f"--{name}" in switches and not equals:
             name, yes = switches[f"--{name}"]
-            settings.append(Setting(name, [to_word(yes)], "command line"))
+            found.append(Setting(name, [to_word(yes)], "command line"))
         elif name in known:
-            settings.append(Setting(name, [value] if equals else [], "command line"))
+            found.append(Setting(name, [value] if equals else [], "command line"))
         else:
             raise UserError(f"command line: unknown flag --{name}: {similar(name, known)}")
-    for setting in settings:
-        kind = known[setting.name]
+    for setting in found:
+        kind, said = known[setting.name], " ".join(map(str, setting.words))
         if not is_list(kind) and len(setting.words) != 1:
-            said = " ".join(map(str, setting.words))
-            problem = "needs a value" if not setting.words else f"takes one value, not {said!r}"
-            raise UserError(f"command line: --{setting.name} {problem}: {describe(kind)}")
-    return settings
+            problem = f"takes one value, not {said!r}" if setting.words else "needs a value"
+            raise UserError(f"command line: --{setting.name} {problem}: {describe(kind)}{files_first(said)}")
+    return found
+
+
+def files_first(words: str) -> str:
+    """The remedy for a file among the flags."""
+    return "; configuration files come before all flags" if words.endswith((".yaml", ".yml")) else ""
+
+
+class Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice in one mapping, or is no word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        found: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value in found:
+                problem = f"{key.value} is given twice" if key.id == "scalar" else "a key has to be a word"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            found.add(key.value)
+        return node
+
+
+def compose(text: str, where: str) -> yaml.Node | None:
+    """The nodes of a YAML text, None of an empty one; `where`, the file, is for the error.
+
+    Raises UserError, which names the line, for what is not YAML and for a key that is given twice or is no word.
+    """
+    try:
+        root: yaml.Node | None = yaml.compose(text, Loader=Loader)
+        plain(root)  # which ends, unless an alias stands within what it names
+    except (yaml.YAMLError, RecursionError) as error:
+        mark, why = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{where}{line}: cannot be read as YAML: {' '.join(why.split())}") from None
+    return root
+
+
+def plain(node: yaml.Node | None) -> Any:
+    """A YAML node as dicts and lists of scalars, which are texts as they are written; None for null and for no node."""
+    if isinstance(node, yaml.MappingNode):
+        return {key.value: plain(value) for key, value in node.value}
+    if isinstance(node, yaml.SequenceNode):
+        return [plain(value) for value in node.value]
+    return None if node is None or node.tag == "tag:yaml.org,2002:null" else node.value
 
 
 def read_yaml(path: Path, known: Mapping[str, Any]) -> list[Setting]:
     """The settings of a YAML file. Scalars are taken as they are written, so that only the typed parser judges them."""
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
-        raise UserError(f"{path} is no YAML file: {' '.join(str(error).split())}") from None
+        root = compose(path.read_text(encoding="utf-8-sig"), str(path))
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as YAML: {error}") from None
     if root is None:
         return []
     if not isinstance(root, yaml.MappingNode):
         raise UserError(f"{path}: expected lines of the form `key: value`")
-    try:
-        settings = list(read_mapping(path, root, "", known))
-    except RecursionError:
-        raise UserError(f"{path}: an alias stands within what it names") from None
-    for index, setting in enumerate(settings):
-        if setting.name in (earlier.name for earlier in settings[:index]):
-            raise UserError(f"{setting.where}: {setting.name} is given twice")
-    return settings
-
-
-def read_mapping(path: Path, mapping: yaml.MappingNode, prefix: str, known: Mapping[str, Any]) -> Iterator[Setting]:
-    for key_node, node in mapping.value:
-        name = prefix + str(key_node.value).replace("_", "-")
-        where = f"{path}, line {key_node.start_mark.line + 1}"
-        if isinstance(node, yaml.MappingNode):
-            yield from read_mapping(path, node, f"{name}.", known)
-            continue
-        name = full(name, known)
+    found: dict[str, Setting] = {}
+    for written, line, node in leaves(root):
+        name, where = full(written, known), f"{path}, line {line}"
         if name not in known:
             raise UserError(f"{where}: unknown key {name}: {similar(name, known)}")
-        if isinstance(node, yaml.ScalarNode):
-            yield Setting(name, [written(node)], where)
-        elif is_list(known[name]) and all(isinstance(n, yaml.ScalarNode) for n in node.value):
-            yield Setting(name, [written(n) for n in node.value], where)
-        else:
+        if name in found:
+            raise UserError(f"{where}: {name} is given twice")
+        value = plain(node)
+        words = value if isinstance(value, list) else [value]
+        if words is value and not (is_list(known[name]) and all(isinstance(n, yaml.ScalarNode) for n in node.value)):
             raise UserError(f"{where}: {name} must be {describe(known[name])}, not a list")
+        found[name] = Setting(name, [None if word is None else to_word(word) for word in words], where)
+    return list(found.values())
 
 
-def written(node: yaml.ScalarNode) -> str | None:
-    """The word of a scalar; YAML tells null from the text "null" by its quotation marks."""
-    return None if node.tag == "tag:yaml.org,2002:null" else to_word(node.value)
+def leaves(mapping: yaml.MappingNode, prefix: str = "") -> Iterator[tuple[str, int, yaml.Node]]:
+    """The dotted keys in which a mapping ends, their lines and what stands there."""
+    for key, node in mapping.value:
+        if isinstance(node, yaml.MappingNode):
+            yield from leaves(node, f"{prefix}{key.value}.")
+        else:
+            yield prefix + key.value, key.start_mark.line + 1, node
 
 
 class Dumper(yaml.SafeDumper):
@@ -491,7 +467,23 @@ def save(config: Any, path: Path) -> None:
 
 def differences(old: Any, new: Any) -> list[str]:
     """What differs between two configurations: ["fit.lr: 0.1 -> 0.2", ...]."""
-    a, b = flatten(old), flatten(new)
+    before = flatten(old)
+    pairs = {key: (before.get(key), value) for key, value in flatten(new).items()}
     # By their looks too: NaN is not equal to itself.
-    changed = {key: value for key, value in b.items() if a.get(key) != value and repr(a.get(key)) != repr(value)}
-    return [f"{key}: {a.get(key)} -> {value}" for key, value in changed.items()]
+    return [f"{key}: {a} -> {b}" for key, (a, b) in pairs.items() if a != b and repr(a) != repr(b)]
+
+
+def take(argv: list[str], flag: str) -> str | None:
+    """Removes `--flag VALUE` or `--flag=VALUE` from a command line; its value, None if it is not there."""
+    value = None
+    for i in reversed(range(len(argv))):
+        if argv[i] == flag:
+            if i + 1 == len(argv) or argv[i + 1].startswith("--"):
+                raise UserError(f"command line: {flag} needs a value")
+            value = argv[i + 1]
+            del argv[i : i + 2]
+        elif argv[i].startswith(f"{flag}="):
+            value = argv.pop(i)[len(flag) + 1 :]
+            if not value:
+                raise UserError(f"command line: {flag} needs a value")
+    return value

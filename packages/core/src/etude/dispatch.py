@@ -1,15 +1,16 @@
 """`train`: finds out which task `uv run --package TASK train` meant, and runs that one.
 
-All members of a workspace share one environment. A `train` script in every member would be the one of whichever was
-installed last, and `uv run --package A train` would train B. So there is one `train`, here, and tasks announce
-themselves as entry points of the group `etude.tasks` (name: the distribution; object: `main(argv) -> exit code`). uv
-does not tell its child about `--package`, hence the look at the command line of the `uv run` process above this one.
+All members of a workspace share one environment. Of a `train` script in every member, `uv run --package A train` would
+run the one that was installed last, and might train B. So there is one `train`, here, and tasks announce themselves as
+entry points of the group `etude.tasks` (name: the distribution; object: `main(argv) -> exit code`). uv does not tell
+its child about `--package`, hence the look at the command line of the `uv run` process above this one.
 """
 
 import os
 import re
 import sys
 import tomllib
+from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -35,7 +36,7 @@ VALUED = frozenset(
 
 
 def main() -> int:
-    """Run the task that was meant; its exit code, or 2 with one line on stderr when that cannot be known."""
+    """Runs the task that was meant; its exit code, or 2 with one line on stderr when that cannot be known."""
     tasks = {normal(entry.name): entry for entry in entry_points(group="etude.tasks")}
     try:
         name = meant(set(tasks))
@@ -48,8 +49,7 @@ def main() -> int:
     except UserError as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
-    code: int = task(["train", *sys.argv[1:]])
-    return code
+    return int(task(["train", *sys.argv[1:]]))
 
 
 def meant(tasks: set[str]) -> str:
@@ -60,44 +60,30 @@ def meant(tasks: set[str]) -> str:
     for is not installed, and when nothing says which task.
     """
     options, start = nearest_uv_run()
-    name = options.get("--package")
-    if not name:
-        project = options.get("--project") or os.environ.get("UV_PROJECT")
-        folders = ([start / project] if project else []) + [Path.cwd(), start]
-        name = next(filter(None, map(project_name, folders)), None)
-    if name:
-        if normal(name) not in tasks:
-            raise UserError(gone(normal(name), tasks))
-        return normal(name)
-    if len(tasks) == 1:
+    project = options.get("--project") or os.environ.get("UV_PROJECT")
+    folders = [*([start / project] if project else []), Path.cwd(), start]
+    name = options.get("--package") or next(filter(None, map(project_name, folders)), None)
+    if name is None and len(tasks) == 1:
         return next(iter(tasks))
-    raise UserError(f"train what? nothing here says which task; say {commands(tasks)}")
+    if name is None:
+        raise UserError(f"train what? nothing here says which task; say {commands(tasks)}")
+    if normal(name) not in tasks:
+        raise UserError(gone(normal(name), tasks))
+    return normal(name)
 
 
 def nearest_uv_run() -> tuple[dict[str, str], Path]:
-    """Options and folder of the closest `uv run` among this process's ancestors; without one, no options and here."""
+    """Options and folder of the closest `uv run` among this process's ancestors; without one, none and this folder."""
     for process in psutil.Process().parents():
-        try:
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             options = uv_run_options(process.cmdline())
-        except psutil.NoSuchProcess:
-            continue
-        except psutil.AccessDenied as error:
-            if is_uv(process.name()):
-                raise UserError("the command line of `uv run` is not readable; say `TASK train`") from error
-            continue
-        if options is not None:
-            try:
-                return options, Path(process.cwd())
-            except psutil.Error:  # gone, or a system that shows a process's command line but not its folder
+            if options is not None:
+                with suppress(psutil.Error):  # gone, or a system that shows a process's command line but no folder
+                    return options, Path(process.cwd())
                 return options, Path.cwd()
     if "UV_RUN_RECURSION_DEPTH" in os.environ:  # `uv run` sets it, so there was one, and perhaps it had a --package
         raise UserError("the `uv run` that started this has ended, and only it knew which task; say `TASK train`")
     return {}, Path.cwd()
-
-
-def is_uv(program: str) -> bool:
-    """Whether a path or name of a program is uv's (uvw is its twin without a console on Windows)."""
-    return Path(program).stem.lower() in ("uv", "uvw")
 
 
 def uv_run_options(line: list[str]) -> dict[str, str] | None:
@@ -106,49 +92,42 @@ def uv_run_options(line: list[str]) -> dict[str, str] | None:
     Nothing after the command word is read: it belongs to the command. Raises UserError where an option this does not
     know may have hidden a `--package`.
     """
-    if not line or not is_uv(line[0]):
+    if not line or Path(line[0]).stem.lower() not in ("uv", "uvw"):  # its twin without a console on Windows
         return None
     found: dict[str, str] = {}
-    words = iter(line[1:])
-    running = False
+    words, running = iter(line[1:]), False
     for word in words:
-        if word == "--":
-            break
-        if not word.startswith("-") or word == "-":
-            if running:
-                # An option newer than VALUED would leave its value here, in the place of the command.
-                if Path(word).stem != "train" and "--package" not in found:
-                    later = [rest for rest in words if rest.partition("=")[0] == "--package"]
-                    if later:
-                        raise UserError(f"is {later[0]} meant for uv or for {word}? say `TASK train`")
-                break
-            if word != "run":
-                return None
-            running = True
-        elif word.startswith("--"):
+        if word.startswith("--") and word != "--":
             option, equals, value = word.partition("=")
             if option in VALUED:
                 found[option] = value if equals else next(words, "")
-        else:  # short options, perhaps several in one word; the first with a value takes what is left, or the next word
+        elif word.startswith("-") and word not in ("-", "--"):  # short options, perhaps several in one word
             for i, letter in enumerate(word[1:], 2):
-                if f"-{letter}" in VALUED:
+                if f"-{letter}" in VALUED:  # it takes what is left of the word, or the next one
                     found[f"-{letter}"] = word[i:] or next(words, "")
                     break
+        elif word == "run" and not running:
+            running = True
+        else:  # the command, unless it is the value of an option newer than VALUED
+            later = [rest for rest in words if rest.partition("=")[0] == "--package"]
+            if running and later and word != "--" and Path(word).stem != "train" and "--package" not in found:
+                raise UserError(f"is {later[0]} meant for uv or for {word}? say `TASK train`")
+            break
     return found if running else None
 
 
 def project_name(folder: Path) -> str | None:
     """The name in the nearest pyproject.toml at or above `folder`; None without one, or when it names no project."""
     folder = folder.resolve()
-    for path in (parent / "pyproject.toml" for parent in (folder, *folder.parents)):
-        if path.is_file():
-            try:
-                return str(tomllib.loads(path.read_text("utf-8"))["project"]["name"])
-            except KeyError:
-                return None
-            except tomllib.TOMLDecodeError as error:
-                raise UserError(f"{path}: {error}") from error
-    return None
+    path = next((p for parent in (folder, *folder.parents) if (p := parent / "pyproject.toml").is_file()), None)
+    if path is None:
+        return None
+    try:
+        return str(tomllib.loads(path.read_text("utf-8"))["project"]["name"])
+    except KeyError:
+        return None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def normal(name: str) -> str:
@@ -158,10 +137,8 @@ def normal(name: str) -> str:
 
 def gone(name: str, tasks: set[str]) -> str:
     """Says that `name` cannot be trained here."""
-    return (
-        f"{name} is not installed as a task; if another `uv run --exact` has just removed it, "
-        f"run one after the other; there is {commands(tasks - {name})}"
-    )
+    why = "if another `uv run --exact` has just removed it, run one after the other"
+    return f"{name} is not installed as a task; {why}; there is {commands(tasks - {name})}"
 
 
 def commands(tasks: set[str]) -> str:

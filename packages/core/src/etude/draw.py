@@ -10,6 +10,8 @@ not depend on how examples are batched, shared out or interrupted. The hash is t
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, made odd: the step of SplitMix64's counter
 MASK = 2**64 - 1
@@ -47,3 +49,14 @@ def uniform(ids: np.ndarray, k: int, *parts: int) -> Tensor:
 def shuffled(n: int, *parts: int) -> np.ndarray:
     """A permutation of 0..n-1, int64 [n]: a function of `parts` (seed, epoch)."""
     return np.random.Generator(np.random.PCG64(key(*parts))).permutation(n)
+
+
+def dropout_of_rows(x: Tensor, p: float, known: Tensor) -> Tensor:
+    """Dropout of packed rows [N, H] in training, of which a batch with known lengths has those in `known` [N] only.
+
+    A function that a TorchFunctionMode can override, as functions of torch are: `etude.stacked` draws the same numbers
+    for those rows as are drawn when the lengths are known.
+    """
+    if has_torch_function((x, known)):
+        return handle_torch_function(dropout_of_rows, (x, known), x, p, known)
+    return F.dropout(x, p)

@@ -1,8 +1,4 @@
-"""TensorBoard's event files: read in the order of writing whatever the clock says, and whole wherever a disk is full.
-
-TensorBoard reads the event files of a folder in the order of their names, which hold the time of the start. A clock
-that was set back between two starts would exchange them, and with them what the later start takes back of the earlier.
-"""
+"""TensorBoard's event files: read in the order of writing, whatever the clock says, and whole on a full disk."""
 
 import io
 import os
@@ -13,12 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.summary.writer.record_writer import RecordWriter
+from etude.torch_private import Event, RecordWriter
 
 
 def next_file(folder: Path) -> Path:
-    """The name of a new event file that sorts behind all that are there; the number in it is the time, or later."""
+    """The name of a new event file: TensorBoard reads them in this order, so it has to sort behind all that are there.
+
+    The number in it is the time, or later: the clock may have been set back since the last start.
+    """
     found = (re.match(r"events\.out\.tfevents\.(\d+)", file.name) for file in folder.glob("events.out.tfevents.*"))
     number = max([int(time.time()), *(int(name[1]) + 1 for name in found if name)])
     return folder / f"events.out.tfevents.{number:010d}.{socket.gethostname()}.{os.getpid()}.etude"
@@ -33,7 +31,7 @@ def records(events: Any) -> bytes:
     return out.getvalue()
 
 
-def beginning(wall_time: float) -> Event:
+def beginning(wall_time: float) -> Any:
     """What an event file begins with."""
     return Event(wall_time=wall_time, file_version="brain.Event:2")
 
@@ -49,8 +47,8 @@ class EventFile:
     def __init__(self, folder: Path) -> None:
         self.path = next_file(folder)
         self.file = self.path.open("xb", buffering=0)
-        self.size = 0
-        self.waiting: list[Event] = [beginning(time.time())]
+        self.size = 0  # of its whole events
+        self.waiting: list[Any] = [beginning(time.time())]
         try:
             self.flush()
         except OSError:
@@ -60,7 +58,7 @@ class EventFile:
     def get_logdir(self) -> str:
         return str(self.path.parent)
 
-    def add_event(self, event: Event) -> None:
+    def add_event(self, event: Any) -> None:
         self.waiting.append(event)
 
     def flush(self) -> None:

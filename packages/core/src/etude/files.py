@@ -1,4 +1,4 @@
-"""The one place where files are written and read for people and runs, and where the standard streams are looked after.
+"""Files as users and runs need them written and read, and the standard streams.
 
 A regular file is replaced by renaming, so that it holds either the old or the new content, whenever the machine stops.
 What else a path may name, such as a link, a pipe or a device, stays what it is and is written through. What a file
@@ -10,13 +10,12 @@ import errno
 import io
 import json
 import os
-import re
 import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TextIO
 
@@ -43,9 +42,7 @@ def write(file: Path, data: bytes | memoryview, before: Path | None = None) -> N
     if old is not None:
         if stat.S_ISDIR(old.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
-        if not stat.S_ISREG(old.st_mode):
-            return through(file, data, 0)
-        if is_descriptor(file):
+        if not stat.S_ISREG(old.st_mode) or file.parts[:2] in (("/", "dev"), ("/", "proc")):  # /dev/stdout
             return through(file, data, os.O_APPEND)  # not to cut off what stands there, as `>> FILE` does not
         if not os.access(file, os.W_OK):  # which renaming over it would not ask
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
@@ -66,7 +63,6 @@ def write(file: Path, data: bytes | memoryview, before: Path | None = None) -> N
                 with suppress(OSError):
                     temporary.chmod(stat.S_IMODE(old.st_mode))
             out.write(data)
-            out.flush()
             sync(out)
         if before is not None and old is not None:
             move(target, before)
@@ -74,8 +70,7 @@ def write(file: Path, data: bytes | memoryview, before: Path | None = None) -> N
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-    sync_folder(target.parent)
-    return None
+    return sync_folder(target.parent)
 
 
 def through(file: Path, data: bytes | memoryview, how: int) -> None:
@@ -83,19 +78,10 @@ def through(file: Path, data: bytes | memoryview, how: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(Unsaid, ValueError):
             stream.flush()  # what was said before comes before it, if this is the same stream
-    with os.fdopen(os.open(file, os.O_WRONLY | how), "wb") as out:
+    binary = getattr(os, "O_BINARY", 0)  # on Windows
+    with os.fdopen(os.open(file, os.O_WRONLY | binary | how), "wb") as out:
         out.write(data)
-        out.flush()
         sync(out)
-
-
-def is_descriptor(file: Path) -> bool:
-    """Whether a path that is there names a file that this process has open, as /dev/stdout does."""
-    while file.is_symlink():
-        if re.fullmatch(r"/proc/\d+(/task/\d+)?/fd", os.path.realpath(file.parent)):
-            return True
-        file = file.parent / os.readlink(file)
-    return False
 
 
 def move(source: Path, target: Path) -> None:
@@ -105,37 +91,39 @@ def move(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in (*ABSENT, errno.EXDEV, errno.EBUSY):
             raise
-        with source.open("rb") as content, target.open("wb") as out:
-            shutil.copyfileobj(content, out)
-            out.flush()
-            sync(out)
+        shutil.copyfile(source, target)
         source.unlink()
 
 
 def sync(out: IO[bytes] | IO[str]) -> None:
-    """Makes sure that what was written and flushed survives a power failure, where that can be made sure."""
-    try:
+    """Makes sure that what was written survives a power failure, where that can be made sure."""
+    out.flush()
+    with offered():
         os.fsync(out.fileno())
-    except OSError as error:
-        if error.errno not in ABSENT:
-            raise
 
 
 def sync_folder(folder: Path) -> None:
-    """The names in a folder survive a power failure, where that can be made sure."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)  # refused by Windows
+    """The names in a folder survive a power failure, where that can be made sure: Windows opens no folder."""
+    with offered():
+        handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+@contextmanager
+def offered() -> Iterator[None]:
+    """Does without what a file system does not offer."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in ABSENT:
             raise
 
 
-def put(out: str | Path, content: bytes, remedy: str = "give --out a file in a folder that is there") -> None:
-    """Writes what a person asked for, whole or not at all, to a path that they gave; "-" is standard output.
+def put(out: str | Path, content: bytes, remedy: str = "give --out a file in a folder that exists") -> None:
+    """Writes what the user asked for, whole or not at all, to a path that they gave; "-" is standard output.
 
     Raises UserError, with `remedy`, if it cannot be.
     """
@@ -143,16 +131,24 @@ def put(out: str | Path, content: bytes, remedy: str = "give --out a file in a f
         sys.stdout.flush()
         sys.stdout.buffer.write(content)
         return
-    try:
+    with reported(f"cannot write {str(out)!r}", remedy):
         write(given(out), content)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot write {str(out)!r}: {why(error)}: {remedy}") from None
 
 
-def why(error: OSError | ValueError) -> str:
+@contextmanager
+def reported(attempt: str, remedy: str) -> Iterator[None]:
+    """Makes an OSError a UserError: `attempt`, such as "cannot write the report", what was wrong, then the remedy."""
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename and str(error.filename) not in attempt else ""
+        raise UserError(f"{attempt}: {why(error)}{where}; {remedy}") from error
+
+
+def why(error: OSError) -> str:
     """What was wrong with a file, in words, without its name."""
-    number = getattr(error, "errno", None)
     words = {
+        errno.EEXIST: "it is not a folder",
         errno.ENOENT: "there is no such folder",
         errno.ENOTDIR: "what should be its folder is a file",
         errno.EISDIR: "it is a folder",
@@ -160,46 +156,60 @@ def why(error: OSError | ValueError) -> str:
         errno.EPIPE: "its reader has gone",
         errno.ELOOP: "its links go in a circle",
     }
-    return words.get(number or 0) or getattr(error, "strerror", None) or " ".join(str(error).split())
+    return words.get(error.errno or 0) or error.strerror or reason(error)
 
 
 def given(path: str | Path) -> Path:
-    """A path that a person gave. Raises UserError for what can be the name of nothing."""
+    """A path that the user gave. Raises UserError for what can be the name of nothing."""
     text = os.fspath(path)
-    shown = text if len(text) <= 200 else f"{text[:200]}..."
     if not text.strip():
-        raise UserError(f"{text!r} is no path: give the name of a file or folder")
+        raise UserError(f"{text!r} is not a path: give the name of a file or folder")
     try:
         os.lstat(text)
     except ValueError:
-        raise UserError(f"{shown!r} is no path: it holds a character that no name can hold") from None
+        raise UserError(f"{shortened(text)!r} is not a path: no name can contain one of its characters") from None
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise UserError(f"{shown!r} is no path: it is too long; give a shorter one") from None
+            raise UserError(f"{shortened(text)!r} is not a path: it is too long; give a shorter one") from None
     return Path(text)
 
 
 def lock(stream: IO[Any], wait: str = "") -> None:
     """Holds an open file against other processes; closing it gives the lock back, and so does a crash.
 
-    Where the file system has no locks that is said, and done without. Raises BlockingIOError if another process holds
-    it; or says `wait` and waits.
+    Where the file system has no locks, a line says so. Raises BlockingIOError if another process holds it; with `wait`
+    it says that instead, and waits.
     """
-    if sys.platform == "win32":
-        return
-    import fcntl
+    import filelock  # its own imports take longer than `--help`
 
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if not wait:
-            raise
-        print(wait, file=sys.stderr)
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        if not filelock.lock_descriptor(stream.fileno(), blocking=False):
+            if not wait:
+                raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), stream.name)
+            print(wait, file=sys.stderr)
+            filelock.lock_descriptor(stream.fileno())
     except OSError as error:
         if error.errno not in (*ABSENT, errno.ENOLCK):
             raise
         print(f"{stream.name}: there are no locks here: see that no other process works in its folder", file=sys.stderr)
+
+
+@contextmanager
+def alone(claim: Path, wait: str) -> Iterator[None]:
+    """Nobody else is in here at the same time with this `claim`, a file that is made for it and removed afterwards."""
+    while True:
+        with claim.open("ab") as held:
+            lock(held, wait)
+            if not claim.exists() or not os.path.samestat(os.fstat(held.fileno()), claim.stat()):
+                continue  # while we waited, its holder removed it
+            try:
+                yield
+            finally:
+                if os.name == "nt":
+                    held.close()  # only then can it be removed, unless another waits for it, who will do so
+                with suppress(PermissionError):
+                    claim.unlink(missing_ok=True)
+            return
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -212,25 +222,26 @@ def read_json(file: Path, kind: type[dict[str, Any]] | type[list[Any]], remedy: 
     """
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, kind):
+            raise ValueError(f"it is not a JSON {'object' if kind is dict else 'list'}")
+        for one in found if isinstance(found, list) else [found]:
+            if not isinstance(one, dict):
+                raise ValueError("it is not a list of objects")
+            if lacks := next((key for key, types in needs.items() if not isinstance(one.get(key), types)), None):
+                raise ValueError(f"it lacks {lacks!r}, or has it in another form")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read ({reason(error)}): {remedy}") from None
-    if not isinstance(found, kind):
-        what = "object" if kind is dict else "list"
-        raise UserError(f"{file} cannot be read (it holds no JSON {what}): {remedy}")
-    for one in found if isinstance(found, list) else [found]:
-        if not isinstance(one, dict):
-            raise UserError(f"{file} cannot be read (it is no list of objects): {remedy}")
-        for key, types in needs.items():
-            if not isinstance(one.get(key), types):
-                raise UserError(f"{file} cannot be read (it lacks {key!r}, or has it in another form): {remedy}")
     return found
 
 
 def reason(error: BaseException) -> str:
-    """An error of any library in one line that is no novel."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """An error of any library in one line of at most 200 characters."""
+    return shortened(" ".join(str(error).split()) or type(error).__name__)
+
+
+def shortened(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
@@ -256,18 +267,15 @@ def register() -> str:
 
 
 class Unsaid(Exception):
-    """What was to be said could not be written: the reader has gone, the disk is full.
-
-    No OSError, so that whoever looks after files does not take it for a fault of theirs.
-    """
+    """A standard stream could not be written: the reader has gone, the disk is full. No OSError, to be no file's."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(error.strerror)
-        self.gone = error.errno == errno.EPIPE
+        self.gone = error.errno in (errno.EPIPE, errno.EINVAL)  # the latter on Windows
 
 
 class Said(io.FileIO):
-    """A file that is said to."""
+    """A standard stream or log, which raises Unsaid if it cannot be written."""
 
     def write(self, data: Any) -> int:
         try:
@@ -294,12 +302,11 @@ def mend_streams() -> None:
         stream = getattr(sys, name)
         if not isinstance(stream, io.TextIOWrapper):
             continue
-        raw = getattr(stream.buffer, "raw", stream.buffer)
+        raw = getattr(stream.buffer, "raw", stream.buffer)  # with `python -u` there is no buffer between
         if isinstance(raw, io.FileIO) and not isinstance(raw, Said) and raw.fileno() == number:
-            said = Said(number, "wb", closefd=False)
-            buffer = said if raw is stream.buffer else io.BufferedWriter(said)  # as it is, or not, with `python -u`
-            lines, through = stream.line_buffering, stream.write_through
-            stream = io.TextIOWrapper(buffer, stream.encoding, line_buffering=lines, write_through=through)
+            buffer = io.BufferedWriter(Said(number, "wb", closefd=False))
+            lines = stream.line_buffering or stream.write_through
+            stream = io.TextIOWrapper(buffer, stream.encoding, line_buffering=lines)
             setattr(sys, name, stream)
         stream.reconfigure(errors=register())
 
@@ -315,10 +322,8 @@ def give_up_what_is_unsaid() -> None:
         try:
             stream.flush()
         except (Unsaid, ValueError):
-            with suppress(OSError, ValueError):
-                empty = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(empty, stream.fileno())
-                os.close(empty)
+            with suppress(OSError, ValueError), open(os.devnull, "wb") as empty:
+                os.dup2(empty.fileno(), stream.fileno())
 
 
 def open_log(file: Path) -> TextIO:

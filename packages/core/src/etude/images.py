@@ -1,7 +1,6 @@
-"""The one place where image files come in: of any kind, whatever is wrong with them.
+"""Image files of any kind come in here: upright, in one of five modes, and no larger than the tasks need them.
 
-Whatever a library raises for a file is that file's fault, and one exception here: `Broken`. What comes out is upright,
-of one of five modes, and not larger than a picture needs to be for what the tasks do with it.
+Whatever a library raises for a file is that file's fault, and one exception: `Broken`.
 """
 
 import math
@@ -59,15 +58,10 @@ def load(file: Path) -> Image.Image:
     """
     try:
         status = os.stat(file)
-    except FileNotFoundError:
-        raise Broken("there is no such file") from None
-    except (OSError, ValueError) as error:
-        raise Broken(getattr(error, "strerror", None) or reason(error)) from None
-    if not stat.S_ISREG(status.st_mode):  # to open a pipe would be to wait for ever
-        raise Broken("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is no regular file")
-    if not status.st_size:
-        raise Broken("it is empty")
-    try:
+        if not stat.S_ISREG(status.st_mode):  # to open a pipe would be to wait for ever
+            raise Broken("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file")
+        if not status.st_size:
+            raise Broken("it is empty")
         with large_images(), Image.open(file) as picture:
             picture.seek(0)
             if picture.width * picture.height <= LARGE:
@@ -76,17 +70,19 @@ def load(file: Path) -> Image.Image:
                 return upright(picture, drafted(picture))
     except Broken:
         raise
+    except FileNotFoundError:
+        raise Broken("there is no such file") from None
     except MemoryError:
-        raise Broken("there is no memory for so many pixels") from None
+        raise Broken("there is not enough memory for so many pixels") from None
     except Exception as error:
-        raise Broken(reason(error).replace(f" {str(file)!r}", " the file")) from None
+        why = getattr(error, "strerror", None) or reason(error)
+        raise Broken(why.replace(f" {str(file)!r}", " the file")) from None
 
 
 def drafted(picture: Image.Image) -> int:
     """Has a picture decoded smaller, if its format can; the factor by which it is still to be scaled down then."""
-    size = picture.size
-    factor = math.ceil(math.sqrt(4 * size[0] * size[1] / LARGE))
-    picture.draft(None, (max(1, size[0] // factor), max(1, size[1] // factor)))
+    factor = math.ceil(math.sqrt(4 * picture.width * picture.height / LARGE))
+    picture.draft(None, (max(1, picture.width // factor), max(1, picture.height // factor)))
     pixels = picture.width * picture.height
     if pixels > MOST:
         raise Broken(f"it has {pixels:,} pixels, and at most {MOST:,} are read: scale it down, or save it as JPEG")

@@ -61,7 +61,7 @@ class TaskModule(Protocol):
 
 @dataclass(frozen=True)
 class Package:
-    """A task package, as its __main__.py describes it."""
+    """A task package, as its config.py describes it."""
 
     name: str
     """of the distribution and the command, such as cnn-emnist"""

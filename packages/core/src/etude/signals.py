@@ -2,12 +2,17 @@
 
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+ASKING = [signal.SIGINT, signal.SIGTERM]
+if sys.platform == "win32":
+    ASKING.append(signal.SIGBREAK)  # the only one that a process there can send to another
 
 
 class Stopped(Exception):
@@ -40,7 +45,19 @@ def watch_signals() -> Iterator[list[int]]:
             signal.signal(signum, before[signum])
             signal.raise_signal(signum)
 
-    before: dict[int, Any] = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {signum: signal.signal(signum, note) for signum in ASKING}
+    try:
+        yield asked
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """Collects the same signals, every one, in the list it gives: what they mean is for the caller to say."""
+    asked: list[int] = []
+    before: dict[int, Any] = {signum: signal.signal(signum, lambda found, _: asked.append(found)) for signum in ASKING}
     try:
         yield asked
     finally:

@@ -1,4 +1,4 @@
-"""Of which checkpoint the test scores in a run folder are. No torch is imported: a report reads many folders.
+"""Of which checkpoint the test scores in a run folder are, told without torch: a report reads many folders.
 
 test.json  {...the scores, "checkpoint": {"file": "best.pt", "epoch": 3, "weights": "5f0c...", "config": "09ab..."}}
 """

@@ -24,14 +24,15 @@ from torch.overrides import TorchFunctionMode
 
 from etude import cli, config, draw
 from etude.errors import UserError
-from etude.layers import recurrent
-from etude.layers.norm import batch_norms
 from etude.package import Package
 from etude.report import read as report
-from etude.stacked import runs as many
-from etude.study import judge, study
+from etude.stacked import Unstackable
+from etude.stacked import runs as stacked
+from etude.study import judge
+from etude.study.file import available, load
 from etude.train import device, loop, optim, run
 from etude.train.device import Device
+from etude.train.norm import batch_norms
 from etude.train.step import Learner, Step, evaluate, train_step
 from etude.train.task import Split, Task
 from etude.train.totals import Sums, Totals
@@ -74,10 +75,10 @@ def check_presets(package: Package, presets: list[str], studies: list[str]) -> N
     """The presets and studies that install with the package, no study missing, can be read: every trial of them."""
     for preset in presets:
         config.parse(package.config, [preset], package=package.module)
-    names = study.available(package.module)
+    names = available(package.module)
     assert names == studies, f"the studies of {package.name} are {names}"
     for name in names:
-        found = study.load(name, package.module, package.scores)
+        found = load(name, package.module, package.scores)
         assert found.seeds >= 3
         assert found.expect
         for trial in found.trials():
@@ -114,7 +115,7 @@ class Still(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (F.dropout, recurrent.dropout):
+        if func in (F.dropout, draw.dropout_of_rows):
             return args[0]
         found = func(*args, **(kwargs or {}))
         if func in (torch.rand, torch.rand_like):
@@ -437,20 +438,20 @@ def check_stacking(package: Package, flags: list[str], folder: Path) -> None:
         new = {knob: other_value(knob, values[knob]) for knob in knobs}
         second: Any = config.parse(package.config, [*flags, *config.to_flags(new)])
         with ExitStack() as stack:
-            members = []
+            replicas = []
             for n, cfg in enumerate((parsed, second)):
                 one = stack.enter_context(closing(run.Run(folder / f"stack-{number}" / str(n), cfg, CPU)))
-                members.append(many.Member(Learner(short(package, cfg), cfg.fit, CPU), one, StringIO()))
+                replicas.append(stacked.Replica(Learner(short(package, cfg), cfg.fit, CPU), one, StringIO()))
             try:
-                why = many.fit(members)
-            except many.Unstackable as error:
+                why = stacked.fit(replicas)
+            except Unstackable as error:
                 print(f"{package.name}: {differ} are not stacked: {error}")
                 continue
         if why:
             print(f"{package.name}: {differ} are scored one after the other: {why}")
         train(short(package, second), second, folder / f"second-{number}")
-        for member, alone in zip(members, ("first", f"second-{number}"), strict=True):
-            where = member.error or unlike(folder / alone, member.run.path)
+        for replica, alone in zip(replicas, ("first", f"second-{number}"), strict=True):
+            where = replica.error or unlike(folder / alone, replica.run.path)
             assert where is None, f"in a stack of {differ}, {where}"
         proved.append(knobs)
 
@@ -459,8 +460,8 @@ def stacked_knobs(package: Package) -> list[tuple[str, ...]]:
     """In what runs of one stack differ, in each of the package's studies; those that differ in most first."""
     found: list[tuple[str, ...]] = [("fit.seed",)]
     defaults = config.flatten(package.config())
-    for name in study.available(package.module):
-        asked = study.load(name, package.module, package.scores)
+    for name in available(package.module):
+        asked = load(name, package.module, package.scores)
         varied = [knob for knob in (*asked.compare, *asked.tune) if config.stackable(knob, defaults.get(knob))]
         found.append(("fit.seed", *sorted(varied)))
     return sorted(dict.fromkeys(found), key=len, reverse=True)
@@ -472,9 +473,9 @@ def other_value(knob: str, value: Any) -> Any:
     return value / 2 if knob == "fit.lr" else value / 2 + 0.1
 
 
-def unlike(alone: Path, stacked: Path) -> str | None:
+def unlike(alone: Path, together: Path) -> str | None:
     """The first score in which a run in a stack differs from the run alone by more than rounding grows to."""
-    for one, other in zip(metrics(alone), metrics(stacked), strict=True):
+    for one, other in zip(metrics(alone), metrics(together), strict=True):
         for part in ("train", "valid"):
             for name, value in one[part].items():
                 found = other[part][name]

@@ -1,15 +1,4 @@
-import sys
+from etude.cli import command
+from toy.config import PACKAGE
 
-from etude import cli
-from etude.package import Package
-from toy.config import SCORES, Config
-
-PACKAGE = Package("toy", Config, next_step="--no-norm", scores=SCORES)
-
-
-def main(argv: list[str] | None = None) -> int:
-    return cli.main(PACKAGE, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+main = command(PACKAGE, __name__)

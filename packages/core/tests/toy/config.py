@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from etude.config import Fit, Scores
+from etude.package import Package
 
 SCORES: Scores = {"loss": "lower", "accuracy": "higher"}
 
@@ -30,3 +31,6 @@ class Config:
     def __post_init__(self) -> None:
         if self.flaw == "default":  # whatever was asked for
             object.__setattr__(self, "fit", replace(self.fit, weight_decay=0.05))
+
+
+PACKAGE = Package("toy", Config, next_step="--no-norm", scores=SCORES)

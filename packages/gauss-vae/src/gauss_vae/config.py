@@ -6,6 +6,7 @@ from typing import Literal
 
 from etude.config import Fit, Scores, at_least, keep_path
 from etude.errors import UserError
+from etude.package import Package
 
 SCORES: Scores = {"loss": "lower", "elbo": "higher", "nll": "lower", "gap": "lower", "reconstruction": "lower"}
 
@@ -124,3 +125,6 @@ class Config:
     def __post_init__(self) -> None:
         if self.importance < 2:
             raise UserError(f"importance must be at least 2, not {self.importance}")
+
+
+PACKAGE = Package("gauss-vae", Config, next_step="--data.dimension 8", scores=SCORES, number=4)

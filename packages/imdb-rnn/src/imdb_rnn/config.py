@@ -6,6 +6,7 @@ from typing import Literal
 
 from etude.config import Fit, Scores, at_least, probabilities
 from etude.errors import UserError
+from etude.package import Package
 
 SCORES: Scores = {"loss": "lower", "accuracy": "higher", "f1": "higher"}
 
@@ -94,3 +95,6 @@ class Config:
     def __post_init__(self) -> None:
         if not 0 < self.held_out < 1:
             raise UserError(f"held-out is a part of the training reviews, above 0 and below 1, not {self.held_out}")
+
+
+PACKAGE = Package("imdb-rnn", Config, next_step="--data aclimdb", scores=SCORES, number=6)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from etude.config import Fit, Scores, at_least, keep_folder, keep_path, probabilities
 from etude.errors import UserError
+from etude.package import Package
 
 SCORES: Scores = {"loss": "lower", "accuracy": "higher", "macro_f1": "higher", "unseen_accuracy": "higher"}
 
@@ -97,3 +98,8 @@ class Predict:
 
     format: Literal["text", "conllu"] = "text"
     """a word, a tab and its tag on each line; or CoNLL-U"""
+
+
+PACKAGE = Package(
+    "lstm-pos", Config, next_step="--data nerus --data.documents 10000", scores=SCORES, number=2, options=Predict
+)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from etude.config import Fit, Scores, at_least, keep_folder, keep_path, probabilities
 from etude.errors import UserError
+from etude.package import Package
 
 SCORES: Scores = {
     "loss": "lower",
@@ -108,3 +109,6 @@ class Config:
     text: Text = field(default_factory=Text)
     model: Model = field(default_factory=Model)
     fit: Fit = field(default_factory=lambda: Fit(epochs=10, batch_size=64, clip=1.0, lr=6e-3, precision="fp32"))
+
+
+PACKAGE = Package("text-ae", Config, next_step="--data twitter", scores=SCORES, number=3, embeds=True)

@@ -301,7 +301,7 @@ def tweets(folder: Path) -> Path:
                 writer.writerows(read_archive(archive))
                 out.flush()
                 files.sync(out)
-            made.rename(file)
+            made.replace(file)
     except OSError as error:
         raise UserError(f"{file} cannot be written ({error.strerror}); set ETUDE_DATA to another folder") from error
     return file

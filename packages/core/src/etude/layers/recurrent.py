@@ -17,14 +17,12 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import handle_torch_function, has_torch_function
 
+from etude import draw
 from etude.errors import UserError
+from etude.torch_private import is_wrapped, sigmoid_backward, tanh_backward
 
 Gate = Literal["input", "forget", "candidate", "output"]  # in the order of torch's weights
-
-sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input  # d, y -> d * y * (1 - y)
-tanh_backward = torch.ops.aten.tanh_backward.grad_input  # d, y -> d * (1 - y * y)
 
 
 # Packing: from [B, T, ...] to [N, ...] and back.
@@ -56,7 +54,7 @@ def pack(lengths: Tensor | None, batch: int, steps: int, device: torch.device) -
         lengths = torch.full((batch,), steps, device=device)
     elif lengths.shape != (batch,):
         raise ValueError(f"lengths are of shape {list(lengths.shape)}: give one for each of the {batch} sequences")
-    elif torch._C._functorch.is_functorch_wrapped_tensor(lengths):
+    elif is_wrapped(lengths):
         padded = True
     else:
         known = sorted(lengths.tolist())
@@ -83,17 +81,6 @@ def pack(lengths: Tensor | None, batch: int, steps: int, device: torch.device) -
         padding=(step >= lengths[order][rank])[:, None] if padded else None,
         known=step < held[order][rank] if padded else None,
     )
-
-
-def dropout(x: Tensor, p: float, known: Tensor) -> Tensor:
-    """Dropout of packed rows [N, H] in training, of which a batch with known lengths has those in `known` [N] only.
-
-    A function that a TorchFunctionMode can override, as functions of torch are: `etude.stacked` draws the same numbers
-    for those rows as are drawn when the lengths are known.
-    """
-    if has_torch_function((x, known)):
-        return handle_torch_function(dropout, (x, known), x, p, known)
-    return F.dropout(x, p)
 
 
 # The cells: their formulas, forward and backward, over some steps. In front of everything lie G scans side by side.
@@ -467,7 +454,7 @@ class Recurrent(nn.Module):
         for layer in range(self.num_layers):
             if layer > 0:
                 if self.training and packing.known is not None:
-                    x = dropout(x, self.dropout, packing.known)
+                    x = draw.dropout_of_rows(x, self.dropout, packing.known)
                 else:
                     x = F.dropout(x, self.dropout, self.training)
             x = x.to(dtype)
@@ -490,15 +477,15 @@ class Recurrent(nn.Module):
         outputs = x.new_zeros(batch * time, x.shape[1]).index_copy(0, rows, x)
         return outputs.unflatten(0, (batch, time)), end
 
+    @staticmethod
+    @cache
+    def before_compile() -> None:
+        """Lets torch.compile leave recurrent layers as they are and compile what is around them.
 
-@cache
-def keep_from_compiler() -> None:
-    """Lets torch.compile leave recurrent layers as they are and compile what is around them.
-
-    Their steps are lists of Python's, of another length in each batch: it would compile anew for each, if it could.
-    Called where something is compiled, since torch.compiler.disable takes a second to import what it needs.
-    """
-    Recurrent.run = torch.compiler.disable(Recurrent.run)  # type: ignore[method-assign]
+        Their steps are lists of Python's, of another length in each batch: it would compile anew for each, if it could.
+        The loop calls this where it compiles, since torch.compiler.disable takes a second to import what it needs.
+        """
+        Recurrent.run = torch.compiler.disable(Recurrent.run)  # type: ignore[method-assign]
 
 
 class RNN(Recurrent):

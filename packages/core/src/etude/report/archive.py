@@ -1,21 +1,22 @@
 """The TensorBoard logs of runs and studies as one archive that can be mailed.
 
-Every run's event files become one, in a folder named as the run's is, so that TensorBoard shows the same runs. What is
-left out is what makes event files large: most points of long curves, pictures and texts between the first and the last
-of each, pictures of all seeds but the first, and the graph. Scalars and hyperparameters of no run are missing.
+Every run's event files become one, in a folder named as the run's is, without what makes them large: most points of
+long curves, pictures and texts between the first and the last, pictures of all seeds but the first, and the graph.
 """
 
 import io
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from etude import torch_private as tensorboard
+from etude.events import beginning, records
 from etude.report.read import Section
 
 POINTS = 300  # of a curve are kept
+KEPT = f"kept: {POINTS} points of each curve, the first and the last picture and text, pictures of the first seed only"
 OLDEST = (1980, 1, 1, 0, 0, 0)  # the time of every entry: the same logs give the same archive
 
 ABOUT = """\
@@ -23,45 +24,29 @@ TensorBoard logs of {names}, made by
 
     {command}
 
-To look at them: unpack this archive and run `tensorboard --logdir` on the folder.
+To view them, unpack this archive and run `tensorboard --logdir` on the folder.
 
 {thinned}
 """
 
 
-@dataclass(frozen=True)
-class Archive:
-    """A zip file, and what was left out of it."""
-
-    content: bytes
-    thinned: str
-
-
-def build(sections: Sequence[Section], again: str) -> Archive:
-    """The logs of all runs of `sections`, those that are unfinished or failed too; `again` is the command for it."""
+def build(sections: Sequence[Section], again: str) -> tuple[bytes, str]:
+    """A zip file with the logs of all runs, those that failed too, and what was left out; `again` makes it again."""
     out = io.BytesIO()
     left_out = dict.fromkeys(("scalars", "pictures", "texts", "graphs"), 0)
     tops = names([found.place for found in sections])
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as packed:
         for found, top in zip(sections, tops, strict=True):
-            for folder in log_folders(found):
-                events = list(read(folder))
-                inside = folder.relative_to(found.place)
-                run = inside.parent if inside.name == "tb" else inside
+            for run in runs(found):
                 first = found.outcome is None or not run.name.startswith("seed=") or run.name == "seed=0"
-                kept = thin(events, first, left_out)
-                if kept:
-                    entry(packed, "/".join([top, *run.parts, "events.out.tfevents.0.etude"]), written(kept))
-        counts = [f"{count:,} {what}" for what, count in left_out.items() if count]
-        thinned = (
-            f"left out were {', '.join(counts)} (kept: {POINTS} points of a curve, of pictures and texts the first and "
-            "the last, pictures of the first seed only)"
-            if counts
-            else "nothing was left out"
-        )
+                if kept := thin(read(run), first, left_out):
+                    name = "/".join([top, *run.relative_to(found.place).parts, "events.out.tfevents.0.etude"])
+                    entry(packed, name, records([beginning(kept[0].wall_time), *kept]))
+        counts = ", ".join(f"{count:,} {what}" for what, count in left_out.items() if count)
+        thinned = f"left out: {counts} ({KEPT})" if counts else "nothing was left out"
         about = ABOUT.format(names=", ".join(tops), command=again, thinned=thinned.capitalize() + ".")
         entry(packed, "README.txt", about.encode())
-    return Archive(out.getvalue(), thinned)
+    return out.getvalue(), thinned
 
 
 def names(places: Sequence[Path]) -> list[str]:
@@ -78,56 +63,56 @@ def entry(packed: zipfile.ZipFile, name: str, content: bytes) -> None:
     packed.writestr(zipfile.ZipInfo(name, OLDEST), content, zipfile.ZIP_DEFLATED)
 
 
-def log_folders(found: Section) -> list[Path]:
-    """The folders of a run or study that hold event files; those of a study's means among them."""
-    if found.outcome is None:
-        return [found.place / "tb"] if list((found.place / "tb").glob("events.out.tfevents.*")) else []
-    groups = dict.fromkeys(run.trial.folder(found.place).parent for run in found.outcome.runs)
-    runs = [run.trial.folder(found.place) / "tb" for run in found.outcome.runs]
-    return [folder for folder in (*groups, *runs) if list(folder.glob("events.out.tfevents.*"))]
+def runs(found: Section) -> list[Path]:
+    """The folders of runs that have event files, those of a study's means among them."""
+    folders = [found.place]
+    if found.outcome:
+        trials = [run.trial.folder(found.place) for run in found.outcome.runs]
+        folders = [*dict.fromkeys(folder.parent for folder in trials), *trials]
+    return [folder for folder in folders if event_files(folder)]
 
 
-def read(folder: Path) -> Iterator[Any]:
+def event_files(run: Path) -> list[Path]:
+    """In the order in which they were begun (see `etude.events`); those of means lie in the folder itself."""
+    return sorted(file for place in (run, run / "tb") for file in place.glob("events.out.tfevents.*"))
+
+
+def read(run: Path) -> list[Any]:
     """The events of a run in order. What a start wrote after the point from which the next one went on is not there.
 
     The end of a file that is being written, or was cut off, is left out.
     """
-    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
-    from tensorboard.compat.proto.event_pb2 import SessionLog
-
     events: list[Any] = []
-    for file in sorted(folder.glob("events.out.tfevents.*")):  # the order in which they were begun: see `etude.events`
-        for event in LegacyEventFileLoader(str(file)).Load():
-            if event.HasField("session_log") and event.session_log.status == SessionLog.START:
+    for file in event_files(run):
+        for event in tensorboard.EventLoader(str(file)).Load():
+            if event.HasField("session_log") and event.session_log.status == tensorboard.SessionLog.START:
                 events = [earlier for earlier in events if earlier.step < event.step or not earlier.HasField("summary")]
             events.append(event)
-    yield from events
+    return events
 
 
 def thin(events: Sequence[Any], first: bool, left_out: dict[str, int]) -> list[Any]:
     """The events to keep, counting in `left_out` what is not; `first`: of this run pictures are kept."""
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
-    steps: dict[str, list[int]] = {}
+    most = {"scalars": POINTS, "pictures": 2 if first else 0, "texts": 2}
+    steps: dict[tuple[str, str], set[int]] = {}
     for event in events:
         for value in event.summary.value:
-            steps.setdefault(value.tag, []).append(event.step)
-    keep = {tag: set(evenly(sorted(set(found)), POINTS)) for tag, found in steps.items()}
-    ends = {tag: {min(found), max(found)} for tag, found in steps.items()}
+            steps.setdefault((kind_of(value), value.tag), set()).add(event.step)
+    keep = {(kind, tag): evenly(sorted(found), most.get(kind, 0)) for (kind, tag), found in steps.items()}
     kept = []
     for event in events:
         left_out["graphs"] += event.HasField("graph_def")
         values = []
         for value in event.summary.value:
             kind = kind_of(value)
-            wanted = {"scalars": keep, "pictures": ends if first else {}, "texts": ends}
-            if kind in wanted and event.step not in wanted[kind].get(value.tag, ()):
+            if kind in most and event.step not in keep[kind, value.tag]:
                 left_out[kind] += 1
             else:
                 values.append(value)
         if values:
-            kept.append(Event(wall_time=event.wall_time, step=event.step, summary=Summary(value=values)))
+            kept.append(
+                tensorboard.Event(wall_time=event.wall_time, step=event.step, summary=tensorboard.Summary(value=values))
+            )
     return kept
 
 
@@ -140,15 +125,8 @@ def kind_of(value: Any) -> str:
     return "texts" if value.metadata.plugin_data.plugin_name == "text" else "other"
 
 
-def evenly(steps: Sequence[int], most: int) -> list[int]:
+def evenly(steps: Sequence[int], most: int) -> set[int]:
     """At most `most` of the steps, evenly apart, the first and the last among them."""
-    if len(steps) <= most:
-        return list(steps)
-    return [steps[round(n * (len(steps) - 1) / (most - 1))] for n in range(most)]
-
-
-def written(events: Sequence[Any]) -> bytes:
-    """The events as the content of an event file."""
-    from etude.events import beginning, records
-
-    return records([beginning(events[0].wall_time), *events])
+    if len(steps) <= most or not most:
+        return set(steps[:most])
+    return {steps[round(n * (len(steps) - 1) / (most - 1))] for n in range(most)}

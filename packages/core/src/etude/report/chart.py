@@ -6,10 +6,10 @@ them as the classes c0 to c6.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 COLOURS = 7
 DASHES = ("", "7 3", "2 3")
@@ -78,10 +78,10 @@ def written(tick: float, marks: Sequence[float]) -> str:
     return f"{tick:,.{decimals}f}"
 
 
-def scale(low: float, high: float, start: float, end: float) -> tuple[float, float]:
-    """Slope and intercept of the straight line that takes low to start and high to end."""
+def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    """The straight line that takes low to start and high to end."""
     slope = (end - start) / (high - low)
-    return slope, start - slope * low
+    return lambda x: slope * x + (start - slope * low)
 
 
 def marker(number: int, x: float, y: float) -> str:
@@ -100,9 +100,8 @@ def colour(number: int) -> str:
 def swatch(number: int) -> Markup:
     """The piece of line and the marker that stand for a curve in a legend."""
     return Markup(
-        '<svg class="swatch {}" viewBox="0 0 36 14" width="36" height="14" aria-hidden="true">'
-        '<path class="line" stroke-dasharray="{}" d="M1 7H35"/><path class="mark" d="{}"/></svg>'
-    ).format(colour(number), dash(number), marker(number, 18, 7))
+        '<svg class="swatch {}" viewBox="0 0 36 14" width="36" height="14" aria-hidden="true">{}{}</svg>'
+    ).format(colour(number), path("line", "M1 7H35", dashes=dash(number)), path("mark", marker(number, 18, 7)))
 
 
 def drawing(parts: Sequence[Markup], height: float, says: str) -> Markup:
@@ -111,10 +110,19 @@ def drawing(parts: Sequence[Markup], height: float, says: str) -> Markup:
     )
 
 
-def text(x: float, y: float, words: str, anchor: str = "middle", more: str = "") -> Markup:
-    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}"{}>{}</text>').format(
-        x, y, anchor, Markup(more), escape(words)
-    )
+def path(look: str, route: str, title: str = "", dashes: str | None = None) -> Markup:
+    dashed = "" if dashes is None else Markup(' stroke-dasharray="{}"').format(dashes)
+    end = Markup("><title>{}</title></path>").format(title) if title else Markup("/>")
+    return Markup('<path class="{}"{} d="{}"{}').format(look, dashed, route, end)
+
+
+def text(x: float, y: float, words: str, anchor: str = "middle", turn: str = "") -> Markup:
+    turned = Markup(' transform="{}"').format(turn) if turn else ""
+    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}"{}>{}</text>').format(x, y, anchor, turned, words)
+
+
+def through(places: Iterable[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
 
 
 def lines(curves: Sequence[Curve], across: str, up: str) -> Markup:
@@ -122,53 +130,45 @@ def lines(curves: Sequence[Curve], across: str, up: str) -> Markup:
 
     `across` and `up` say what the axes are. Values that are no numbers are left out.
     """
-    drawn = [(curve, [p for p in curve.points if all(map(math.isfinite, (p.y, p.low, p.high)))]) for curve in curves]
-    every = [p for _, points in drawn for p in points]
+    drawn = [replace(c, points=[p for p in c.points if all(map(math.isfinite, (p.y, p.low, p.high)))]) for c in curves]
+    every = [p for curve in drawn for p in curve.points]
     if not every:
-        return Markup('<p class="note">There is no point to draw yet.</p>')
+        return Markup('<p class="note">There are no points to draw yet.</p>')
     first, last = min(p.x for p in every), max(p.x for p in every)
-    low, high = min(p.low for p in every), max(p.high for p in every)
-    marks = ticks(low, high, 5)
+    marks = ticks(min(p.low for p in every), max(p.high for p in every), 5)
     columns = sorted({round(tick) for tick in ticks(first, last, 6) if first <= round(tick) <= last} | {round(first)})
     pad = max(last - first, 1) * 0.03
-    ax, bx = scale(first - pad, last + pad, LEFT, WIDTH - RIGHT)
-    ay, by = scale(marks[0], marks[-1], HEIGHT - BOTTOM, TOP)
-    parts = [Markup('<path class="grid" d="M{} {:.1f}H{}"/>').format(LEFT, ay * y + by, WIDTH - RIGHT) for y in marks]
-    parts += [text(LEFT - 7, ay * y + by + 4, written(y, marks), "end") for y in marks]
-    parts += [Markup('<path class="axis" d="M{0:.1f} {1}v5"/>').format(ax * x + bx, HEIGHT - BOTTOM) for x in columns]
-    parts += [text(ax * x + bx, HEIGHT - BOTTOM + 19, f"{x:,}") for x in columns]
-    parts.append(Markup('<path class="axis" d="M{} {}H{}"/>').format(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT))
-    parts.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, across))
+    x_of = scale(first - pad, last + pad, LEFT, WIDTH - RIGHT)
+    y_of = scale(marks[0], marks[-1], HEIGHT - BOTTOM, TOP)
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(text(14, middle, up, more=f' transform="rotate(-90 14 {middle:.1f})"'))
-    bands, strokes = [], []
-    for curve, points in drawn:
-        if not points:
-            continue
-        places = [(ax * p.x + bx, ay * p.y + by) for p in points]
-        if len(points) > 1 and any(p.low < p.high for p in points):
-            edge = [(ax * p.x + bx, ay * p.high + by) for p in points]
-            edge += [(ax * p.x + bx, ay * p.low + by) for p in reversed(points)]
-            bands.append(Markup('<path class="band {}" d="M{}z"/>').format(colour(curve.number), route(edge)))
-        strokes.append(
-            Markup('<path class="line {}" stroke-dasharray="{}" d="M{}"/>').format(
-                colour(curve.number), dash(curve.number), route(places)
-            )
-        )
-        step = -(-len(points) // MARKED)
-        shift = curve.number % step  # so that the markers of curves that lie on one another do not
-        for (x, y), p in list(zip(places, points, strict=True))[shift::step]:
-            span = f" ({p.low:.4g} to {p.high:.4g})" if p.low < p.high else ""
-            strokes.append(
-                Markup('<path class="mark {}" d="{}"><title>{}</title></path>').format(
-                    colour(curve.number), marker(curve.number, x, y), f"{curve.name}, {across} {p.x:g}: {p.y:.4g}{span}"
-                )
-            )
-    return drawing([*parts, *bands, *strokes], HEIGHT, f"{up} by {across}: {', '.join(c.name for c, _ in drawn)}")
+    parts = [path("grid", f"M{LEFT} {y_of(y):.1f}H{WIDTH - RIGHT}") for y in marks]
+    parts += [text(LEFT - 7, y_of(y) + 4, written(y, marks), "end") for y in marks]
+    parts += [path("axis", f"M{x_of(x):.1f} {HEIGHT - BOTTOM}v5") for x in columns]
+    parts += [text(x_of(x), HEIGHT - BOTTOM + 19, f"{x:,}") for x in columns]
+    parts.append(path("axis", f"M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"))
+    parts.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, across))
+    parts.append(text(14, middle, up, turn=f"rotate(-90 14 {middle:.1f})"))
+    for curve in drawn:
+        if len(curve.points) > 1 and any(p.low < p.high for p in curve.points):
+            edge = [(p.x, p.high) for p in curve.points] + [(p.x, p.low) for p in reversed(curve.points)]
+            parts.append(path(f"band {colour(curve.number)}", through((x_of(x), y_of(y)) for x, y in edge) + "z"))
+    for curve in drawn:
+        if curve.points:
+            parts += stroke(curve, x_of, y_of, across)
+    return drawing(parts, HEIGHT, f"{up} by {across}: {', '.join(curve.name for curve in drawn)}")
 
 
-def route(places: Sequence[tuple[float, float]]) -> str:
-    return "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+def stroke(
+    curve: Curve, x_of: Callable[[float], float], y_of: Callable[[float], float], across: str
+) -> Iterator[Markup]:
+    """A curve with its markers, which tell their values."""
+    look, number = colour(curve.number), curve.number
+    yield path(f"line {look}", through((x_of(p.x), y_of(p.y)) for p in curve.points), dashes=dash(number))
+    step = -(-len(curve.points) // MARKED)
+    for p in curve.points[number % step :: step]:  # so that the markers of curves on one another do not lie so, too
+        span = f" ({p.low:.4g} to {p.high:.4g})" if p.low < p.high else ""
+        title = f"{curve.name}, {across} {p.x:g}: {p.y:.4g}{span}"
+        yield path(f"mark {look}", marker(number, x_of(p.x), y_of(p.y)), title)
 
 
 def spans(rows: Sequence[Span], across: str) -> Markup:
@@ -178,30 +178,19 @@ def spans(rows: Sequence[Span], across: str) -> Markup:
         return Markup('<p class="note">There is no score to draw yet.</p>')
     ends = [end for row in rows for end in (row.middle, *(row.interval or ()), *row.values)]
     marks = ticks(min(ends), max(ends), 5)
-    a, b = scale(marks[0], marks[-1], 24, WIDTH - 24)
-    bottom = TOP + 44 * len(rows)
-    parts = [Markup('<path class="grid" d="M{:.1f} {}V{}"/>').format(a * x + b, TOP, bottom) for x in marks]
-    parts += [text(a * x + b, bottom + 18, written(x, marks)) for x in marks]
+    x_of, bottom = scale(marks[0], marks[-1], 24, WIDTH - 24), TOP + 44 * len(rows)
+    parts = [path("grid", f"M{x_of(x):.1f} {TOP}V{bottom}") for x in marks]
+    parts += [text(x_of(x), bottom + 18, written(x, marks)) for x in marks]
     parts.append(text(WIDTH / 2, bottom + 39, across))
     for place, row in enumerate(rows):
-        y = TOP + 44 * place + 30
+        y, look, interval = TOP + 44 * place + 30, colour(row.number), ""
         parts.append(text(8, y - 14, row.name, "start"))
-        kind = colour(row.number)
         if row.interval:
-            low, high = (a * end + b for end in row.interval)
-            parts.append(
-                Markup('<path class="line {}" d="M{:.1f} {}H{:.1f}M{:.1f} {}v8M{:.1f} {}v8"/>').format(
-                    kind, low, y, high, low, y - 4, high, y - 4
-                )
-            )
-        parts += [
-            Markup('<circle class="dot {}" cx="{:.1f}" cy="{}" r="2.5"/>').format(kind, a * value + b, y)
-            for value in row.values
-        ]
-        interval = f" [{row.interval[0]:.4g}, {row.interval[1]:.4g}]" if row.interval else ""
-        parts.append(
-            Markup('<path class="mark {}" d="{}"><title>{}</title></path>').format(
-                kind, marker(row.number, a * row.middle + b, y), f"{row.name}: {row.middle:.4g}{interval}"
-            )
-        )
+            low, high = map(x_of, row.interval)
+            interval = f" [{row.interval[0]:.4g}, {row.interval[1]:.4g}]"
+            parts.append(path(f"line {look}", f"M{low:.1f} {y}H{high:.1f}M{low:.1f} {y - 4}v8M{high:.1f} {y - 4}v8"))
+        dot = Markup('<circle class="dot {}" cx="{:.1f}" cy="{}" r="2.5"/>')
+        parts += [dot.format(look, x_of(value), y) for value in row.values]
+        title = f"{row.name}: {row.middle:.4g}{interval}"
+        parts.append(path(f"mark {look}", marker(row.number, x_of(row.middle), y), title))
     return drawing(parts, bottom + 48, f"{across}: {', '.join(row.name for row in rows)}")

@@ -1,39 +1,29 @@
-"""What runs and studies say to a reader: a page, a notebook to hand in, and their TensorBoard logs as one archive.
-
-OUT/report.html  OUT/taskN.ipynb  OUT/tensorboardN.zip
-
-Everything is read from the folders, so a report can be made of a study that is still at work, and names what is
-missing. This file reads; `etude.report.page`, `etude.report.notebook` and `etude.report.archive` write.
-"""
+"""What the folders of runs and studies tell, those too that are still at work: all that a report knows."""
 
 import json
 import math
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_plus
 
 from etude import files, tested
-from etude.config import take, to_flags
+from etude.config import to_flags
 from etude.errors import UserError
 from etude.package import Package
 from etude.report.chart import Curve, Point
-from etude.study import study
+from etude.study import table
+from etude.study.command import command, configurations, refuse_other_configurations
+from etude.study.file import available, load
+from etude.study.outcome import Outcome, Row, last_line, mean, summarise
+from etude.study.question import Study, folder_name, short_names
 
-KINDS = ("page", "notebook", "tensorboard")
-NEEDED = ("nbformat", "nbclient", "ipykernel")  # by the notebook alone
 BEFORE, AFTER = "before training", "at the end"
-
-HELP = """\
-Shows what the folders of runs and studies hold, those that are still at work too, in DIR (default: the folder itself):
-
-  report.html             page: one file that needs no network
-  task{number}.ipynb             notebook: the same as running code, executed; it needs nbformat, nbclient and ipykernel
-  tensorboard{number}.zip        tensorboard: the logs, thinned so that they can be mailed"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +57,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Setting:
+class Group:
     """The runs that differ in their seed only; `number` is that of its curve."""
 
     name: str
@@ -87,11 +77,11 @@ class Section:
     """what makes it, or goes on with it"""
     metric: str
     better: str
-    settings: list[Setting]
-    outcome: study.Outcome | None
+    groups: list[Group]
+    outcome: Outcome | None
     """None for a single run"""
     problems: list[str]
-    best: Setting | None
+    best: Group | None
     """the setting with the best score, on validation, of those that were begun"""
 
 
@@ -109,8 +99,8 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError, RecursionError) as error:
-        why = files.reason(error)
-        raise UserError(f"{file} cannot be read ({why}): delete {file.parent} and start the run again") from None
+        remedy = f"delete {file.parent} and start the run again"
+        raise UserError(f"{file} cannot be read ({files.reason(error)}): {remedy}") from None
     return rows
 
 
@@ -131,16 +121,9 @@ def record(folder: Path) -> Record:
         if scores and "metric" in about and not isinstance(scores.get(about["metric"]), int | float):
             raise UserError(f"{folder / name} cannot be read (its {about['metric']} is no number): {again}")
     untested = "" if test is None else tested.problem(folder, result, test)
-    return Record(
-        folder,
-        text,
-        files.read_json(folder / "environment.json", list, again, {}) or [],
-        about,
-        read_lines(folder / "metrics.jsonl"),
-        result,
-        None if untested else test,
-        untested,
-    )
+    starts = files.read_json(folder / "environment.json", list, again, {}) or []
+    rows = read_lines(folder / "metrics.jsonl")
+    return Record(folder, text, starts, about, rows, result, None if untested else test, untested)
 
 
 def samples(folder: Path) -> dict[str, list[Sample]]:
@@ -150,15 +133,13 @@ def samples(folder: Path) -> dict[str, list[Sample]]:
     """
     found: dict[str, list[tuple[float, Sample]]] = {}
     for file in sorted((folder / "samples").glob("[!.]*"), key=lambda file: (file.lstat().st_mtime_ns, file.name)):
-        match = re.fullmatch(r"(.+?)(?:-(?:epoch-)?(\d+|end))?\.(?:png|md)", file.name)
-        if match is None:
-            continue
-        epoch = math.inf if match[2] in (None, "end") else int(match[2])
-        when = AFTER if epoch == math.inf else f"after epoch {epoch}" if epoch else BEFORE
-        name = match[1].replace("-", " ")
-        found.setdefault(name, []).append((epoch, Sample(name, when, file)))
-    series = {name: [sample for _, sample in sorted(some, key=lambda x: x[0])] for name, some in found.items()}
-    return dict(sorted(series.items(), key=lambda item: len(item[1]) == 1))
+        if match := re.fullmatch(r"(.+?)(?:-(?:epoch-)?(\d+|end))?\.(?:png|md)", file.name):
+            epoch = math.inf if match[2] in (None, "end") else int(match[2])
+            when = AFTER if epoch == math.inf else f"after epoch {epoch}" if epoch else BEFORE
+            name = match[1].replace("-", " ")
+            found.setdefault(name, []).append((epoch, Sample(name, when, file)))
+    series = [(name, [sample for _, sample in sorted(some, key=lambda x: x[0])]) for name, some in found.items()]
+    return dict(sorted(series, key=lambda item: len(item[1]) == 1))
 
 
 def before_during_after(series: Sequence[Sample]) -> list[Sample]:
@@ -166,26 +147,25 @@ def before_during_after(series: Sequence[Sample]) -> list[Sample]:
     return [series[n] for n in sorted({0, (len(series) - 1) // 2, len(series) - 1})]
 
 
-def curve(setting: Setting, part: str, metric: str) -> Curve:
+def curve(group: Group, part: str, metric: str) -> Curve:
     """A metric of "train" or "valid" by epoch: mean and range over the runs, as far as all of them have come.
 
     Where some have stopped, a mean over the rest would jump.
     """
     runs = []
-    for one in setting.records:
+    for one in group.records:
         scores = {row["epoch"]: row[part].get(metric) for row in one.rows}
         runs.append({epoch: x for epoch, x in scores.items() if isinstance(x, int | float) and math.isfinite(x)})
-    epochs = sorted(set.intersection(*map(set, runs))) if runs else []
     points = []
-    for epoch in epochs:
+    for epoch in sorted(set.intersection(*map(set, runs))) if runs else []:
         values = [run[epoch] for run in runs]
         points.append(Point(epoch, math.fsum(values) / len(values), min(values), max(values)))
-    return Curve(setting.name, setting.number, points)
+    return Curve(group.name, group.number, points)
 
 
-def metrics(settings: Iterable[Setting], part: str) -> list[str]:
+def metrics(groups: Iterable[Group], part: str) -> list[str]:
     """The names of the metrics that the runs have in "train" or "valid", in the order of the task."""
-    rows = [row for setting in settings for one in setting.records for row in one.rows[:1]]
+    rows = [row for group in groups for one in group.records for row in one.rows[:1]]
     return list(dict.fromkeys(name for row in rows for name in row[part]))
 
 
@@ -200,208 +180,105 @@ def section(package: Package, place: Path, call: str) -> Section:
         found = of_run(package, place, call)
     else:
         has = "there is no such folder" if not place.is_dir() else "it has neither config.yaml nor study.yaml"
-        raise UserError(f"{place} is no folder of a run or study: {has}")
-    for setting in found.settings:
-        for one in setting.records:
-            task = str(one.about.get("task", package.module)).replace("_", "-")
-            if task != package.name:
-                raise UserError(
-                    f"{place} is of {task}, not of {package.name}: say {task} report {shlex.quote(str(place))}"
-                )
+        raise UserError(f"{place} is not the folder of a run or study: {has}")
+    for one in (one for group in found.groups for one in group.records):
+        task = str(one.about.get("task", package.module)).replace("_", "-")
+        if task != package.name:
+            other = f"{task} report {shlex.quote(str(place))}"
+            raise UserError(f"{place} is of {task}, not of {package.name}: say {other}")
     return found
 
 
 def of_run(package: Package, place: Path, call: str) -> Section:
-    one = record(place)
-    title = metadata.metadata(package.name)["Summary"] if is_installed(package.name) else package.name
-    setting = Setting(place.name, 0, [one], one.result is not None)
-    problems = []
+    one, title, problems = record(place), package.name, []
+    with suppress(metadata.PackageNotFoundError, KeyError):
+        title = metadata.metadata(package.name)["Summary"] or title
     if one.result is None:
-        problems.append(f"The run is not finished: {unfinished(one)}.")
+        epochs = "1 epoch is finished" if len(one.rows) == 1 else f"{len(one.rows) or 'no'} epochs are finished"
+        log = place / "log.txt"
+        said = f"; its last words: {last_line(log)}" if log.is_file() else ""
+        problems.append(f"The run is not finished: {epochs}{said}.")
     if one.test is None:
         why = f" ({one.untested})" if one.untested else ""
         problems.append(f"No test score yet{why}: {call} evaluate {shlex.quote(str(place))}")
-    command = f"{call} train {shlex.quote(str(place / 'config.yaml'))}"
+    group = Group(place.name, 0, [one], one.result is not None)
+    again = f"{call} train {shlex.quote(str(place / 'config.yaml'))}"
     metric, better = one.about.get("metric", "loss"), one.about.get("better", "lower")
-    return Section(place, title, command, metric, better, [setting], None, problems, setting)
-
-
-def is_installed(name: str) -> bool:
-    try:
-        return bool(metadata.metadata(name)["Summary"])
-    except metadata.PackageNotFoundError:
-        return False
-
-
-def unfinished(one: Record) -> str:
-    epochs = f"{len(one.rows) or 'no'} epoch{'s' * (len(one.rows) > 1)} {'are' if len(one.rows) > 1 else 'is'} over"
-    log = one.folder / "log.txt"
-    return epochs + (f"; its last words: {study.last_line(log)}" if log.is_file() else "")
+    return Section(place, title, again, metric, better, [group], None, problems, group)
 
 
 def of_study(package: Package, place: Path, call: str) -> Section:
-    asked = replace(study.load(str(place / "study.yaml"), package.module, package.scores), name=place.name)
-    study.refuse_other_configurations(asked, place, study.configurations(asked, package.config))
-    outcome = study.summarise(asked, place)
-    settings = []
+    asked = replace(load(str(place / "study.yaml"), package.module, package.scores), name=place.name)
+    refuse_other_configurations(asked, place, configurations(asked, package.config))
+    outcome = summarise(asked, place)
+    groups = []
     for number, row in enumerate(outcome.rows):
-        best = study.folder_name({**row.setting, **row.tuned}, study.short_names([*asked.compare, *asked.tune]))
+        best = folder_name({**row.setting, **row.tuned}, short_names([*asked.compare, *asked.tune]))
         of = [run for run in outcome.runs if run.trial.group == best]
         ended = [record(run.trial.folder(place)) for run in of if not run.problem]
         begun = [record(run.trial.folder(place)) for run in of if run.problem and run.valid is None]
         begun = [one for one in begun if one.rows]
-        settings.append(Setting(in_words(best), number, ended or begun, bool(ended)))
+        groups.append(Group(in_words(best), number, ended or begun, bool(ended)))
     problems = list(outcome.problems)
     for run in outcome.runs:
         if run.valid is None and (rows := read_lines(run.trial.folder(place) / "metrics.jsonl")):
-            problems.append(f"{run.trial}: {len(rows)} of its epochs are over")
-    scored = [(study.mean(row.valid), setting) for row, setting in zip(outcome.rows, settings, strict=True)]
-    ranked = [(asked.sign() * score, setting) for score, setting in scored if score is not None]
-    begun_ones = [setting for setting in settings if setting.records]
+            problems.append(f"{run.trial}: {len(rows)} of its epochs are finished")
+    scored = [(mean(row.valid), group) for row, group in zip(outcome.rows, groups, strict=True)]
+    ranked = [(asked.sign() * score, group) for score, group in scored if score is not None]
+    begun_ones = [group for group in groups if group.records]
     best_one = max(ranked, key=lambda pair: pair[0])[1] if ranked else next(iter(begun_ones), None)
-    command = study_command(package, asked, place, call)
-    return Section(place, asked.question, command, asked.metric, asked.better, settings, outcome, problems, best_one)
+    again = study_command(package, asked, place, call)
+    return Section(place, asked.question, again, asked.metric, asked.better, groups, outcome, problems, best_one)
 
 
-def in_words(group: str) -> str:
+def in_words(folder: str) -> str:
     """The name of a setting's folder for people: "kernel=3,lr=0.003" -> "kernel 3, lr 0.003"."""
-    from urllib.parse import unquote_plus
-
-    return ", ".join(unquote_plus(part).replace("=", " ", 1) for part in group.split(","))
+    return ", ".join(unquote_plus(part).replace("=", " ", 1) for part in folder.split(","))
 
 
-def study_command(package: Package, asked: study.Study, place: Path, call: str) -> str:
+def study_command(package: Package, asked: Study, place: Path, call: str) -> str:
     """The command line that gives this study anew: by the name it has in the package, if it is that one."""
-    for name in study.available(package.module):
-        ours = study.load(name, package.module, package.scores)
+    for name in available(package.module):
+        ours = load(name, package.module, package.scores)
         extra = {knob: value for knob, value in asked.fixed.items() if ours.fixed.get(knob) != value}
         if replace(ours, fixed={**ours.fixed, **extra}, name="", given="") == replace(asked, name="", given=""):
-            flags = to_flags(extra)
-            out = [] if place == study.default_out(package.name, ours, flags, package.config) else ["--out", str(place)]
-            return f"{call} {shlex.join(['study', name, *flags, *out])}"
+            return command(package.name, ours, place, to_flags(extra), package.config, call)
     return f"{call} {shlex.join(['study', str(place / 'study.yaml'), '--out', str(place)])}"
 
 
 def conclusions(found: Section) -> list[str]:
     """What the numbers say, in sentences."""
-    outcome = found.outcome
-    if outcome is None:
-        one = found.settings[0].records[0]
-        said = []
-        if one.result is not None:
-            valid = one.result["valid"].get(found.metric)
-            said.append(
-                f"Epoch {one.result['best_epoch']} of {one.result['epochs']} was kept: "
-                f"{found.metric} {study.cell(valid, '.4f')} on the validation part."
-            )
-        if one.test is not None:
-            said.append(f"On the test part: {found.metric} {study.cell(one.test.get(found.metric), '.4f')}.")
-        return said or ["The run is not finished; there is nothing to conclude yet."]
-    rows = [row for row in outcome.rows if row.valid]
-    if not rows:
-        return ["No run is finished yet; there is nothing to conclude."]
-    sign, seeds = outcome.study.sign(), outcome.study.seeds
-    rows.sort(key=lambda row: (-len(row.valid), -sign * (study.mean(row.valid) or 0)))  # few seeds cannot win
+    return of_one_run(found) if found.outcome is None else of_settings(found, found.outcome)
 
-    def scored(row: study.Row) -> str:
-        valid, test = (study.cell(study.mean(of), ".4f") for of in (row.valid, row.test))
-        interval = f" {study.bounds(row.interval, '.4f')}" if row.interval else ""
+
+def of_one_run(found: Section) -> list[str]:
+    one, said = found.groups[0].records[0], []
+    if one.result is not None:
+        kept = f"Epoch {one.result['best_epoch']} of {one.result['epochs']} was kept"
+        score = table.cell(one.result["valid"].get(found.metric), ".4f")
+        said.append(f"{kept}: {found.metric} {score} on the validation part.")
+    if one.test is not None:
+        said.append(f"On the test part: {found.metric} {table.cell(one.test.get(found.metric), '.4f')}.")
+    return said or ["The run is not finished; there is nothing to conclude yet."]
+
+
+def of_settings(found: Section, outcome: Outcome) -> list[str]:
+    def scored(row: Row) -> str:
+        valid, test = (table.cell(mean(of), ".4f") for of in (row.valid, row.test))
+        interval = f" {table.bounds(row.interval, '.4f')}" if row.interval else ""
         few = f", {len(row.valid)} of {seeds} seeds" if len(row.valid) < seeds else ""
         return f"{in_words(row.of)}: {found.metric} {valid} there, {test}{interval} on the test part{few}"
 
+    sign, seeds, verdicts = outcome.study.sign(), outcome.study.seeds, outcome.verdicts
+    rows = [row for row in outcome.rows if row.valid]
+    if not rows:
+        return ["No run is finished yet; there is nothing to conclude."]
+    rows.sort(key=lambda row: (-len(row.valid), -sign * (mean(row.valid) or 0)))  # few seeds cannot win
     said = [f"Best on the validation part is {scored(rows[0])}."]
     if len(rows) > 1:
-        said.append(f"Next is {scored(rows[1])}. Whether two settings differ only an expectation asks.")
-    if verdicts := outcome.verdicts:
+        said.append(f"Next is {scored(rows[1])}. Whether two settings differ is judged for expectations only.")
+    if verdicts:
         counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in ("as expected", "not expected", "unclear")}
         told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
         said.append(f"Of {len(verdicts)} expectation{'s' * (len(verdicts) > 1)}: {told}.")
-    if found.problems:
-        said.append("The study is not complete; this may change.")
-    return said
-
-
-# ---------------------------------------------------------------------------------------------------------- the command
-
-
-def main(package: Package, argv: Sequence[str], call: str) -> int:
-    """`PACKAGE report ...`; `call` is how the command was called, to be called again."""
-    usage = f"usage: {package.name} report RUN|STUDY ... [--out DIR] [--only {'|'.join(KINDS)}]"
-    words = list(argv)
-    if "-h" in words or "--help" in words:
-        print(f"{usage}\n\n{HELP.format(number=package.number)}")
-        return 0
-    out, only = take(words, "--out"), take(words, "--only")
-    if only not in (None, *KINDS):
-        raise UserError(f"--only has to be one of {', '.join(KINDS)}, not {only!r}")
-    if odd := next((word for word in words if word.startswith("-")), None):
-        raise UserError(f"unknown flag {odd}: {usage}")
-    if not words:
-        raise UserError(f"give the folders of runs or studies: {usage}")
-    places = [files.given(word) for word in words]
-    folder = files.given(out) if out else places[0] if len(places) == 1 else Path("runs") / package.name / "report"
-    sections = [section(package, place, call) for place in places]
-    again = f"{call} report {shlex.join([*words, *(['--out', out] if out else [])])}"
-    missing = [name for name in NEEDED if not importable(name)]
-    without = (
-        f"the notebook needs {', '.join(missing)}: pip install 'etude-core[notebook]', in the workspace uv sync "
-        "--all-packages"
-        if missing
-        else ""
-    )
-    if without and only == "notebook":
-        raise UserError(without)
-
-    from etude.report import archive, notebook, page
-
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    if only in (None, "page"):
-        with reading("the page"):
-            text = page.render(package, sections, again)
-        print(f"page      {put(folder / 'report.html', text.encode(errors='replace'))}")
-    if only in (None, "tensorboard"):
-        with reading("the archive of the logs"):
-            made = archive.build(sections, again)
-        file = put(folder / f"tensorboard{package.number}.zip", made.content)
-        print(f"logs      {file}, {len(made.content) / 1e6:.1f} MB: {made.thinned}")
-    if only in (None, "notebook") and not without:
-        with reading("the notebook"):
-            book = notebook.build(package, sections, folder)
-        print(f"notebook  {put(folder / f'task{package.number}.ipynb', book.encode(errors='replace'))}")
-    if without:
-        print(f"notebook  left out: {without}")
-    for found in sections:
-        if found.problems:
-            print(f"note      {found.place} is not complete: {len(found.problems)} notes are in the report")
-    return 0
-
-
-def importable(name: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(name) is not None
-
-
-def put(file: Path, content: bytes) -> Path:
-    files.put(file, content, "give --out another folder")
-    return file
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """What fails in it is the writing of the report. Raises UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({files.why(error)}): give --out another folder") from None
-
-
-@contextmanager
-def reading(what: str) -> Iterator[None]:
-    """What fails in it, while a part of the report is made, is not its folder. Raises UserError."""
-    try:
-        yield
-    except OSError as error:
-        name = f" of {error.filename}" if error.filename else ""
-        raise UserError(f"{what} cannot be made: {error.strerror or error}{name}; --only leaves it out") from None
+    return [*said, "The study is not complete; this may change."] if found.problems else said

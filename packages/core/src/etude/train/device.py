@@ -1,20 +1,20 @@
 """Where a run computes and how exactly: device, precision, and the processes of a data-parallel run."""
 
-import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from etude.config import Fit
 from etude.errors import UserError
-from etude.layers.norm import synchronise_batch_norm
 from etude.train import processes
+from etude.train.norm import synchronise_batch_norm
 
 T = TypeVar("T")
 
@@ -36,6 +36,11 @@ class Device:
     """how many threads a training step computes on; 0: as many as everything else (see `etude.train.threads`)"""
     why: str = ""
     """why this precision was taken, where nobody asked for it"""
+
+    @property
+    def exact(self) -> torch.device:
+        """Where totals are added up in float64, which Apple's GPUs do not have."""
+        return torch.device("cpu") if self.where.type == "mps" else self.where
 
     @property
     def leads(self) -> bool:
@@ -88,7 +93,9 @@ class Device:
 
         Every process has built the same model from the same seed, so nothing needs to be sent.
         """
-        model.to(self.where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(self.where)
+        if self.where.type != "mps":  # whose kernels are written for the usual order
+            model.to(memory_format=torch.channels_last)
         if self.world > 1:
             synchronise_batch_norm(model)
         return model
@@ -151,12 +158,19 @@ class Device:
         """The hardware in words, for people: "NVIDIA H200", "AMD EPYC (2 threads)"."""
         if self.where.type == "cuda":
             return torch.cuda.get_device_name(self.where)
+        if self.where.type == "mps":
+            return "Apple GPU"
         return f"{torch.cpu.get_capabilities().get('cpu_name') or 'CPU'} ({torch.get_num_threads()} threads)"
 
     def peak_memory(self) -> int:
         """The most bytes that this process has held so far: of the GPU's memory, or of the machine's."""
         if self.where.type == "cuda":
             return torch.cuda.max_memory_allocated(self.where)
+        now = psutil.Process().memory_info()
+        try:
+            import resource
+        except ImportError:  # Windows
+            return getattr(now, "peak_wset", now.rss)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts in kB
 
@@ -179,9 +193,15 @@ def choose(fit: Fit, began: str = "") -> Device:
     world, rank = processes.count_off()
     has_cuda = torch.cuda.is_available()
     local = processes.number("LOCAL_RANK", 0, max(torch.cuda.device_count(), world) - 1, 0)
-    if fit.device == "cuda" and not has_cuda:
-        raise UserError("fit.device is cuda, but PyTorch finds no CUDA device here: use --fit.device cpu")
-    if fit.device == "cpu" or not has_cuda:
+    has_mps = torch.backends.mps.is_available()
+    for name, there in (("cuda", has_cuda), ("mps", has_mps)):
+        if fit.device == name and not there:
+            raise UserError(f"fit.device is {name}, but PyTorch finds no such device here: use --fit.device auto")
+    if fit.device == "mps" or (fit.device == "auto" and has_mps and not has_cuda):
+        where = torch.device("mps")
+        if world > 1:
+            raise UserError("several processes cannot share an Apple GPU: give --fit.device cpu, or start one process")
+    elif fit.device == "cpu" or not has_cuda:
         where = torch.device("cpu")
     else:
         if local >= torch.cuda.device_count():
@@ -195,10 +215,12 @@ def choose(fit: Fit, began: str = "") -> Device:
     if precision == "auto":
         precision, reason = fastest(where)
         why = f"auto: {reason}"
-        if began == "fp16" and where.type == "cpu":
-            why = f"the run began in fp16, which is for GPUs; {why}"
+        if (began == "fp16" and where.type == "cpu") or (began not in ("", "fp32") and where.type == "mps"):
+            why = f"the run began in {began}, which is not offered here; {why}"
         elif began and began != precision:
             precision, why = began, f"as the run began; {precision} would be auto here"
+    if precision != "fp32" and where.type == "mps":
+        raise UserError(f"fit.precision {precision} is not offered on Apple GPUs: use fp32 or auto")
     if precision == "fp16" and where.type == "cpu":
         raise UserError("fit.precision fp16 is for GPUs: on a CPU use bf16, fp32 or auto")
     if world > 1 and not dist.is_initialized():
@@ -221,6 +243,8 @@ def fastest(where: torch.device) -> tuple[str, str]:
         if torch.cuda.get_device_capability(where) >= (8, 0):
             return "bf16", "this GPU multiplies it natively"
         return "fp16", "this GPU multiplies no bf16"
+    if where.type == "mps":
+        return "fp32", "half precision is not offered on Apple GPUs"
     if torch.cpu.get_capabilities().get("amx_bf16"):
         return "bf16", "this CPU multiplies it in AMX"
     return "fp32", "this CPU has no AMX, in which bf16 would be faster"

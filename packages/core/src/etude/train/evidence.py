@@ -7,6 +7,7 @@ score itself is, and the pseudo-values of the jackknife are kept (see `etude.stu
 """
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,6 @@ import numpy as np
 import torch
 
 from etude import draw
-from etude.study import judge
 from etude.train.device import Device
 from etude.train.step import even_batches
 from etude.train.task import Task
@@ -89,7 +89,7 @@ def of(
             values = pseudo_values(whole, without)
             if not all(map(math.isfinite, values)) or not isinstance(scores.get(name), float):
                 continue
-            error = math.sqrt(judge.of_mean(values).variance)
+            error = statistics.stdev(values) / math.sqrt(len(values))
             if abs(whole - scores[name]) <= error / 10 + 1e-9 * abs(whole):
                 kept[name] = values
     return {"part": f"{task.fingerprints['test']}-{len(ids)}", "scores": dict(scores), "blocks": kept}

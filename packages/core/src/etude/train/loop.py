@@ -9,9 +9,7 @@ Three rules carry everything below:
 - A hook may look, never steer: `Task.show` gets the run to write to, and what it draws changes no later step.
 """
 
-import dataclasses
 import hashlib
-import time
 from collections.abc import Generator
 from contextlib import closing
 from typing import Any
@@ -30,7 +28,6 @@ from etude.train.reporter import Reporter
 from etude.train.run import Run, checkpoint, fill
 from etude.train.step import Learner, Score, Step
 from etude.train.task import Task, parameters, summary
-from etude.train.totals import Totals
 
 
 def fit(task: Task, cfg: Fit, run: Run, device: Device) -> dict[str, Any]:
@@ -57,81 +54,97 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
     Each request is answered with `send`: by `learner` alone or, in `etude.stacked`, by a program that computes the
     requests of many runs. `asked`: the signals so far. The result and what is raised are those of `fit`.
     """
-    task, model, cfg, device = learner.task, learner.model, learner.cfg, learner.device
-    progress, seen, fingerprints = Progress(), Totals(), dict(task.fingerprints)
-
-    def save() -> None:
-        state = learner.state() | {"progress": dataclasses.asdict(progress), "seen": seen.state()}
-        run.save("last", state | {"fingerprints": fingerprints}, keep=True)
-
-    if state := run.last():
-        run.compare_data(state.get("fingerprints"), fingerprints)
-        try:
-            learner.restore(state, run.path)
-            progress, seen = Progress(**state["progress"]), Totals.restore(state["seen"], device)
-        except (KeyError, ValueError, TypeError) as error:
-            reason = f"{run.path}/checkpoints/last.pt is no checkpoint to go on from ({error!r})"
-            raise UserError(f"{reason}: put a copy of it there, or give --run another folder") from None
-    resumed = progress.step > 0
-    run.write_rows(progress.rows)
-    higher = task.better[task.metric] == "higher"
-    run.about(task.data, summary(task), str(model), task.metric, task.better[task.metric], fingerprints)
-    run.open_tensorboard(progress.step + 1 if resumed else 0, f"best/{task.metric}")
-
-    scores = [row["valid"][task.metric] for row in progress.rows]
-    best = (max if higher else min)(scores, default=None)
-    check_equal(model, progress, device)
+    task, cfg, device, progress = learner.task, learner.cfg, learner.device, begin(learner, run)
     with Reporter(run, cfg, device, progress, learner.scaler, min(10.0, 1 / learner.time_share)) as reporter:
-        if not resumed:
-            save()
+        if progress.step == 0:
+            save(learner, run, progress)
             look(task, run, device, "before", 0)
         while progress.epoch <= cfg.epochs and not out_of_patience(cfg, progress):
-            epoch, began = progress.epoch, time.monotonic()
-            model.train()
-            plan = task.plan("train", epoch, cfg.batch_size)
+            epoch, plan = progress.epoch, task.plan("train", progress.epoch, cfg.batch_size)
+            task.model.train()
+            progress.start_clock()
             reporter.start_epoch(len(plan))
             for batch in range(progress.batch, len(plan)):
                 lr = optim.learning_rate(cfg, (epoch - 1 + (batch + 0.5) / len(plan)) / cfg.epochs)
                 totals, norm = yield Step(epoch, batch, plan[batch], lr)
                 reporter.step(totals.mean("loss"), lr, norm, len(plan[batch]))
-                progress.step, progress.batch = progress.step + 1, batch + 1
-                seen.merge(totals)
-                (stop,) = device.highest([max(asked, default=0)])  # all stop at the same step, whichever was asked
-                if stop or time.monotonic() - began > 60 * cfg.save_every:
-                    progress.seconds += (time.monotonic() - began) * learner.time_share
-                    began = time.monotonic()
+                progress.end_step(totals)
+                stop = agreed(asked, device)
+                if stop or progress.elapsed > 60 * cfg.save_every:
                     reporter.flush()
-                    save()
+                    save(learner, run, progress)
                     if stop:
                         raise Stopped(stop)
-
             reporter.flush()
-            check_equal(model, progress, device)
+            check_equal(task.model, progress, device)
+
             valid = task.scores((yield Score("valid")))
             reporter.check_scores(valid)
-            row = {"epoch": epoch, "step": progress.step, "train": task.scores(seen), "valid": valid}
-            found = valid[task.metric]
-            better = best is None or (found > best if higher else found < best)
-            progress.rows.append(row)
-            progress.epoch, progress.batch, seen = epoch + 1, 0, Totals()
-            reporter.epoch(row, better)
-            if better:
-                best = found
-            if better or cfg.keep == "last":
+            improved = is_better(task, valid, progress.rows)
+            progress.end_epoch(task.scores(progress.seen), valid)
+            reporter.epoch(progress.rows[-1], improved)
+            if improved or cfg.keep == "last":
                 progress.best_epoch = epoch
-                state = {"model": model.state_dict(), "epoch": epoch, "valid": valid, "assets": task.assets()}
-                run.save("best", state | {"fingerprints": fingerprints})
+                save_best(task, run, epoch, valid)
             look(task, run, device, f"epoch {epoch}", progress.step)
-            progress.seconds += (time.monotonic() - began) * learner.time_share
             reporter.flush()
-            save()  # after everything of this epoch is written: what a kill cuts off is done again, not done twice
+            save(learner, run, progress)  # after all else of this epoch: what a kill cuts off is done again, not twice
             run.write_rows(progress.rows)
-            (stop,) = device.highest([max(asked, default=0)])
-            if stop and progress.epoch <= cfg.epochs:
+            if (stop := agreed(asked, device)) and progress.epoch <= cfg.epochs:
                 raise Stopped(stop)
-
         reporter.check_steps()
         return finish(task, run, device, progress)
+
+
+def begin(learner: Learner, run: Run) -> Progress:
+    """Where the run's last checkpoint left it, with the learner as it was then; or the start.
+
+    Raises UserError if the checkpoint is of other data, or none that one can go on from.
+    """
+    task, device, progress, fingerprints = learner.task, learner.device, Progress(), dict(learner.task.fingerprints)
+    if state := run.last():
+        run.compare_data(state.get("fingerprints"), fingerprints)
+        try:
+            learner.restore(state, run.path)
+            progress = Progress.restore(state, device)
+        except (KeyError, ValueError, TypeError) as error:
+            reason = f"{run.path}/checkpoints/last.pt is no checkpoint to go on from ({error!r})"
+            raise UserError(f"{reason}: put a copy of it there, or give --run another folder") from None
+    run.write_rows(progress.rows)
+    better = task.better[task.metric]
+    run.about(task.data, summary(task), str(task.model), task.metric, better, fingerprints)
+    run.open_tensorboard(progress.step + 1 if progress.step else 0, f"best/{task.metric}")
+    check_equal(task.model, progress, device)
+    progress.start_clock()
+    return progress
+
+
+def save(learner: Learner, run: Run, progress: Progress) -> None:
+    """All that it takes to go on from here: checkpoints/last.pt."""
+    progress.seconds += progress.elapsed * learner.time_share
+    progress.start_clock()
+    fingerprints = {"fingerprints": dict(learner.task.fingerprints)}
+    run.save("last", learner.state() | progress.state() | fingerprints, keep=True)
+
+
+def save_best(task: Task, run: Run, epoch: int, valid: dict[str, float]) -> None:
+    """All that it takes to predict: checkpoints/best.pt."""
+    state = {"model": task.model.state_dict(), "epoch": epoch, "valid": valid, "assets": task.assets()}
+    run.save("best", state | {"fingerprints": dict(task.fingerprints)})
+
+
+def is_better(task: Task, valid: dict[str, float], rows: list[dict[str, Any]]) -> bool:
+    """Whether the validation score is better than in all epochs before."""
+    earlier = [row["valid"][task.metric] for row in rows]
+    if task.better[task.metric] == "higher":
+        return not earlier or valid[task.metric] > max(earlier)
+    return not earlier or valid[task.metric] < min(earlier)
+
+
+def agreed(asked: list[int], device: Device) -> int:
+    """The signal to stop for, or 0; the same in all processes, whichever was asked, so that all stop at one step."""
+    (stop,) = device.highest([max(asked, default=0)])
+    return stop
 
 
 def check_equal(model: nn.Module, progress: Progress, device: Device) -> None:

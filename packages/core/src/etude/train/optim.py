@@ -34,7 +34,7 @@ def learning_rate(fit: Fit, done: float) -> float:
     """The learning rate when the part `done` of the run (0 .. 1) is over: a function, so nothing has to be saved.
 
     It rises in a straight line over the first `warmup` to `lr`, then stays (constant), falls to 0 as half a cosine
-    (Loshchilov & Hutter 2017), or falls to 0 in a straight line (one-cycle: Smith 2018).
+    (Loshchilov & Hutter 2017), or falls to 0 in a straight line (linear).
     """
     if done < fit.warmup:
         return fit.lr * done / fit.warmup

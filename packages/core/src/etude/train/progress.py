@@ -1,7 +1,11 @@
 """How far a run is."""
 
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+from etude.train.device import Device
+from etude.train.totals import Totals
 
 
 @dataclass
@@ -21,3 +25,33 @@ class Progress:
     best_epoch: int = 0
     skipped: int = 0
     """of the steps, those whose gradient fp16 could not hold"""
+    seen: Totals = field(default_factory=Totals)
+    """of the training part in this epoch, so far"""
+
+    def __post_init__(self) -> None:
+        self.start_clock()
+
+    def state(self) -> dict[str, Any]:
+        kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "seen"}
+        return {"progress": kept, "seen": self.seen.state()}
+
+    @classmethod
+    def restore(cls, state: dict[str, Any], device: Device) -> "Progress":
+        """Raises KeyError, ValueError or TypeError for the state of something else."""
+        return cls(**state["progress"], seen=Totals.restore(state["seen"], device))
+
+    def start_clock(self) -> None:
+        self.began = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the clock was started."""
+        return time.monotonic() - self.began
+
+    def end_step(self, totals: Totals) -> None:
+        self.step, self.batch = self.step + 1, self.batch + 1
+        self.seen.merge(totals)
+
+    def end_epoch(self, train: dict[str, float], valid: dict[str, float]) -> None:
+        self.rows.append({"epoch": self.epoch, "step": self.step, "train": train, "valid": valid})
+        self.epoch, self.batch, self.seen = self.epoch + 1, 0, Totals()

@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 
 from etude import config as configs
-from etude import files
+from etude import files, torch_private
 from etude.errors import UserError
 from etude.markdown import block
 from etude.train.device import DTYPES, Device
@@ -92,7 +92,7 @@ class Run:
             is_run = (path / "config.yaml").is_file()
             if not is_run and any(p.name != "log.txt" and not p.name.startswith(".") for p in path.iterdir()):
                 raise UserError(f"{path} is not empty and no run folder: give --run another folder")
-            self._lock = (path / ".lock").open("w")
+            self._lock = (path / ".lock").open("ab")
         try:
             try:
                 files.lock(self._lock)
@@ -255,12 +255,11 @@ class Run:
         """
         if not self.device.leads:
             return
-        from torch.utils.tensorboard.summary import hparams
-
-        from etude.train.board import Board
+        from etude.torch_private import hparams
+        from etude.train.board import board
 
         with self._writing(self.path / "tb"):
-            self._tb = Board(self.path / "tb", step)
+            self._tb = board(self.path / "tb", step)
         flat = {
             key: value if isinstance(value, bool | int | float | str) else str(value)
             for key, value in configs.flatten(self.config).items()
@@ -274,18 +273,17 @@ class Run:
         """One event for all `values`: a step's scalars cost one record, not one each."""
         if self._tb is None:
             return
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from etude.torch_private import Event, Summary
 
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
         event = Event(wall_time=time.time(), step=step, summary=summary)
-        self._tb.file_writer.event_writer.add_event(event)
+        torch_private.add_event(self._tb, event)
 
     def picture(self, tag: str, picture: Image.Image, step: int, when: str | None = None) -> None:
         """Shows a picture in TensorBoard and keeps it as samples/NAME.png; for NAME see `sample_name`."""
         if self._tb is None:
             return
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from etude.torch_private import Summary
 
         buffer = io.BytesIO()
         picture.convert("RGB").save(buffer, "PNG")
@@ -333,7 +331,7 @@ class Run:
         if self._tb is None:
             return
         plain = copy.deepcopy(model)
-        plain._compiled_call_impl = None  # a compiled model cannot be traced
+        torch_private.uncompiled(plain)
         with warnings.catch_warnings():  # add_graph uses torch.jit.trace, deprecated with no successor for this
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)

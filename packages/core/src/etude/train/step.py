@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from etude import draw
+from etude import draw, torch_private
 from etude.config import Fit
 from etude.errors import UserError
-from etude.layers.norm import batch_norms, uncounted
-from etude.layers.recurrent import keep_from_compiler
 from etude.train import optim
 from etude.train.device import Device
+from etude.train.norm import batch_norms, uncounted
 from etude.train.run import fill
 from etude.train.task import Split, Task
 from etude.train.totals import Sums, Totals
@@ -78,7 +77,9 @@ class Learner:
         self.task, self.cfg, self.device = task, cfg, device
         self.model = device.place(task.model)
         if cfg.compile:
-            keep_from_compiler()
+            for module in self.model.modules():
+                if callable(prepare := getattr(module, "before_compile", None)):  # a layer that has a say in it
+                    prepare()
             self.model.compile()
         self.optimizer, self.scaler = optim.optimizer(cfg, self.model), device.scaler()
         self.scaler.scale(torch.zeros((), device=device.where))  # so it is ready even where another has all the pieces
@@ -103,7 +104,7 @@ class Learner:
             with self.device.step_threads():
                 return train_step(self, request)
         except RuntimeError as error:
-            if not self.cfg.compile or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            if not self.cfg.compile or not torch_private.of_compiler(error):
                 raise
             reason = " ".join(str(error).partition("\nSet TORCH")[0].split())[:300]
             raise UserError(
@@ -186,12 +187,12 @@ def normalise(gradients: list[Tensor], assumed: int, count: Tensor, clip: float)
     norm = torch.nn.utils.get_total_norm(gradients)
     factor: Tensor | float = 1.0
     if count.device.type != "cpu" or float(count) != assumed:
-        factor = (assumed / count.clamp(min=1)).to(norm.dtype)
+        factor = (assumed / count.clamp(min=1)).to(norm.dtype).to(norm.device)
         norm = norm * factor
     if clip > 0:
         factor = factor * (clip / (norm + 1e-6)).clamp(max=1)
     if isinstance(factor, Tensor):
-        torch._foreach_mul_(gradients, factor)
+        torch_private.foreach_mul(gradients, factor)
     return norm
 
 

@@ -20,9 +20,9 @@ class Totals:
 
     def add(self, sums: Sums) -> None:
         for name, (value, count) in sums.items():
-            value = value.detach().double()
+            value = exact(value)
             if isinstance(count, Tensor):
-                count = count.detach().double()
+                count = exact(count)
             else:  # filled on the device: a copy from here would make a GPU wait
                 count = torch.full((), count, dtype=torch.float64, device=value.device)
             self.include(name, value, count)
@@ -61,7 +61,7 @@ class Totals:
             else:
                 had = (self.sums if kind == "sum" else self.counts).get(name)
                 # A copy, since what a step returns may be a view, or one number for several metrics.
-                zero = torch.zeros(shape, dtype=torch.float64, device=device.where)
+                zero = torch.zeros(shape, dtype=torch.float64, device=device.exact)
                 found[kind][name] = zero if had is None else zero + had
         self.sums, self.counts = found["sum"], found["count"]
         device.sum([*self.sums.values(), *self.counts.values()])
@@ -82,7 +82,13 @@ class Totals:
 
     @classmethod
     def restore(cls, state: dict[str, dict[str, Tensor]], device: Device) -> "Totals":
-        return cls(device.move(state["sums"]), device.move(state["counts"]))
+        return cls(*({name: x.to(device.exact) for name, x in state[kind].items()} for kind in ("sums", "counts")))
+
+
+def exact(value: Tensor) -> Tensor:
+    """In float64, which Apple's GPUs do not have: there totals are added up on the CPU."""
+    value = value.detach()
+    return (value.cpu() if value.device.type == "mps" else value).double()
 
 
 Layout = dict[tuple[str, str], tuple[int, ...]]  # what a process adds up: its kind and name -> its shape

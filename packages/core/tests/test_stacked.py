@@ -1,5 +1,6 @@
 """Many runs at once: each equals the one trained alone."""
 
+import ast
 import csv
 import dataclasses
 import io
@@ -31,8 +32,9 @@ from etude.layers.pooling import Pooling
 from etude.layers.recurrent import LSTM
 from etude.package import Package
 from etude.signals import Stopped
-from etude.stacked import runs as many
-from etude.study import study
+from etude.stacked import Unstackable
+from etude.stacked import runs as stacked
+from etude.study import command
 from etude.testing import CPU, different
 from etude.text.batching import by_length, pad
 from etude.train import loop, run
@@ -158,26 +160,26 @@ def config(n=0, kind="mlp", double=False, **fit):
 def started(cfg, folder, make=Task):
     torch.manual_seed(cfg.fit.seed)
     task = make(cfg)
-    return many.Member(Learner(task, cfg.fit, CPU), run.Run(folder, cfg, CPU), io.StringIO())
+    return stacked.Replica(Learner(task, cfg.fit, CPU), run.Run(folder, cfg, CPU), io.StringIO())
 
 
 def alone(cfgs, folder, make=Task):
     for n, cfg in enumerate(cfgs):
-        member = started(cfg, folder / str(n), make)
+        replica = started(cfg, folder / str(n), make)
         with redirect_stdout(io.StringIO()):
-            loop.fit(member.learner.task, cfg.fit, member.run, CPU)
-        member.run.close()
+            loop.fit(replica.learner.task, cfg.fit, replica.run, CPU)
+        replica.run.close()
 
 
 def together(cfgs, folder, make=Task):
-    members = [started(cfg, folder / str(n), make) for n, cfg in enumerate(cfgs)]
+    replicas = [started(cfg, folder / str(n), make) for n, cfg in enumerate(cfgs)]
     try:
-        scored_alone = many.fit(members)
+        scored_alone = stacked.fit(replicas)
     finally:
-        for member in members:
-            member.run.close()
+        for replica in replicas:
+            replica.run.close()
     assert scored_alone == ""
-    return members
+    return replicas
 
 
 def curves(folder):
@@ -234,7 +236,7 @@ def test_every_run_is_the_run_alone_up_to_rounding(kind, double, rtol, tmp_path)
 @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_optimiser_and_bf16(optimizer, precision, tmp_path, monkeypatch):
-    monkeypatch.setattr("test_many.CPU", Device(torch.device("cpu"), precision))
+    monkeypatch.setattr("test_stacked.CPU", Device(torch.device("cpu"), precision))
     cfgs = [dataclasses.replace(config(n, optimizer=optimizer, lr=1e-3 * (1 + n)), examples=400) for n in range(3)]
     alone(cfgs, tmp_path / "alone")
     together(cfgs, tmp_path / "together")
@@ -244,11 +246,11 @@ def test_every_optimiser_and_bf16(optimizer, precision, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])
-def test_runs_of_other_momentum_are_the_runs_alone(optimizer, tmp_path):
-    """With and without momentum in one stack: each has its own, and the optimiser's state that it would have alone."""
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_every_optimiser_has_the_state_that_it_has_alone(optimizer, momentum, tmp_path):
     cfgs = [
         dataclasses.replace(config(n, double=True, optimizer=optimizer, lr=1e-3, momentum=momentum), examples=200)
-        for n, momentum in enumerate((0.0, 0.5, 0.9))
+        for n in range(3)
     ]
     alone(cfgs, tmp_path / "alone")
     together(cfgs, tmp_path / "together")
@@ -258,6 +260,12 @@ def test_runs_of_other_momentum_are_the_runs_alone(optimizer, tmp_path):
         a, b = (run.checkpoint(folder, "last") for folder in (one, other))
         near(a["model"], b["model"], 1e-7)
         near(a["optimizer"], b["optimizer"], 1e-7)
+
+
+@pytest.mark.parametrize(("knob", "value"), [("momentum", 0.5), ("optimizer", "sgd")])
+def test_runs_of_another_optimiser_are_not_stacked(knob, value, tmp_path):
+    with pytest.raises(Unstackable, match=f"its fit.{knob} differs from run to run"):
+        together([short(0), short(1, **{knob: value})], tmp_path / "runs")
 
 
 def short(n, **fit):
@@ -274,19 +282,19 @@ def test_runs_end_when_they_would_alone_and_the_others_go_on(tmp_path):
     ]
     cfgs = [dataclasses.replace(c, fit=dataclasses.replace(c.fit, optimizer="sgd")) for c in cfgs]
     alone([cfgs[n] for n in (0, 1, 3)], tmp_path / "alone")
-    members = together(cfgs, tmp_path / "together")
+    replicas = together(cfgs, tmp_path / "together")
     lengths = []
-    for member, n in zip([members[0], members[1], members[3]], range(3), strict=True):
+    for replica, n in zip([replicas[0], replicas[1], replicas[3]], range(3), strict=True):
         expected = rows(tmp_path / "alone" / str(n))
-        near(expected, rows(member.run.path), 1e-9)
-        result, one = (json.loads((f / "result.json").read_text()) for f in (member.run.path, tmp_path / f"alone/{n}"))
+        near(expected, rows(replica.run.path), 1e-9)
+        result, one = (json.loads((f / "result.json").read_text()) for f in (replica.run.path, tmp_path / f"alone/{n}"))
         near({**one, "seconds": 0, "weights": ""}, {**result, "seconds": 0, "weights": ""}, 1e-9)
         lengths.append(len(expected))
     assert lengths[0] < 8
     assert lengths[1:] == [2, 5]
-    assert "became" in str(members[2].error)
-    assert str(members[2].error) in members[2].log.getvalue()
-    assert not (members[2].run.path / "result.json").exists()
+    assert "became" in str(replicas[2].error)
+    assert str(replicas[2].error) in replicas[2].log.getvalue()
+    assert not (replicas[2].run.path / "result.json").exists()
 
 
 class Interrupted(Task):
@@ -362,7 +370,7 @@ def with_noise(draw_noise):
 )
 def test_what_cannot_be_reproduced_is_refused_and_the_runs_can_go_on_alone(make, why, tmp_path):
     cfgs = [short(n) for n in range(2)]
-    with pytest.raises(many.Unstackable, match=why):
+    with pytest.raises(Unstackable, match=why):
         together(cfgs, tmp_path / "runs", make)
     alone(cfgs[:1], tmp_path / "alone", make)
     alone(cfgs, tmp_path / "runs", make)
@@ -373,9 +381,7 @@ def test_what_cannot_be_reproduced_is_refused_and_the_runs_can_go_on_alone(make,
 def test_what_is_not_declared_may_not_differ(part, tmp_path):
     """A weight of the loss, such as the KL term's, would be that of the first run for all."""
     cfgs = [short(0), dataclasses.replace(short(1), **part)]
-    with pytest.raises(
-        many.Unstackable, match=rf"task.config.{next(iter(part))} differs from run to run \(0.\d, 0.\d\)"
-    ):
+    with pytest.raises(Unstackable, match=rf"task.config.{next(iter(part))} differs from run to run \(0.\d, 0.\d\)"):
         together(cfgs, tmp_path / "runs")
 
 
@@ -427,7 +433,7 @@ def in_the_model(task, x):
 )
 def test_a_number_in_which_tasks_or_models_differ_is_named(place, name, tmp_path):
     """Whether a step reads it or not, and however small the difference is."""
-    with pytest.raises(many.Unstackable, match=f"its {re.escape(name)} differs from run to run"):
+    with pytest.raises(Unstackable, match=f"its {re.escape(name)} differs from run to run"):
         together([short(0), short(1)], tmp_path / "runs", holding(place))
 
 
@@ -477,7 +483,7 @@ def test_a_weight_that_is_annealed_otherwise_in_each_run_is_found_out_and_they_g
     """In the first epoch there is no difference. They go on from the end of it and end as runs alone."""
     cfgs = [short(n, epochs=4) for n in range(2)]
     alone(cfgs, tmp_path / "alone", make)
-    with pytest.raises(many.Unstackable, match=why):
+    with pytest.raises(Unstackable, match=why):
         together(cfgs, tmp_path / "runs", make)
     states = [run.checkpoint(tmp_path / "runs" / str(n), "last") for n in range(2)]
     assert [state["progress"]["epoch"] for state in states] == [2, 2]
@@ -492,7 +498,7 @@ def test_runs_in_other_epochs_do_not_share_a_weight_that_is_annealed(tmp_path):
     folder = tmp_path / "runs" / "0"
     (folder / "result.json").unlink()
     (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace("epochs: 1", "epochs: 4"))
-    with pytest.raises(many.Unstackable, match=r"its task.kl differs"):
+    with pytest.raises(Unstackable, match=r"its task.kl differs"):
         together(cfgs, tmp_path / "runs", Annealing)
 
 
@@ -527,18 +533,18 @@ class Harsher(Task):
 def test_scoring_is_proved_in_every_epoch_too(tmp_path):
     cfgs = [short(n) for n in range(2)]
     alone(cfgs, tmp_path / "alone", Harsher)
-    members = [started(cfg, tmp_path / "together" / str(n), Harsher) for n, cfg in enumerate(cfgs)]
-    assert many.fit(members) == "a stacked step has another loss than one alone"
-    for n, member in enumerate(members):
-        member.run.close()
+    replicas = [started(cfg, tmp_path / "together" / str(n), Harsher) for n, cfg in enumerate(cfgs)]
+    assert stacked.fit(replicas) == "a stacked step has another loss than one alone"
+    for n, replica in enumerate(replicas):
+        replica.run.close()
         near(rows(tmp_path / "alone" / str(n)), rows(tmp_path / "together" / str(n)), 1e-9)
 
 
 def test_a_small_error_of_the_gradient_does_not_pass_for_rounding_in_bf16(tmp_path, monkeypatch):
-    monkeypatch.setattr("test_many.CPU", Device(torch.device("cpu"), "bf16"))
+    monkeypatch.setattr("test_stacked.CPU", Device(torch.device("cpu"), "bf16"))
     wrong = with_noise(lambda self, x: x + 0.1 * self.config.fit.seed * (x - x.detach()))
     cfgs = [dataclasses.replace(short(n), double=False) for n in range(2)]
-    with pytest.raises(many.Unstackable, match="another gradient than one alone, of encode"):
+    with pytest.raises(Unstackable, match="another gradient than one alone, of encode"):
         together(cfgs, tmp_path / "runs", wrong)
 
 
@@ -551,7 +557,7 @@ def test_an_error_in_a_small_gradient_is_found_out(tmp_path):
         small = small + 0.5 * self.config.fit.seed * (small - small.detach())
         return {"loss": ((self.model.decode(x[:, :2]) ** 2).sum() + small, len(x))}
 
-    with pytest.raises(many.Unstackable, match="another gradient than one alone, of encode"):
+    with pytest.raises(Unstackable, match="another gradient than one alone, of encode"):
         together([dataclasses.replace(short(n), double=False) for n in range(2)], tmp_path / "runs", stubborn(step))
 
 
@@ -571,19 +577,19 @@ def test_models_of_other_shapes_and_obstacles_are_left_with_a_reason(tmp_path):
     said = []
 
     def trained(cfgs, name):
-        wishes = [many.Wish(cfg, tmp_path / name / str(n), "again") for n, cfg in enumerate(cfgs)]
-        for wish in wishes:
-            wish.folder.mkdir(parents=True)
-        return wishes, many.train(wishes, lambda cfg, where: Task(cfg), said.append)
+        wanted = [stacked.Wanted(cfg, tmp_path / name / str(n), "again") for n, cfg in enumerate(cfgs)]
+        for one in wanted:
+            one.folder.mkdir(parents=True)
+        return wanted, stacked.train(wanted, lambda cfg, where: Task(cfg), said.append)
 
-    _, outcome = trained([short(n, accumulate=2) for n in range(2)], "pieces")
-    assert set(outcome.left.values()) == {"fit.accumulate is above 1"}
+    _, unfinished = trained([short(n, accumulate=2) for n in range(2)], "pieces")
+    assert set(unfinished.left.values()) == {"fit.accumulate is above 1"}
     odd = dataclasses.replace(short(2), kind="cnn")
-    wishes, outcome = trained([short(0), short(1), odd], "shapes")
-    assert outcome.left == {str(wishes[2].folder): "no other run has a model of its shapes"}
-    assert [(wish.folder / "result.json").exists() for wish in wishes] == [True, True, False]
+    wanted, unfinished = trained([short(0), short(1), odd], "shapes")
+    assert unfinished.left == {str(wanted[2].folder): "no other run has a model of its shapes"}
+    assert [(one.folder / "result.json").exists() for one in wanted] == [True, True, False]
     assert "2 runs as one stacked program" in " ".join(said)
-    log = (wishes[0].folder / "log.txt").read_text()
+    log = (wanted[0].folder / "log.txt").read_text()
     assert log.count("epoch   1/3") == 1
     assert "done     validation loss" in log
 
@@ -591,9 +597,9 @@ def test_models_of_other_shapes_and_obstacles_are_left_with_a_reason(tmp_path):
 @pytest.mark.parametrize("late", [False, True])
 def test_a_log_that_cannot_be_written_ends_its_run_only(tmp_path, monkeypatch, late):
     """On a full disk; `late`: it fills up after the first epoch."""
-    said, wishes = [], [many.Wish(short(n), tmp_path / str(n), "again") for n in range(3)]
-    for wish in wishes:
-        wish.folder.mkdir()
+    said, wanted = [], [stacked.Wanted(short(n), tmp_path / str(n), "again") for n in range(3)]
+    for one in wanted:
+        one.folder.mkdir()
     (tmp_path / "1" / "log.txt").symlink_to("/dev/null" if late else "/dev/full")
     if late:
 
@@ -604,21 +610,21 @@ def test_a_log_that_cannot_be_written_ends_its_run_only(tmp_path, monkeypatch, l
                     os.dup2(full.fileno(), sys.stdout.fileno())
 
         monkeypatch.setattr(Task, "show", show)
-    outcome = many.train(wishes, lambda cfg, where: Task(cfg), said.append)
-    assert outcome.failed == [str(tmp_path / "1")]
-    assert [(wish.folder / "result.json").exists() for wish in wishes] == [True, False, True]
+    unfinished = stacked.train(wanted, lambda cfg, where: Task(cfg), said.append)
+    assert unfinished.failed == [str(tmp_path / "1")]
+    assert [(one.folder / "result.json").exists() for one in wanted] == [True, False, True]
     assert any("failed" in line and str(tmp_path / "1") in line and "No space left" in line for line in said)
 
 
 def test_runs_that_began_in_another_precision_go_on_alone(tmp_path):
-    wishes = [many.Wish(short(n, precision="auto"), tmp_path / str(n), "again") for n in range(3)]
-    for wish, precision in zip(wishes, ("fp32", "bf16", "fp32"), strict=True):
-        wish.folder.mkdir()
-        (wish.folder / "environment.json").write_text(json.dumps([{"precision": precision}]))
-    (tmp_path / "0" / "config.yaml").write_text(dump(wishes[0].config))
-    (tmp_path / "2" / "config.yaml").write_text(dump(wishes[2].config))
-    outcome = many.train(wishes, lambda cfg, where: Task(cfg), lambda _: None)
-    assert outcome.left == {str(wishes[1].folder): "begun in another precision"}
+    wanted = [stacked.Wanted(short(n, precision="auto"), tmp_path / str(n), "again") for n in range(3)]
+    for one, precision in zip(wanted, ("fp32", "bf16", "fp32"), strict=True):
+        one.folder.mkdir()
+        (one.folder / "environment.json").write_text(json.dumps([{"precision": precision}]))
+    (tmp_path / "0" / "config.yaml").write_text(dump(wanted[0].config))
+    (tmp_path / "2" / "config.yaml").write_text(dump(wanted[2].config))
+    unfinished = stacked.train(wanted, lambda cfg, where: Task(cfg), lambda _: None)
+    assert unfinished.left == {str(wanted[1].folder): "begun in another precision"}
     for n in (0, 2):
         starts = json.loads((tmp_path / str(n) / "environment.json").read_text())
         assert [start["precision"] for start in starts] == ["fp32", "fp32"]
@@ -639,7 +645,10 @@ def test_a_study_of_runs_together_says_so_and_gives_the_same_table(tmp_path, cap
     Path("rate.yaml").write_text(STUDY)
     tables, kept = {}, ("fit.lr", "seed", "valid_loss", "test_loss", "test_accuracy", "best_epoch", "parameters")
     for how in ("auto", "off"):
-        assert study.main("toy", "toy", ["rate.yaml", "--together", how, "--out", how], SCORES, ToyConfig) == 0
+        assert (
+            command.main(Package("toy", ToyConfig, "", SCORES), ["rate.yaml", "--together", how, "--out", how], "toy")
+            == 0
+        )
         printed = capsys.readouterr().out
         assert ("2 runs as one stacked program" in printed) == (how == "auto")
         assert len(re.findall(r"^\[\d/2\] ", printed, re.M)) == 2
@@ -658,3 +667,15 @@ def test_a_study_of_runs_together_says_so_and_gives_the_same_table(tmp_path, cap
         assert start["command"][-len(words[3:]) :] == words[3:]
         assert start["stacked"] == (how == "auto")
         assert "together" not in start["command"]
+
+
+def test_no_function_is_longer_than_fifty_lines_and_only_train_and_leaves_are_known():
+    folder = Path(stacked.__file__).parent
+    for path in sorted(folder.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 50, f"{path.name}: {node.name}"
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("etude."):
+                part = node.module.split(".")[1]
+                known = part in ("stacked", "train") or not (folder.parent / part).is_dir()
+                assert known, f"{path.name}: {node.module}"

@@ -1,6 +1,6 @@
 """Many runs at once against the same runs one after the other, in one process, in turns.
 
-    uv run --all-packages python benchmarks/many.py [replicas [kind ...]]
+    uv run --all-packages python benchmarks/stacked.py [replicas [kind ...]]
 
 Both sides do all that a run does: checkpoints, rows, TensorBoard, validation. What each run would need alone to start a
 process is not counted. The replicas differ in seed and learning rate, the readers in dropout, too.
@@ -37,7 +37,7 @@ import gauss_vae.task
 from etude.config import Fit, Scores
 from etude.layers.pooling import Pooling
 from etude.layers.recurrent import LSTM
-from etude.stacked import runs as many
+from etude.stacked import runs as stacked
 from etude.text.batching import by_length, pad
 from etude.train import device, loop
 from etude.train.run import Run
@@ -154,7 +154,7 @@ KINDS: dict[str, tuple[Callable[[int], Any], Callable[[Any], Task]]] = {
 }
 
 
-def members(name: str, count: int, folder: Path) -> list[many.Member]:
+def replicas(name: str, count: int, folder: Path) -> list[stacked.Replica]:
     made = []
     configure, make = KINDS[name]
     for n in range(count):
@@ -162,11 +162,11 @@ def members(name: str, count: int, folder: Path) -> list[many.Member]:
         where = device.choose(config.fit)
         torch.manual_seed(n)
         learner = Learner(make(config), config.fit, where)
-        made.append(many.Member(learner, Run(folder / str(n), config, where), StringIO()))
+        made.append(stacked.Replica(learner, Run(folder / str(n), config, where), StringIO()))
     return made
 
 
-def one_after_the_other(runs: list[many.Member]) -> None:
+def one_after_the_other(runs: list[stacked.Replica]) -> None:
     for one in runs:
         with redirect_stdout(StringIO()):
             loop.fit(one.learner.task, one.learner.cfg, one.run, one.learner.device)
@@ -177,9 +177,9 @@ def measure(name: str, count: int) -> float:
     ratios = []
     for number in range(ROUNDS[name]):
         took = []
-        for how, some in ((one_after_the_other, ALONE), (many.fit, count)):
+        for how, some in ((one_after_the_other, ALONE), (stacked.fit, count)):
             with TemporaryDirectory() as folder:
-                runs = members(name, some, Path(folder))
+                runs = replicas(name, some, Path(folder))
                 began = time.perf_counter()
                 how(runs)
                 took.append((time.perf_counter() - began) / some)
@@ -196,11 +196,11 @@ def measure_steps(name: str, count: int, batches: int = 90) -> float:
     """The same of training steps alone: load, forward, backward, optimiser."""
     ratios = []
     with TemporaryDirectory() as folder:
-        runs = members(name, count, Path(folder))
+        runs = replicas(name, count, Path(folder))
         learners = [one.learner for one in runs]
         plans = [learner.task.plan("train", 1, learner.cfg.batch_size) for learner in learners]
-        many.keep_memory()
-        alone, together = members(name, 1, Path(folder, "alone"))[0], many.Together(learners)
+        stacked.keep_memory()
+        alone, together = replicas(name, 1, Path(folder, "alone"))[0], stacked.StackedLearner(learners)
         together.train([Step(1, 0, plan[0], 1e-3) for plan in plans])  # which proves itself by steps alone
         for number in range(ROUNDS[name]):
             began = time.perf_counter()
@@ -220,7 +220,7 @@ def measure_steps(name: str, count: int, batches: int = 90) -> float:
 
 
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else many.MOST
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else stacked.MAX_REPLICAS
     for name in sys.argv[2:] or KINDS:
         print(f"{name}: {count} replicas, {device.choose(KINDS[name][0](0).fit)}")
         if name in ("vae", "lstm"):

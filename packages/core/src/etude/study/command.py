@@ -1,0 +1,180 @@
+"""The verb `study`: a written question put to many runs, in a folder of its own.
+
+OUT/study.yaml  results.md  results.csv
+OUT/kernel=3,lr=0.003/           the curves averaged over the seeds, for TensorBoard
+OUT/kernel=3,lr=0.003/seed=0/    one run folder, and log.txt: what the run said
+"""
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from etude import config as configs
+from etude import files
+from etude.arguments import Parser
+from etude.errors import UserError
+from etude.package import Package
+from etude.signals import Stopped, noted_signals
+from etude.study import table
+from etude.study.file import available, dump, flag_value, flags_as_values, knobs, load, read_raw, with_flags
+from etude.study.jobs import claimed, work
+from etude.study.outcome import Outcome, summarise
+from etude.study.question import Study, flags_of, folder_name, label, on_disk, same, short_names
+
+
+def configurations(study: Study, config: type | None) -> dict[str, Any]:
+    """The configuration that the study asks for, of every trial, by its name. Raises UserError for one not to be read.
+
+    Nor may two be the same: they would be one run under two names.
+    """
+    asked: dict[str, Any] = {}
+    seen: dict[str, str] = {}
+    if config is None:
+        return {}
+    for trial in study.trials():
+        asked[str(trial)] = configs.parse(config, flags_of(study, trial))
+        other = seen.setdefault(repr(asked[str(trial)]), str(trial))
+        if other != str(trial):
+            raise UserError(f"{study.given}: {other} and {trial} are the same run; name every value once")
+    return asked
+
+
+def with_whole_paths(study: Study, asked: Mapping[str, Any]) -> Study:
+    """The study with the paths among its fixed flags as its runs keep them: they mean the same wherever one stands."""
+    kept = configs.flatten(next(iter(asked.values()))) if asked else {}
+    paths = {knob: kept.get(configs.full(knob, kept)) for knob in study.fixed}
+    whole = {knob: path for knob, path in paths.items() if isinstance(path, str) and os.path.isabs(path)}
+    return replace(study, fixed={**study.fixed, **whole})
+
+
+def refuse_other_configurations(study: Study, out: Path, asked: Mapping[str, Any]) -> None:
+    """What a run answers, its config.yaml says: it may be of another study, or older than a default of today's."""
+    differ = []
+    for trial in study.trials() if asked else ():
+        folder, now = trial.folder(out), asked[str(trial)]
+        if (folder / "config.yaml").exists():
+            try:
+                changed = "; ".join(configs.differences(configs.parse(type(now), [str(folder / "config.yaml")]), now))
+            except UserError as e:
+                changed = str(e)
+        else:
+            changed = "it has no config.yaml" if (folder / "result.json").exists() else ""
+        if changed:
+            differ.append((folder, changed))
+    if differ:
+        folder, changed = differ[0]
+        more = f"; so do {len(differ) - 1} more" if len(differ) > 1 else ""
+        raise UserError(
+            f"{folder} holds a run with another configuration than the study asks for now ({changed}){more}: "
+            "remove it, or give another --out"
+        )
+
+
+def refuse_other_runs(study: Study, out: Path) -> None:
+    """Runs made with other fixed flags must not be taken for runs of this study."""
+    if not (out / "study.yaml").is_file():
+        return
+    raw = read_raw(out / "study.yaml", str(out / "study.yaml"))
+    old = knobs((raw if isinstance(raw, dict) else {}).get("fixed") or {}, f"{out / 'study.yaml'}: fixed")
+    old = {knob: flag_value(value, f"{out / 'study.yaml'}: fixed: {knob}") for knob, value in old.items()}
+    differ = [
+        f"{knob} ({label(old[knob]) if knob in old else 'not set'} there, "
+        f"{label(study.fixed[knob]) if knob in study.fixed else 'not set'} now)"
+        for knob in dict.fromkeys([*old, *study.fixed])
+        if (knob in old) != (knob in study.fixed) or not same(old[knob], study.fixed[knob])
+    ]
+    if differ:
+        raise UserError(f"{out}: holds runs with other flags: {', '.join(differ)}; remove it, or give another --out")
+
+
+def default_out(task: str, study: Study, extra: Sequence[str], config: type | None) -> Path:
+    """runs/<task>/<study>[,key=value for each override]."""
+    values = flags_as_values(extra, config)
+    names = short_names(list(values), [*study.compare, *study.tune, *(configs.knobs(config) if config else ())])
+    return Path("runs") / task / ",".join(filter(None, [study.name, on_disk(folder_name(values, names))]))
+
+
+def command(task: str, study: Study, out: Path, extra: Sequence[str], config: type | None, call: str = "") -> str:
+    """The command line that makes, or goes on with, the study in `out`."""
+    place = [] if out == default_out(task, study, extra, config) else ["--out", str(out)]
+    return f"{call or task} {shlex.join(['study', study.given, *extra, *place])}"
+
+
+def run(study: Study, module: str, out: Path, extra: Sequence[str], jobs: int, config: type | None = None) -> Outcome:
+    """Does the runs of a study that `out` does not hold yet, then writes and returns what they say.
+
+    `extra` are flags for all runs; with their `config`, runs can be trained together. Raises `Stopped` after SIGINT or
+    SIGTERM, when the runs have saved and the results so far are written; the same call goes on.
+    """
+    task = module.replace("_", "-")
+    full = with_flags(study, extra, config)
+    asked = configurations(full, config)
+    full = with_whole_paths(full, asked)
+    writing = (f"cannot write to {out}", "a study needs a folder to write to (--out DIR)")
+    with files.reported(*writing):
+        out.mkdir(parents=True, exist_ok=True)
+    with claimed(out) as lock, noted_signals() as signals:
+        refuse_other_runs(full, out)
+        refuse_other_configurations(full, out, asked)
+        with files.reported(*writing):
+            files.write(out / "study.yaml", files.encode(dump(full)))
+        work(full, module, out, jobs, lock, signals, asked)
+        outcome = summarise(full, out)
+        with files.reported(*writing):
+            table.save(outcome, out, command(task, study, out, extra, config))
+    if signals:
+        raise Stopped(signals[0])
+    return outcome
+
+
+HELP = """\
+Put a written question to many runs, and hold the outcome against what was expected. Runs that are done already are
+skipped, so a stopped study goes on when it is started again. Any flag of `train` may follow, for all runs, such as
+--fit.epochs 2."""
+
+
+def parser(package: Package) -> Parser:
+    known = {name: load(name, package.module, package.scores).question for name in available(package.module)}
+    width = max(map(len, known), default=0)
+    studies = [f"studies of {package.name}:", *(f"  {name:{width}}  {asked}" for name, asked in known.items())]
+    none = [f"{package.name} has no studies of its own; give a file."]
+    takes = Parser(f"{package.name} study", HELP, "\n".join(studies if known else none))
+    takes.add_argument("study", metavar="NAME|FILE.yaml", nargs="?", help="one of the studies below, or a file")
+    takes.add_argument(
+        "--jobs", metavar="N", default="1", help="so many runs at once; they share the cores (default 1)"
+    )
+    takes.add_argument("--out", metavar="DIR", help=f"where runs and results go (default runs/{package.name}/NAME)")
+    off = "off: each run in a process of its own, even where runs could be trained as one program"
+    takes.add_argument("--together", choices=("auto", "off"), help=off)
+    takes.also("[--flag value ...]")
+    return takes
+
+
+def main(package: Package, words: list[str], call: str) -> int:
+    """`PACKAGE study ...`, called as `call`. Returns 0: done, 1: some runs failed, 130 or 143: stopped."""
+    takes = parser(package)
+    given, extra = takes.parse_known_args(words)
+    if given.study is None:
+        known = f"one of {', '.join(available(package.module))}, or " if available(package.module) else ""
+        takes.error(f"which study? give {known}a .yaml file first")
+    if extra and words.index(extra[0]) < words.index(given.study):  # what is taken for NAME is the value of a flag
+        takes.error(f"the study comes before {extra[0]}")
+    if not (given.jobs.isdecimal() and int(given.jobs) > 0):
+        raise UserError(f"--jobs has to be a whole number from 1 up, not {given.jobs!r}")
+    study = load(given.study, package.module, package.scores)
+    study = replace(study, together=given.together or study.together)
+    place, config = given.out, package.config
+    out = files.given(place) if place is not None else default_out(package.name, study, extra, config)
+    try:
+        outcome = run(study, package.module, out, extra, int(given.jobs), config)
+    except Stopped as stopped:
+        again = command(package.name, study, out, extra, config, call) + (f" --jobs {given.jobs}" * (given.jobs != "1"))
+        results = f"the results so far are in {out / 'results.md'}"
+        print(f"stopped by {stopped}; {results}. Go on with:\n  {again}", flush=True)
+        return stopped.code
+    curves = f"curves:  tensorboard --logdir {shlex.quote(str(out))}"
+    print(f"\n{table.render(outcome)}\n\nresults: {out / 'results.md'}\n{curves}", flush=True)
+    return 1 if outcome.problems else 0

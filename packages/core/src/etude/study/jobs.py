@@ -1,0 +1,349 @@
+"""Doing the runs of a study: which are trained together, in which order, and each process at work.
+
+Every trial is a command line in a process of its own, so it can be repeated by hand, and a crash takes nothing else
+with it. Runs that differ in nothing but seed, learning rate and the like (`config.stackable`) are trained by one
+process, as one stacked program (`etude.stacked`), unless the study says `together: off`; what cannot be stacked is
+trained alone.
+"""
+
+import itertools
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from etude import files
+from etude.config import flatten, stackable
+from etude.errors import UserError
+from etude.study.outcome import choose, last_line, measure
+from etude.study.question import Study, Trial, flags_of
+from etude.study.table import cell
+
+MOST = 32  # runs that are trained together
+ANSWER = {
+    "left": dict,
+    "failed": list,
+}  # of a process for several trials: folder -> why it is to be done alone; folders
+
+
+# What asks a process to stop: SIGTERM would end it at once on Windows.
+if sys.platform == "win32":
+    STOP = signal.CTRL_BREAK_EVENT
+else:
+    STOP = signal.SIGTERM
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[int]:
+    """Holds the folder against a second study; yields the lock, which the trials inherit and hold while they live.
+
+    Where they cannot inherit it, on Windows, a run that a killed study left holds its own folder only.
+    """
+    with files.reported(f"{out} cannot be locked", "give --out a folder where files can be"):
+        lock = (out / ".lock").open("w", encoding="utf-8")
+    with lock:
+        try:
+            with files.reported(f"{out} cannot be locked", "give --out a folder where files can be"):
+                files.lock(lock)
+        except UserError as error:
+            if not isinstance(error.__cause__, BlockingIOError):
+                raise
+            at_work = f"{out}: a study, or a run that a killed one left, is at work here"
+            raise UserError(f"{at_work}; wait or stop it") from None
+        yield lock.fileno()
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def groups_of(study: Study, trials: Sequence[Trial], asked: Mapping[str, Any], jobs: int) -> list[list[Trial]]:
+    """The trials in groups that may be trained together: alike but for the knobs of `config.stackable`.
+
+    `asked` are their configurations. Whether they can be, only their models can tell: see `etude.stacked`. With several
+    jobs there are as many groups.
+    """
+    if not asked or study.together == "off":
+        return [[trial] for trial in trials]
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        values = flatten(asked[str(trial)])
+        alike = {knob: value for knob, value in values.items() if not stackable(knob, value)}
+        groups.setdefault(repr(alike), []).append(trial)
+    size = min(MOST, -(-len(trials) // jobs))
+    return [group[at : at + size] for group in groups.values() for at in range(0, len(group), size)]
+
+
+def apart(asked: Mapping[str, Any]) -> list[str]:
+    """The knobs that the study varies and in which runs of one stack may not differ."""
+    flat = [flatten(config) for config in asked.values()]
+    names = dict.fromkeys(knob for values in flat for knob in values)
+    return [k for k in names if any(v[k] != flat[0][k] for v in flat) and not all(stackable(k, v[k]) for v in flat)]
+
+
+# ----------------------------------------------------------------------------------------------------------- processes
+
+
+@dataclass
+class Job:
+    """Trials at work in a process of their own; alone, it is the command that a person would give."""
+
+    trials: list[Trial]
+    verb: str  # train | evaluate
+    process: subprocess.Popen[bytes]
+    log: Path
+    answer: Path | None
+    """the file in which a process for several says what became of them"""
+
+    def ask_to_stop(self) -> None:
+        """So that it saves and ends."""
+        self.process.send_signal(STOP)
+
+    @property
+    def problem(self) -> str:
+        """How the process has failed, empty if it has not."""
+        code = self.process.returncode
+        return f"exit code {code}" if code > 0 else f"signal {-code}" if code else ""
+
+
+def prepared(study: Study, module: str, out: Path, trial: Trial, verb: str) -> list[str]:
+    """The command that does a trial, which is noted in its log; its folder is there then."""
+    folder = trial.folder(out)
+    words = ["train", *flags_of(study, trial), "--run", str(folder)] if verb == "train" else ["evaluate", str(folder)]
+    command = [sys.executable, "-m", module, *words]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("ab") as log:
+        log.write(f"$ {shlex.join(command)}\n".encode())
+    return command
+
+
+def start(
+    study: Study, module: str, out: Path, trials: Sequence[Trial], verb: str, number: int, threads: int, lock: int
+) -> Job:
+    """Starts a process for a trial, or one for several; `number` is that of the process."""
+    alone = len(trials) == 1
+    answer = None if alone else out / f".together-{number}.json"
+    with files.reported(f"cannot write to {out}", "a study needs a folder to write to (--out DIR)"):
+        commands = [prepared(study, module, out, trial, verb) for trial in trials]
+        if answer is not None:
+            answer.unlink(missing_ok=True)  # of an earlier start
+        said = trials[0].folder(out) / "log.txt" if alone else out / f"together-{number}.log"
+        log = said.open("ab" if alone else "wb")
+    with log:
+        try:
+            process = popen(commands[0] if alone else [sys.executable, "-m", module, "together"], log, threads, lock)
+        except OSError as error:
+            why = f"no process can be started for {trials[0]} ({error.strerror})"
+            raise UserError(f"{why}; end others, or use fewer --jobs, and start the study again") from error
+    runs = [
+        {"folder": str(trial.folder(out)), "flags": flags_of(study, trial), "command": command}
+        for trial, command in zip(trials, commands, strict=True)
+    ]
+    asked = b"" if alone else json.dumps({"verb": verb, "runs": runs, "answer": str(answer)}).encode()
+    assert process.stdin is not None
+    with suppress(OSError), process.stdin as stdin:  # if it has ended already, its exit code says so
+        stdin.write(asked)
+    return Job(list(trials), verb, process, said, answer)
+
+
+def popen(command: list[str], log: Any, threads: int, lock: int) -> subprocess.Popen[bytes]:
+    """A process in a group of its own: Ctrl-C in the terminal reaches the study alone, which asks each once to stop."""
+    own: Any = {"pass_fds": [lock], "process_group": 0}
+    if sys.platform == "win32":
+        own = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    # unbuffered, so that the last line of the log is the last thing that happened
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=env, **own)
+
+
+# ---------------------------------------------------------------------------------------------------------------- work
+
+
+@dataclass
+class Work:
+    """The runs of a study that are not done yet, and those at work."""
+
+    study: Study
+    module: str
+    out: Path
+    jobs: int
+    """how many processes at once"""
+    lock: int
+    asked: Mapping[str, Any]
+    """the configurations of the trials; none: nothing is trained together"""
+    bar: Any
+    done: int
+    """trials that are trained"""
+    queue: list[tuple[list[Trial], str]] = field(default_factory=list)
+    running: list[Job] = field(default_factory=list)
+    started: int = 0
+    alone: set[str] = field(default_factory=set)
+    """trials that a process for several has left"""
+    tried: set[str] = field(default_factory=set)
+    """trials whose evaluation was tried: if it failed, once is enough"""
+
+    def say(self, line: str) -> None:
+        self.bar.write(line)
+        sys.stdout.flush()  # in a pipe or a file, too, a line is there when it is said
+
+    def begin(self, to_train: Sequence[Trial]) -> None:
+        """Fills the queue, and says what will be trained together."""
+        trials = self.study.trials()
+        groups = groups_of(self.study, to_train, self.asked, self.jobs)
+        self.queue = [(group, "train") for group in groups]
+        if self.done:
+            self.say(f"{self.done} of {len(trials)} runs are there already")
+        for group in groups:
+            if len(group) > 1:
+                self.say(f"{len(group)} runs may be trained as one program and are tried so: {group[0]} ...")
+        if self.study.together != "off" and self.queue and (knobs := apart(self.asked)):
+            self.say(f"runs that differ in {', '.join(knobs)} are not trained as one program")
+        for of in dict.fromkeys(trial.of for trial in trials):
+            self.queue += self.to_score(of)
+
+    def to_score(self, of: str) -> list[tuple[list[Trial], str]]:
+        """The runs of a setting whose test score is due; where values are tuned, the best ones', once all are there."""
+        at_work = {str(trial) for job in self.running for trial in job.trials}
+        at_work |= {str(trial) for group, verb in self.queue if verb == "train" for trial in group}
+        every = [trial for trial in self.study.trials() if trial.of == of]
+        over = [trial for trial in every if str(trial) not in at_work]  # what others have written may be half a file
+        if not over or (self.study.tune and len(over) < len(every)):
+            return []
+        best = choose(self.study, [measure(self.study, self.out, trial) for trial in over])
+        due = [run.trial for run in best if not run.problem and not (run.test is not None and run.part)]
+        due = [trial for trial in due if str(trial) not in self.tried]  # what has no evidence is scored again
+        self.tried.update(map(str, due))
+        return [([trial], "evaluate") for trial in due]
+
+    def next_up(self) -> tuple[list[Trial], str]:
+        """What comes next; evaluations that are due share a process."""
+        trials, verb = self.queue.pop(0)
+        if verb == "evaluate" and self.asked and self.study.together != "off" and str(trials[0]) not in self.alone:
+            due = [group for group, other in self.queue if other == "evaluate" and str(group[0]) not in self.alone]
+            some = due[: -(-len(due) // self.jobs)]
+            trials = [*trials, *itertools.chain.from_iterable(some)]
+            self.queue[:] = [item for item in self.queue if item[0] not in some]
+        return trials, verb
+
+    def start_some(self) -> None:
+        """Until `jobs` processes are at work, or nothing is left to start."""
+        while self.queue and len(self.running) < self.jobs:
+            self.started += 1
+            threads = max(1, cores() // self.jobs)
+            trials, verb = self.next_up()
+            job = start(self.study, self.module, self.out, trials, verb, self.started, threads, self.lock)
+            self.running.append(job)
+
+    def collect(self) -> list[Job]:
+        """The jobs that have ended, no longer among those at work."""
+        ended = [job for job in self.running if job.process.poll() is not None]
+        self.running = [job for job in self.running if job not in ended]
+        return ended
+
+    def end_of(self, job: Job) -> None:
+        """Takes down what became of the trials of a job that has ended, and queues what is due then."""
+        if job.answer is None:
+            self.end_of_trial(job.trials[0], job.verb, job.problem)
+        else:
+            told = self.answer_of(job)
+            for trial in job.trials:
+                folder = str(trial.folder(self.out))
+                if folder in told["left"] and not self.is_there(trial, job.verb):
+                    self.queue.append(([trial], job.verb))
+                    self.alone.add(str(trial))
+                else:
+                    self.end_of_trial(trial, job.verb, "error" if folder in told["failed"] else "")
+        if job.verb == "train":
+            for of in dict.fromkeys(trial.of for trial in job.trials):
+                self.queue[:0] = self.to_score(of)
+
+    def answer_of(self, job: Job) -> dict[str, Any]:
+        """What a process for several trials answered, as ANSWER has it; without an answer all are left."""
+        assert job.answer is not None
+        told, why = None, job.problem
+        if not why:
+            with suppress(UserError):
+                told = files.read_json(job.answer, dict, "", ANSWER)
+        job.answer.unlink(missing_ok=True)
+        if told is None:
+            why = why or "it did not say what became of them"
+            self.say(f"the process of {len(job.trials)} runs failed ({why}): {last_line(job.log)}; they go on alone")
+            return {"left": {str(trial.folder(self.out)): why for trial in job.trials}, "failed": []}
+        for line in job.log.read_text(encoding="utf-8", errors="replace").splitlines():
+            self.say(line)
+        found: dict[str, Any] = told
+        return found
+
+    def is_there(self, trial: Trial, verb: str) -> bool:
+        if not (trial.folder(self.out) / "result.json").is_file():
+            return False
+        return verb == "train" or measure(self.study, self.out, trial).test is not None
+
+    def end_of_trial(self, trial: Trial, verb: str, why: str) -> None:
+        """Says what came of a trial; `why` it failed, empty if it did not."""
+        total, words = len(self.study.trials()), ""
+        self.done += verb == "train"
+        if not why and not (trial.folder(self.out) / "result.json").is_file():
+            why = "no result.json"
+        if not why:
+            run = measure(self.study, self.out, trial)
+            words = f"{self.study.metric} {cell(run.valid, '.4f')} (valid)  {cell(run.seconds, '.0f')} s"
+            why = (run.untested or "no test.json") if verb == "evaluate" and run.test is None else ""
+        if why:
+            words = f"{verb} failed ({why}): {last_line(trial.folder(self.out) / 'log.txt')}"
+        if why or verb == "train":
+            self.say(f"[{self.done:{len(str(total))}}/{total}] {trial}  {words}")
+        if verb == "train":
+            self.bar.update()
+
+
+def work(
+    study: Study, module: str, out: Path, jobs: int, lock: int, signals: Sequence[int], asked: Mapping[str, Any]
+) -> None:
+    """Trains and evaluates what is not done yet, `jobs` at once, until a signal is noted in `signals`.
+
+    `asked` are the trials' configurations (none: nothing is trained together).
+    """
+    trials = study.trials()
+    to_train = [trial for trial in trials if not (trial.folder(out) / "result.json").is_file()]
+    done = len(trials) - len(to_train)
+    hidden = not sys.stdout.isatty()
+    with tqdm(total=len(trials), initial=done, unit="run", file=sys.stdout, disable=hidden) as bar:
+        at = Work(study, module, out, jobs, lock, asked, bar, done)
+        at.begin(to_train)
+        heard, first = 0, 0.0
+        try:
+            while (at.queue and not signals) or at.running:
+                if not signals:
+                    at.start_some()
+                # Asked now and then: a signal handler that touched the list of children would race with this loop.
+                time.sleep(0.02)
+                if len(signals) > heard:
+                    heard += 1
+                    if heard == 1:
+                        first = time.monotonic()
+                        at.say("stopping: the runs save and end")
+                        for job in at.running:
+                            job.ask_to_stop()
+                    elif time.monotonic() - first > 1:  # sooner, it may be the same Ctrl-C, passed on by `uv run`
+                        at.say("stopping at once")
+                        for job in at.running:
+                            job.process.kill()
+                for job in at.collect():
+                    if not signals:
+                        at.end_of(job)
+        finally:
+            for job in at.running:
+                job.ask_to_stop()
+                job.process.wait()

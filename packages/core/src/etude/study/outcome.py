@@ -1,0 +1,251 @@
+"""What the runs of a study say: read from their folders, or from a results.csv, chosen on validation, and judged.
+
+Whatever a folder says is held against what is asked: test.json against the checkpoint (`etude.tested`), its
+configuration against that of the trial (`etude.study.command`).
+"""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from etude import files, tested
+from etude.errors import UserError
+from etude.study.judge import BLOCKS, Score, Verdict, estimate, judge
+from etude.study.question import Study, Trial, Values, label, number, short_names
+
+REMEDY = "delete it and start the study again"
+Interval = tuple[float, float] | None  # None: not available
+
+
+FACTS = ("best_epoch", "seconds", "parameters", "machine", "commit", "problem", "part", "blocks")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What is known of a trial by now; `problem` says why it does not count (empty: it counts)."""
+
+    trial: Trial
+    problem: str = ""
+    valid: float | None = None
+    test: float | None = None
+    best_epoch: int | None = None
+    seconds: float | None = None
+    parameters: int | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    """every score of the run, "valid_loss", "test_accuracy", ..."""
+    part: str = ""
+    """the test part by content; empty: not known, or the test score has no evidence yet"""
+    blocks: tuple[float, ...] = ()
+    """of the test score, see `etude.study.judge`"""
+    machine: str = ""
+    commit: str = ""
+    untested: str = ""
+    """why there is no test score, where there could be one"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A compared setting with its best tuned values; scores are seed -> metric of the runs that count."""
+
+    setting: Values
+    tuned: Values
+    of: str
+    test: dict[int, float]
+    valid: dict[int, float]
+    parameters: int | None
+    seconds: float | None
+    """Mean over the runs."""
+    interval: Interval
+    """of the mean test score, 95 %"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study says, as far as its runs are there."""
+
+    study: Study
+    rows: list[Row]
+    verdicts: list[Verdict]
+    edges: list[str]
+    problems: list[str]
+    """Runs that are missing, failed or left out, and why; empty if the study is complete."""
+    runs: list[Scored]
+
+
+def mean(values: Mapping[int, float]) -> float | None:
+    return math.fsum(values.values()) / len(values) if values else None
+
+
+def read(folder: Path, name: str) -> dict[str, Any] | None:
+    """A JSON object of a run folder; None if it is not there yet."""
+    found: dict[str, Any] | None = files.read_json(folder / name, dict, REMEDY, {})
+    return found
+
+
+def metric_in(scores: Any, metric: str, path: Path) -> float:
+    if not isinstance(scores, dict) or not isinstance(scores.get(metric), int | float):
+        has = sorted(k for k, v in scores.items() if isinstance(v, int | float)) if isinstance(scores, dict) else []
+        raise UserError(f"the study's metric {metric!r} is not in {path}; there are: {', '.join(has) or 'none'}")
+    return float(scores[metric])
+
+
+def last_line(log: Path) -> str:
+    """The last thing a trial said: the error, if it failed."""
+    try:
+        f = log.open("rb")
+    except OSError as error:
+        return f"{log.name} cannot be read ({files.why(error)})"
+    with f:
+        f.seek(max(0, log.stat().st_size - 10_000))
+        lines = [line.strip() for line in f.read().decode(errors="replace").splitlines()]
+    last = next((line for line in reversed(lines) if line), "$")
+    return "it said nothing" if last.startswith("$") else last  # a line with $ is the command that `start` writes
+
+
+def measure(study: Study, out: Path, trial: Trial) -> Scored:
+    """What the folder of a trial tells."""
+    folder = trial.folder(out)
+    result, test = read(folder, "result.json"), read(folder, "test.json")
+    if result is None:
+        log = folder / "log.txt"
+        return Scored(trial, f"not finished; its last words: {last_line(log)}" if log.exists() else "not run")
+    valid = metric_in(result.get("valid"), study.metric, folder / "result.json")
+    untested = "" if test is None else tested.problem(folder, result, test)
+    score = None if test is None or untested else metric_in(test, study.metric, folder / "test.json")
+    problem = "" if math.isfinite(valid) else f"left out: valid {study.metric} is {valid}"
+    if score is not None and not math.isfinite(score):
+        problem = problem or f"left out: test {study.metric} is {score}"
+    facts: dict[str, Any] = {key: result.get(key) for key in ("best_epoch", "seconds", "parameters")}
+    for key, fact in facts.items():
+        if not isinstance(fact, int | float | None):
+            raise UserError(
+                f"{folder / 'result.json'}: {key} is {fact!r}, no number; delete it and start the study again"
+            )
+    test = None if untested else test
+    scores = {
+        f"{part}_{name}": float(value)
+        for part, found in (("valid", result["valid"]), ("test", test or {}))
+        for name, value in found.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    kept = read(folder, BLOCKS) or {}
+    kept = kept if test is not None and kept.get("scores") == test else {}  # of other scores, which a kill left there
+    blocks, part = tuple(kept.get("blocks", {}).get(study.metric, ())), str(kept.get("part", ""))
+    starts = files.read_json(folder / "environment.json", list, REMEDY, {})
+    start = starts[-1] if starts else {}
+    machine, commit = str(start.get("device", "")), str(start.get("git") or "")
+    known: dict[str, Any] = {"scores": scores, "part": part, "blocks": blocks, "machine": machine, "commit": commit}
+    return Scored(trial, problem, valid, score, untested=untested, **known, **facts)
+
+
+def choose(study: Study, runs: Sequence[Scored]) -> list[Scored]:
+    """Of all runs of one compared setting, those of the best tuned values: best on VALIDATION, mean over the seeds.
+
+    Values that failed for some seeds cannot win on the rest: only those with the most runs that count are held
+    together.
+    """
+    groups: dict[str, list[Scored]] = {}
+    for run in runs:
+        groups.setdefault(run.trial.group, []).append(run)
+
+    def merit(group: list[Scored]) -> tuple[int, float]:
+        valid = [run.valid for run in group if not run.problem and run.valid is not None]
+        return len(valid), study.sign() * math.fsum(valid) / max(1, len(valid))
+
+    return max(groups.values(), key=merit)  # the first as written, among equals
+
+
+def summarise(study: Study, out: Path) -> Outcome:
+    """Read whatever runs of the study are in `out`, and judge; nothing is written."""
+    return conclude(study, [measure(study, out, trial) for trial in study.trials()])
+
+
+def conclude(study: Study, runs: list[Scored]) -> Outcome:
+    """What the runs of a study say, one for each of its trials."""
+    problems = [f"{run.trial}: {run.problem}" for run in runs if run.problem and run.problem != "not run"]
+    missing = [str(run.trial) for run in runs if run.problem == "not run"]
+    if missing:
+        problems.append(f"{len(missing)} of {len(runs)} runs are missing: {', '.join(missing)}")
+    shorts = short_names([*study.compare, *study.tune])
+    rows: dict[str, Row] = {}
+    tested: dict[str, dict[int, Score]] = {}
+    edges = []
+    for of in dict.fromkeys(run.trial.of for run in runs):
+        best = choose(study, [run for run in runs if run.trial.of == of])
+        setting, tuned = best[0].trial.setting, best[0].trial.tuned
+        counted = [run for run in best if not run.problem]
+        untested = [f"{run.trial}{f' ({run.untested})' if run.untested else ''}" for run in counted if run.test is None]
+        if untested:
+            problems.append(f"no test score yet: {', '.join(untested)}")
+        tested[of] = {
+            run.trial.seed: Score(run.test, run.part, run.blocks, tuple(run.scores.values()))
+            for run in counted
+            if run.test is not None
+        }
+        seconds = [run.seconds for run in counted if run.seconds is not None]
+        found = estimate(tested[of])
+        rows[of] = Row(
+            setting,
+            tuned,
+            of,
+            test={seed: score.value for seed, score in tested[of].items()},
+            valid={run.trial.seed: run.valid for run in counted if run.valid is not None},
+            parameters=counted[0].parameters if counted else None,
+            seconds=math.fsum(seconds) / len(seconds) if seconds else None,
+            interval=found.interval() if found else None,
+        )
+        for knob, value in tuned.items() if counted else ():
+            tried = [x for x in map(number, study.tune[knob]) if x is not None]
+            if len(tried) == len(study.tune[knob]) > 1 and number(value) in (min(tried), max(tried)):
+                edges.append(f"{shorts[knob]}={label(value)} is the edge of its range ({of}): widen it")
+    verdicts = judge(study.expect, tested, study.seeds, study.sign())
+    return Outcome(study, list(rows.values()), verdicts, edges, problems, runs)
+
+
+def kept(study: Study, file: Path) -> list[Scored]:
+    """The runs of a study that a file like results.csv tells of, for `conclude`; those it does not are "not run"."""
+    try:
+        with file.open(newline="", encoding="utf-8") as f:
+            lines = list(csv.DictReader(f, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        raise UserError(f"{file}: cannot be read as CSV ({e}); it has to be the results.csv of a study") from e
+    knobs = [*study.compare, *study.tune]
+    found: dict[tuple[str, ...], Scored] = {}
+    trials = {(*(label({**t.setting, **t.tuned}[k]) for k in knobs), str(t.seed)): t for t in study.trials()}
+    for n, line in enumerate(lines, 2):
+        try:
+            which = (*(line[knob] for knob in knobs), line["seed"])
+            if which not in trials:
+                raise ValueError(f"the study has no run {' '.join(which)}")
+            if which in found:
+                raise ValueError(f"the run {' '.join(which)} stands here twice")
+            found[which] = scored_of(study, trials[which], line)
+        except (KeyError, ValueError, TypeError, AttributeError) as e:
+            raise UserError(f"{file}, line {n}: {e}; it has to be the results.csv of this study") from e
+    return [found.get(which, Scored(trial, "not run")) for which, trial in trials.items()]
+
+
+def scored_of(study: Study, trial: Trial, line: Mapping[str, str]) -> Scored:
+    """A line of results.csv. Raises KeyError or ValueError for what is none."""
+    scores = {name: float(x) for name, x in line.items() if name.startswith(("valid_", "test_")) and x}
+    valid, test = (scores.get(f"{part}_{study.metric}") for part in ("valid", "test"))
+    if valid is None and not line["problem"]:
+        raise ValueError(f"there is no valid_{study.metric}")
+    best, seconds, parameters = line["best_epoch"], line["seconds"], line["parameters"]
+    return Scored(
+        trial,
+        line["problem"],
+        valid,
+        test,
+        int(best) if best else None,
+        float(seconds) if seconds else None,
+        int(parameters) if parameters else None,
+        scores,
+        line["part"],
+        tuple(map(float, line["blocks"].split())),
+        line["machine"],
+        line["commit"],
+    )

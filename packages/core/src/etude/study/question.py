@@ -1,0 +1,135 @@
+"""A study as it is asked: compared, tuned and fixed knobs, seeds, expectations; and its trials, with their names.
+
+The vocabulary is that of Google's tuning playbook (Godbole et al. 2023): *scientific* knobs are compared, *nuisance*
+knobs are tuned separately for every compared setting, on validation, and the rest is *fixed*.
+"""
+
+import hashlib
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote_plus
+
+from etude.config import to_flags, to_word
+from etude.study.judge import Claim
+
+Values = dict[str, Any]  # knob -> value: a word as it is written, True, False, None, or a list of those
+LONGEST = 120  # letters in the name of a folder, but for a hash
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study file."""
+
+    name: str
+    given: str
+    """the name or path by which the user asked for it"""
+    question: str
+    compare: dict[str, list[Any]]
+    tune: dict[str, list[Any]]
+    fixed: Values
+    seeds: int
+    metric: str
+    better: str
+    """higher or lower; the task says which"""
+    expect: list[Claim]
+    together: str = "auto"
+    """auto: runs that can be are trained together; off: each by itself"""
+
+    def settings(self) -> list[Values]:
+        """Everything that is compared: the product of the compared knobs."""
+        return product(self.compare)
+
+    def trials(self) -> "list[Trial]":
+        """Every run of the study; the first seed of all settings comes first, so half a study already compares them."""
+        shorts = short_names([*self.compare, *self.tune])
+        return [
+            Trial(setting, tuned, seed, folder_name(setting, shorts), folder_name({**setting, **tuned}, shorts))
+            for seed in range(self.seeds)
+            for setting in self.settings()
+            for tuned in product(self.tune)
+        ]
+
+    def sign(self) -> int:
+        """+1 if a larger metric is better, else -1."""
+        return 1 if self.better == "higher" else -1
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a study."""
+
+    setting: Values
+    tuned: Values
+    seed: int
+    of: str
+    """The compared setting it belongs to, "kernel=3"."""
+    group: str
+    """That with the tuned values, "kernel=3,lr=0.003"; its seeds share the folder of this name (see `on_disk`)."""
+
+    def folder(self, out: Path) -> Path:
+        return out / on_disk(self.group) / f"seed={self.seed}"
+
+    def __str__(self) -> str:
+        return f"{self.group.replace(',', ' ')} seed={self.seed}"
+
+
+def product(knobs: Mapping[str, Sequence[Any]]) -> list[Values]:
+    """Every combination of the knobs' values; of no knobs, the one empty combination."""
+    return [dict(zip(knobs, values, strict=True)) for values in itertools.product(*knobs.values())]
+
+
+def label(value: Any) -> str:
+    """A value as a study file writes it: 3, 1e-3, true, null; a list as its words."""
+    if isinstance(value, list):
+        return " ".join(map(label, value))
+    return to_word(value)
+
+
+def number(value: Any) -> float | None:
+    """The number that a value is, if any."""
+    try:
+        x = float(label(value))
+    except ValueError:
+        return None
+    return x if math.isfinite(x) else None
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two values set a knob alike: 1e-3 and 0.001 do, 1 and true do not."""
+    return label(a) == label(b) or (number(a) is not None and number(a) == number(b))
+
+
+def short_names(knobs: Sequence[str], among: Iterable[str] = ()) -> dict[str, str]:
+    """Knob -> the last part of its dotted name, or all of it where others of these, or `among` those, end alike."""
+    times = Counter(knob.rpartition(".")[2] for knob in {*knobs, *among})
+    return {knob: last if times[last := knob.rpartition(".")[2]] == 1 else knob for knob in knobs}
+
+
+def folder_name(values: Values, names: Mapping[str, str]) -> str:
+    """Values as one word, "kernel=3,lr=0.003": other values make another one."""
+    return ",".join(f"{names[knob]}={quote_plus(label(value))}" for knob, value in values.items())
+
+
+def on_disk(name: str) -> str:
+    """A name of `folder_name` as that of a folder, which on any file system is another for every other name.
+
+    Mostly it stays as it is. Where it has capitals (some file systems do not tell them from small letters), ends in a
+    dot (Windows leaves it out) or is too long, digits of its hash are added: behind an @, which no value has.
+    """
+    if re.match(r"(con|prn|aux|nul|com\d|lpt\d)\.", name):
+        name = name.replace(".", "%2E", 1)  # `aux.` followed by anything is a device of Windows
+    odd = re.search("[A-Z]", re.sub("%[0-9A-F]{2}", "", name)) or name.endswith(".")
+    if not odd and len(name) <= LONGEST:
+        return name
+    return f"{name[:LONGEST]}@{hashlib.blake2b(name.encode(), digest_size=6).hexdigest()}"
+
+
+def flags_of(study: Study, trial: Trial) -> list[str]:
+    """The flags of `train` that ask for a trial."""
+    return to_flags({**study.fixed, **trial.setting, **trial.tuned, "fit.seed": trial.seed})
