@@ -219,7 +219,7 @@ def test_a_newer_uv(workspace):
     assert done.stdout == "refused\n", done.stderr
 
 
-# ------------------------------------------------------------------------------------------ one task, from somewhere else
+# -------------------------------------------------------------------------------------- one task, from somewhere else
 
 
 def test_one_line_installs_a_task_from_the_repository(tmp_path):
