@@ -270,6 +270,6 @@ def test_evaluate_on_other_data_needs_the_same_classes(trained, capsys):
 @pytest.mark.parametrize(("name", "floor"), [("fashion-mnist", 0.8), ("mnist", 0.95)])
 def test_real_images_are_learnt(name, floor, capsys):
     """One epoch of a small network on 55,000 real images."""
-    assert main(["train", "--data", name, "--run", "r", "--fit.epochs", "1", "convnet.yaml"]) == 0
+    assert main(["train", "convnet", "--data", name, "--run", "r", "--fit.epochs", "1"]) == 0
     assert main(["evaluate", "r"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["accuracy"] > floor

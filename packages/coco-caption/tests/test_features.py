@@ -117,9 +117,9 @@ def test_weights_that_are_refused(tmp_path):
         ("resnet.pth", "are not those of squeezenet1_1 .it lacks features"),
         ("list.pth", "holds no state dict"),
         ("code.pth", "is refused"),
-        ("text.pth", "is refused|is no file of weights"),
-        ("empty.pth", "is no file of weights"),
-        ("cut.pth", "is no file of weights|is refused"),
+        ("text.pth", "is refused|cannot be read as a file of weights"),
+        ("empty.pth", "cannot be read as a file of weights"),
+        ("cut.pth", "cannot be read as a file of weights|is refused"),
         (
             "nowhere.pth",
             "there are no weights .*give --encoder.weights a file, random, or of squeezenet1_1 one of IMAGENET",

@@ -617,7 +617,7 @@ def test_what_cannot_be_read_or_written_is_one_line(trained, tmp_path, capsys):
         ("predict", ["broken.txt", "--out", "v.txt"], "broken.txt, line 2"),
         ("embed", ["missing.txt", "--out", "v.npy"], "missing.txt"),
         ("predict", [file, "missing.txt", "--out", "v.txt"], "missing.txt"),
-        ("embed", [file], "a file for the vectors"),
+        ("embed", [file], "required: --out"),
         ("embed", [file, "--out", "nowhere/v.npy"], "nowhere/v.npy"),
     ):
         assert main([verb, str(trained), *words]) == 2

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from etude.files import reason
 
@@ -72,11 +72,12 @@ def load(file: Path) -> Image.Image:
         raise
     except FileNotFoundError:
         raise Broken("there is no such file") from None
+    except UnidentifiedImageError:
+        raise Broken("its content is not that of an image") from None
     except MemoryError:
         raise Broken("there is not enough memory for so many pixels") from None
     except Exception as error:
-        why = getattr(error, "strerror", None) or reason(error)
-        raise Broken(why.replace(f" {str(file)!r}", " the file")) from None
+        raise Broken(getattr(error, "strerror", None) or reason(error)) from None
 
 
 def drafted(picture: Image.Image) -> int:
