@@ -212,7 +212,7 @@ def test_predict_writes_a_file_or_nothing(trained, letters, capsys, tmp_path):
         ("blank.png", "no ink in"),
         ("none.png", "there is no file none.png"),
         ("a.dds", "a.dds cannot be read as an image: "),
-        ("pipe.png", "pipe.png cannot be read as an image: it is no regular file"),
+        ("pipe.png", "pipe.png cannot be read as an image: it is not a regular file"),
         (".", ". cannot be read as an image: it is a folder"),
         ("", " cannot be read as an image: it is a folder"),
     ]:
