@@ -1,7 +1,7 @@
 """What all tokenizers share: pre-tokenisation, special tokens, byte fallback, batches, files.
 
-A tokenizer of one's own is a subclass with `kind` and `encode_word`, and a row in `KINDS`; where a token does not stand
-for its own letters also `spelling`, where it needs more than a vocabulary also `more`.
+A tokenizer of one's own is a subclass with `kind` and `encode_word`; where a token does not stand for its own letters
+also `spelling`, where it needs more than a vocabulary also `more`.
 """
 
 import gc
@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, Self, TypedDict, Unpack
@@ -23,14 +22,6 @@ from etude import files
 from etude.errors import UserError
 
 FORMAT, VERSION = "etude-tokenizer", 1
-KINDS = {
-    "bpe": ("etude.text.bpe", "BPE"),
-    "wordpiece": ("etude.text.wordpiece", "WordPiece"),
-    "unigram": ("etude.text.unigram", "Unigram"),
-    "words": ("etude.text.words", "Words"),
-    "characters": ("etude.text.words", "Characters"),
-    "pretrained": ("etude.text.pretrained", "Pretrained"),
-}
 SPECIAL = ("pad", "unk", "bos", "eos")
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
@@ -113,6 +104,10 @@ class Tokenizer(ABC):
     """
 
     kind: ClassVar[str]
+    kinds: ClassVar[dict[str, type["Tokenizer"]]] = {}  # every subclass by its `kind`
+
+    def __init_subclass__(cls) -> None:
+        cls.kinds[cls.kind] = cls
 
     def __init__(self, vocab: Sequence[str], **options: Unpack[FallbackOptions]) -> None:
         """`vocab`: all tokens in the order of their ids, special tokens and the 256 byte tokens (`BYTES`) among them.
@@ -400,12 +395,11 @@ class Tokenizer(ABC):
 
         if not isinstance(state, dict) or not isinstance(state.get("type"), str):
             refuse("it has no type")
-        if state["type"] not in KINDS:
-            refuse(f"unknown type {state['type']!r}, known are {', '.join(KINDS)}")
-        module, name = KINDS[state["type"]]
-        kind = getattr(import_module(module), name)
+        if state["type"] not in cls.kinds:
+            refuse(f"unknown type {state['type']!r}, known are {', '.join(cls.kinds)}")
+        kind = cls.kinds[state["type"]]
         if not issubclass(kind, cls):
-            refuse(f"a {name} tokenizer, not {cls.__name__}")
+            refuse(f"a {kind.__name__} tokenizer, not {cls.__name__}")
         try:
             return kind.restore(state)
         except KeyError as error:
