@@ -1,6 +1,5 @@
 """Tokenizers: nothing is lost, BPE is that of Hugging Face, batches are theirs, files are read or refused."""
 
-import copy
 import json
 import os
 import pickle

@@ -10,6 +10,7 @@ cell times H, D the directions, G the scans side by side (the directions, times 
 """
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -86,7 +87,19 @@ def pack(lengths: Tensor | None, batch: int, steps: int, device: torch.device) -
 # The cells: their formulas, forward and backward, over some steps. In front of everything lie G scans side by side.
 
 
-class Cell(NamedTuple):
+class Steps(NamedTuple):
+    """What belongs to the n packed rows of some steps; for `forward` without the last three."""
+
+    running: list[int]  # how many rows each step has
+    gates: Tensor  # [G, n, K]
+    after: States  # [G, n, H] the states after each step
+    earlier: States = ()  # [G, n, H] the states each step started from
+    d_after: States = ()  # their gradients, from outside of the recurrence
+    d_gates: Tensor = torch.empty(0)  # [G, n, K]
+
+
+@dataclass(frozen=True)
+class Cell:
     """The formulas of a layer.
 
     `forward(part, weight, first)`: to the first rows of `gates` the products of the inputs were added; it adds those of
@@ -98,19 +111,8 @@ class Cell(NamedTuple):
     """
 
     states: int
-    forward: Callable[["Steps", Tensor, States], None]
-    backward: Callable[["Steps", Tensor, States], None]
-
-
-class Steps(NamedTuple):
-    """What belongs to the n packed rows of some steps; for `forward` without the last three."""
-
-    running: list[int]  # how many rows each step has
-    gates: Tensor  # [G, n, K]
-    after: States  # [G, n, H] the states after each step
-    earlier: States = ()  # [G, n, H] the states each step started from
-    d_after: States = ()  # their gradients, from outside of the recurrence
-    d_gates: Tensor = torch.empty(0)  # [G, n, K]
+    forward: Callable[[Steps, Tensor, States], None]
+    backward: Callable[[Steps, Tensor, States], None]
 
 
 def by_step(running: list[int], *tensors: Tensor) -> list[tuple[Tensor, ...]]:
@@ -228,14 +230,16 @@ def parts(running: list[int], scans: int) -> list[Part]:
     for few sequences, and so few that what the recurrence does with them next is still in the cache. Gradients of
     gates, the largest of all tensors, need memory for a single part only.
     """
-    found, start, row, earlier = [], 0, 0, None
+    found: list[Part] = []
+    start = row = 0
     while start < len(running):
         end, stop = start, row
         while end < len(running) and (stop - row) * scans < 1024:
             stop += running[end]
             end += 1
+        earlier = slice(row - running[start - 1], row) if start else None
         found.append(Part(running[start:end], slice(row, stop), earlier))
-        start, row, earlier = end, stop, slice(stop - running[end - 1], stop)
+        start, row = end, stop
     return found
 
 
@@ -396,11 +400,7 @@ class Recurrent(nn.Module):
         is that after the last step, for the direction that reads backwards after the first; an empty sequence leaves
         it as it was. An LSTM has two, hidden and cell. Raises ValueError for other shapes and for lengths outside 0..T.
         """
-        outputs, end = self.run(x, lengths, (state,) if isinstance(state, Tensor) else state)
-        return outputs, end if self.cell.states > 1 else end[0]
-
-    def run(self, x: Tensor, lengths: Tensor | None, given: States | None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """x [B, T, I], lengths [B], states [layers * D, B, H] -> outputs [B, T, D * H], states at the end."""
+        given = (state,) if isinstance(state, Tensor) else state
         if x.dim() != 3 or x.shape[2] != self.input_size or x.shape[1] == 0:
             raise ValueError(f"input is of shape {list(x.shape)}: [batch, steps >= 1, {self.input_size}] is needed")
         batch, time, _ = x.shape
@@ -442,9 +442,10 @@ class Recurrent(nn.Module):
             x = x.masked_fill(packing.padding, 0)
             end = tuple(torch.where(packing.empty[:, None], a, b) for a, b in zip(first, end, strict=True))
         if rows is None:
-            return x.unflatten(0, (time, batch)).transpose(0, 1), end
-        outputs = x.new_zeros(batch * time, x.shape[1]).index_copy(0, rows, x)
-        return outputs.unflatten(0, (batch, time)), end
+            outputs = x.unflatten(0, (time, batch)).transpose(0, 1)
+        else:
+            outputs = x.new_zeros(batch * time, x.shape[1]).index_copy(0, rows, x).unflatten(0, (batch, time))
+        return outputs, end if len(end) > 1 else end[0]
 
     @staticmethod
     @cache
@@ -454,7 +455,7 @@ class Recurrent(nn.Module):
         Their steps are lists of Python's, of another length in each batch: it would compile anew for each, if it could.
         The loop calls this where it compiles, since torch.compiler.disable takes a second to import what it needs.
         """
-        Recurrent.run = torch.compiler.disable(Recurrent.run)  # type: ignore[method-assign]
+        Recurrent.forward = torch.compiler.disable(Recurrent.forward)  # type: ignore[method-assign]
 
 
 class RNN(Recurrent):

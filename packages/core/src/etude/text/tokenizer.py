@@ -98,10 +98,11 @@ class Tokenizer(ABC):
     """
 
     kind: ClassVar[str]
-    kinds: ClassVar[dict[str, type["Tokenizer"]]] = {}  # every subclass by its `kind`
+    kinds: ClassVar[dict[str, type["Tokenizer"]]] = {}  # every tokenizer by its `kind`
 
     def __init_subclass__(cls) -> None:
-        cls.kinds[cls.kind] = cls
+        if "kind" in vars(cls):
+            cls.kinds[cls.kind] = cls
 
     def __init__(self, vocab: Sequence[str], **options: Unpack[FallbackOptions]) -> None:
         """`vocab`: all tokens in the order of their ids, special tokens and the 256 byte tokens (`BYTES`) among them.
