@@ -400,7 +400,7 @@ class Recurrent(nn.Module):
         is that after the last step, for the direction that reads backwards after the first; an empty sequence leaves
         it as it was. An LSTM has two, hidden and cell. Raises ValueError for other shapes and for lengths outside 0..T.
         """
-        given = (state,) if isinstance(state, Tensor) else state
+        given: States | None = (state,) if isinstance(state, Tensor) else state
         if x.dim() != 3 or x.shape[2] != self.input_size or x.shape[1] == 0:
             raise ValueError(f"input is of shape {list(x.shape)}: [batch, steps >= 1, {self.input_size}] is needed")
         batch, time, _ = x.shape
