@@ -22,6 +22,7 @@ from etude import draw
 from etude.errors import UserError
 from etude.torch_private import is_wrapped, sigmoid_backward, tanh_backward
 
+States = Sequence[Tensor]  # the hidden states, and for an LSTM those of its cells
 Gate = Literal["input", "forget", "candidate", "output"]  # in the order of torch's weights
 
 
@@ -86,22 +87,32 @@ def pack(lengths: Tensor | None, batch: int, steps: int, device: torch.device) -
 # The cells: their formulas, forward and backward, over some steps. In front of everything lie G scans side by side.
 
 
+class Steps(NamedTuple):
+    """What belongs to the n packed rows of some steps; for `forward` without the last three."""
+
+    running: list[int]  # how many rows each step has
+    gates: Tensor  # [G, n, K]
+    after: States  # [G, n, H] the states after each step
+    earlier: States = ()  # [G, n, H] the states each step started from
+    d_after: States = ()  # their gradients, from outside of the recurrence
+    d_gates: Tensor = torch.empty(0)  # [G, n, K]
+
+
 @dataclass(frozen=True)
 class Cell:
-    """The formulas of a layer. `gates` [G, n, K] holds one row of K values for each of n packed rows.
+    """The formulas of a layer.
 
-    `forward(running, gates, weight, first, after)`: to the first rows of `gates` the products of the inputs were added;
-    it adds those of the state with `weight` [G, H, K_hh] to the leading K_hh columns, leaves there what `backward`
-    needs, and writes the states after each step. `first` are the states before the first step.
-    `backward(running, gates, d_gates, weight, earlier, after, d_after, d_states)`: `earlier` are the states each step
-    started from; `d_states` hold the gradients of those after the last step and then of those before the first; the
-    gradients of all sums are written to `d_gates`.
+    `forward(part, weight, first)`: to the first rows of `gates` the products of the inputs were added; it adds those of
+    the state with `weight` [G, H, K_hh] to the leading K_hh columns, leaves there what `backward` needs, and writes the
+    states after each step. `first` are the states before the first step.
+    `backward(part, weight, d_states)`: `d_states` hold the gradients of the states after the last step and then of
+    those before the first; the gradients of all sums are written to `d_gates`.
     Products are taken in the type of `gates`, states keep their own: float32 if that is bfloat16.
     """
 
     states: int
-    forward: Callable[[list[int], Tensor, Tensor, Sequence[Tensor], Sequence[Tensor]], None]
-    backward: Callable[..., None]
+    forward: Callable[[Steps, Tensor, States], None]
+    backward: Callable[[Steps, Tensor, States], None]
 
 
 def by_step(running: list[int], *tensors: Tensor) -> list[tuple[Tensor, ...]]:
@@ -118,34 +129,23 @@ def before(running: list[int], first: Tensor, after: Tensor) -> list[Tensor]:
     return [leading(x, n) for x, n in zip((first, *after.split(running, 1)), running, strict=False)]
 
 
-def rnn_forward(
-    running: list[int], gates: Tensor, weight: Tensor, first: Sequence[Tensor], after: Sequence[Tensor]
-) -> None:
+def rnn_forward(part: Steps, weight: Tensor, first: States) -> None:
     """h = tanh(a), where a is the sum of the products"""
+    running, gates, after, *_ = part
     for (a, h), earlier in zip(by_step(running, gates, *after), before(running, first[0], after[0]), strict=True):
         torch.tanh(a.baddbmm_(earlier.to(a.dtype), weight), out=h)
 
 
-def rnn_backward(
-    running: list[int],
-    _gates: Tensor,
-    d_gates: Tensor,
-    weight: Tensor,
-    _earlier: Sequence[Tensor],
-    after: Sequence[Tensor],
-    d_after: Sequence[Tensor],
-    d_states: Sequence[Tensor],
-) -> None:
-    for h, d_h_after, d_a in reversed(by_step(running, *after, *d_after, d_gates)):
+def rnn_backward(part: Steps, weight: Tensor, d_states: States) -> None:
+    for h, d_h_after, d_a in reversed(by_step(part.running, *part.after, *part.d_after, part.d_gates)):
         d_h = leading(d_states[0], h.shape[1])
         tanh_backward(d_h.add_(d_h_after), h, grad_input=d_a)
         d_h.copy_(torch.bmm(d_a, weight))
 
 
-def lstm_forward(
-    running: list[int], gates: Tensor, weight: Tensor, first: Sequence[Tensor], after: Sequence[Tensor]
-) -> None:
+def lstm_forward(part: Steps, weight: Tensor, first: States) -> None:
     """i, f, o = sigmoid and g = tanh of the sums of the products;  c = f c + i g;  h = o tanh(c)"""
+    running, gates, after, *_ = part
     earlier = (before(running, *states) for states in zip(first, after, strict=True))
     i_and_f = gates[..., : gates.shape[2] // 2]  # side by side, so one call does for both
     steps = by_step(running, gates, i_and_f, *gates.chunk(4, 2), *after)
@@ -158,16 +158,8 @@ def lstm_forward(
         torch.mul(o, torch.tanh(c), out=h)
 
 
-def lstm_backward(
-    running: list[int],
-    gates: Tensor,
-    d_gates: Tensor,
-    weight: Tensor,
-    earlier: Sequence[Tensor],
-    after: Sequence[Tensor],
-    d_after: Sequence[Tensor],
-    d_states: Sequence[Tensor],
-) -> None:
+def lstm_backward(part: Steps, weight: Tensor, d_states: States) -> None:
+    running, gates, after, earlier, d_after, d_gates = part
     i, f, g, o = gates.chunk(4, 2)
     d_i, d_f, d_g, d_o = d_gates.chunk(4, 2)
     tanh_c = torch.tanh(after[1])
@@ -190,13 +182,12 @@ def lstm_backward(
         d_h.copy_(torch.bmm(d_a, weight))
 
 
-def gru_forward(
-    running: list[int], gates: Tensor, weight: Tensor, first: Sequence[Tensor], after: Sequence[Tensor]
-) -> None:
+def gru_forward(part: Steps, weight: Tensor, first: States) -> None:
     """r, z = sigmoid of the sums;  m = the product of h;  n = tanh(that of the inputs + r m);  h = n + z (h - n)
 
     The columns of `gates` are m, r, z, n: products of h go to m, r, z and those of the inputs to r, z, n.
     """
+    running, gates, after, *_ = part
     size = gates.shape[2] // 4
     steps = by_step(running, gates[..., : 3 * size], gates[..., size : 3 * size], *gates.chunk(4, 2), *after)
     for (of_h, r_z, m, r, z, n, h), earlier in zip(steps, before(running, first[0], after[0]), strict=True):
@@ -206,16 +197,8 @@ def gru_forward(
         torch.sub(earlier, n, out=h).mul_(z).add_(n)
 
 
-def gru_backward(
-    running: list[int],
-    gates: Tensor,
-    d_gates: Tensor,
-    weight: Tensor,
-    earlier: Sequence[Tensor],
-    _after: Sequence[Tensor],
-    d_after: Sequence[Tensor],
-    d_states: Sequence[Tensor],
-) -> None:
+def gru_backward(part: Steps, weight: Tensor, d_states: States) -> None:
+    running, gates, _, earlier, d_after, d_gates = part
     m, r, z, n = gates.chunk(4, 2)
     d_m, d_r, d_z, d_n = d_gates.chunk(4, 2)
     tanh_backward(1 - z, n, grad_input=d_n)  # for now dh/dn and so on: what is left is to multiply by the gradient of h
@@ -247,28 +230,40 @@ def parts(running: list[int], scans: int) -> list[Part]:
     for few sequences, and so few that what the recurrence does with them next is still in the cache. Gradients of
     gates, the largest of all tensors, need memory for a single part only.
     """
-    found, start, row, earlier = [], 0, 0, None
+    found: list[Part] = []
+    start = row = 0
     while start < len(running):
         end, stop = start, row
         while end < len(running) and (stop - row) * scans < 1024:
             stop += running[end]
             end += 1
+        earlier = slice(row - running[start - 1], row) if start else None
         found.append(Part(running[start:end], slice(row, stop), earlier))
-        start, row, earlier = end, stop, slice(stop - running[end - 1], stop)
+        start, row = end, stop
     return found
 
 
-def all_before(part: Part, first: Tensor, after: Tensor) -> Tensor:
-    """The states that the steps of a part start from, [G, n, H]."""
-    if part.earlier is None:
-        return torch.cat(before(part.running, first, after[:, part.rows]), 1)
-    n = part.earlier.stop - part.earlier.start
-    if part.running[-1] == n:  # none has ended: no copy is needed
-        return after[:, part.rows.start - n : part.rows.stop - n]
-    return torch.cat(before(part.running, after[:, part.earlier], after[:, part.rows]), 1)
+def started(part: Part, first: States, after: States) -> list[Tensor]:
+    """The states before the first step of a part."""
+    return [*first] if part.earlier is None else [state[:, part.earlier] for state in after]
 
 
-class Scan(torch.autograd.Function):
+class OverReplicas(torch.autograd.Function):
+    """A function of tensors [G, ...] under `torch.func.vmap`: the replicas become more scans side by side."""
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        folded = []
+        for x, dim in zip(args, in_dims, strict=True):
+            if isinstance(x, Tensor):
+                x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+                x = x.flatten(0, 1)
+            folded.append(x)
+        outputs = [x.unflatten(0, (info.batch_size, -1)) for x in cls.apply(*folded)]
+        return tuple(outputs), (0,) * len(outputs)
+
+
+class Scan(OverReplicas):
     """(cell, running, keep, x, weight_ih, weight_hh, bias, *first) -> states after each step [G, N, H], gates.
 
     x is [G, N, I], the weights [G, K_ih, I] and [G, K_hh, H], the bias [G, K], the first states [G, B, H]. Products
@@ -276,27 +271,19 @@ class Scan(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        cell: Cell,
-        running: list[int],
-        keep: bool,
-        x: Tensor,
-        weight_ih: Tensor,
-        weight_hh: Tensor,
-        bias: Tensor,
-        *first: Tensor,
-    ) -> tuple[Tensor, ...]:
+    def forward(cell: Cell, running: list[int], keep: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
+        x, weight_ih, weight_hh, bias, *first = tensors
         cut = parts(running, x.shape[0])
-        rows = x.shape[1] if keep else max(sum(part.running) for part in cut)
-        gates = x.new_empty(x.shape[0], rows, bias.shape[1])
+        held = x.shape[1] if keep else max(sum(part.running) for part in cut)
+        gates = x.new_empty(x.shape[0], held, bias.shape[1])
         after = [state.new_empty(*x.shape[:2], state.shape[2]) for state in first]
         weight_ih, weight_hh, bias = weight_ih.mT.contiguous(), weight_hh.mT.contiguous(), bias[:, None]
         for part in cut:
             inputs = x[:, part.rows]
             here = gates[:, part.rows] if keep else gates[:, : inputs.shape[1]]
             here.copy_(bias)[..., -weight_ih.shape[2] :].baddbmm_(inputs, weight_ih)
-            start = first if part.earlier is None else [state[:, part.earlier] for state in after]
-            cell.forward(part.running, here, weight_hh, start, [state[:, part.rows] for state in after])
+            steps = Steps(part.running, here, [state[:, part.rows] for state in after])
+            cell.forward(steps, weight_hh, started(part, first, after))
         return *after, gates
 
     @staticmethod
@@ -317,12 +304,8 @@ class Scan(torch.autograd.Function):
         found = ScanGradient.apply(ctx.cell, ctx.running, ctx.needs_input_grad[3], *d_after, *saved)
         return None, None, None, *found
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-        return replicas_as_scans(Scan, info, in_dims, args)
 
-
-class ScanGradient(torch.autograd.Function):
+class ScanGradient(OverReplicas):
     """(cell, running, needs_x, *gradients of the states, *tensors in, *tensors out) -> gradients of the tensors in."""
 
     @staticmethod
@@ -340,8 +323,9 @@ class ScanGradient(torch.autograd.Function):
         for part in reversed(cut):
             d_gates = memory[:, : sum(part.running)]
             end, d_end = ([x[:, part.rows] for x in states] for states in (after, d_after))
-            earlier = [all_before(part, *states) for states in zip(first, after, strict=True)]
-            cell.backward(part.running, gates[:, part.rows], d_gates, weight_hh, earlier, end, d_end, d_states)
+            begin = zip(started(part, first, after), end, strict=True)
+            earlier = [torch.cat(before(part.running, *states), 1) for states in begin]
+            cell.backward(Steps(part.running, gates[:, part.rows], end, earlier, d_end, d_gates), weight_hh, d_states)
             from_x, from_hidden = d_gates[..., -weight_ih.shape[1] :], d_gates[..., : weight_hh.shape[1]]
             d_ih += torch.bmm(x[:, part.rows].mT, from_x)
             d_hh += torch.bmm(earlier[0].to(gates.dtype).mT, from_hidden)
@@ -358,22 +342,6 @@ class ScanGradient(torch.autograd.Function):
     def backward(_ctx: Any, *_gradients: Tensor) -> Any:
         raise NotImplementedError("recurrent layers have no second derivatives: use nn.RNN, nn.LSTM, nn.GRU for them")
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-        return replicas_as_scans(ScanGradient, info, in_dims, args)
-
-
-def replicas_as_scans(function: Any, info: Any, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, Any]:
-    """A rule for `torch.func.vmap`: the replicas become more scans side by side."""
-    folded = []
-    for x, dim in zip(args, in_dims, strict=True):
-        if isinstance(x, Tensor):
-            x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
-            x = x.flatten(0, 1)
-        folded.append(x)
-    outputs = [x.unflatten(0, (info.batch_size, -1)) for x in function.apply(*folded)]
-    return tuple(outputs), (0,) * len(outputs)
-
 
 # The layers.
 
@@ -389,12 +357,7 @@ class Recurrent(nn.Module):
     gates: ClassVar[int]
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
+        self, input_size: int, hidden_size: int, num_layers: int = 1, dropout: float = 0.0, bidirectional: bool = False
     ) -> None:
         super().__init__()
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
@@ -428,10 +391,16 @@ class Recurrent(nn.Module):
         bias = self.stacked("bias_ih", layer) + self.stacked("bias_hh", layer)
         return self.stacked("weight_ih", layer), self.stacked("weight_hh", layer), bias
 
-    def run(
-        self, x: Tensor, lengths: Tensor | None, given: Sequence[Tensor] | None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """x [B, T, I], lengths [B], states [layers * D, B, H] -> outputs [B, T, D * H], states at the end."""
+    def forward(
+        self, x: Tensor, lengths: Tensor | None = None, state: Tensor | tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Any]:
+        """x [B, T, I], lengths [B] (None: all T), state [layers * D, B, H] (None: 0) -> outputs, state at the end.
+
+        Outputs [B, T, D * H] are 0 where a sequence has ended, and what stands in `x` there does not count. The state
+        is that after the last step, for the direction that reads backwards after the first; an empty sequence leaves
+        it as it was. An LSTM has two, hidden and cell. Raises ValueError for other shapes and for lengths outside 0..T.
+        """
+        given: States | None = (state,) if isinstance(state, Tensor) else state
         if x.dim() != 3 or x.shape[2] != self.input_size or x.shape[1] == 0:
             raise ValueError(f"input is of shape {list(x.shape)}: [batch, steps >= 1, {self.input_size}] is needed")
         batch, time, _ = x.shape
@@ -473,9 +442,10 @@ class Recurrent(nn.Module):
             x = x.masked_fill(packing.padding, 0)
             end = tuple(torch.where(packing.empty[:, None], a, b) for a, b in zip(first, end, strict=True))
         if rows is None:
-            return x.unflatten(0, (time, batch)).transpose(0, 1), end
-        outputs = x.new_zeros(batch * time, x.shape[1]).index_copy(0, rows, x)
-        return outputs.unflatten(0, (batch, time)), end
+            outputs = x.unflatten(0, (time, batch)).transpose(0, 1)
+        else:
+            outputs = x.new_zeros(batch * time, x.shape[1]).index_copy(0, rows, x).unflatten(0, (batch, time))
+        return outputs, end if len(end) > 1 else end[0]
 
     @staticmethod
     @cache
@@ -485,7 +455,7 @@ class Recurrent(nn.Module):
         Their steps are lists of Python's, of another length in each batch: it would compile anew for each, if it could.
         The loop calls this where it compiles, since torch.compiler.disable takes a second to import what it needs.
         """
-        Recurrent.run = torch.compiler.disable(Recurrent.run)  # type: ignore[method-assign]
+        Recurrent.forward = torch.compiler.disable(Recurrent.forward)  # type: ignore[method-assign]
 
 
 class RNN(Recurrent):
@@ -493,16 +463,6 @@ class RNN(Recurrent):
 
     cell = Cell(1, rnn_forward, rnn_backward)
     gates = 1
-
-    def forward(self, x: Tensor, lengths: Tensor | None = None, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x [B, T, I], lengths [B] (None: all T), state [layers * D, B, H] (None: 0) -> outputs, state at the end.
-
-        Outputs [B, T, D * H] are 0 where a sequence has ended, and what stands in `x` there does not count. The state
-        is that after the last step, for the direction that reads backwards after the first; an empty sequence leaves
-        it as it was. Raises ValueError for other shapes and for lengths outside 0..T.
-        """
-        outputs, (end,) = self.run(x, lengths, None if state is None else (state,))
-        return outputs, end
 
 
 class GRU(Recurrent):
@@ -524,11 +484,6 @@ class GRU(Recurrent):
         size = self.hidden_size
         m, both, n = bias_h[:, 2 * size :], (bias + bias_h)[:, : 2 * size], bias[:, 2 * size :]
         return of_x, of_h.roll(size, 1), torch.cat([m, both, n], 1)
-
-    def forward(self, x: Tensor, lengths: Tensor | None = None, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `RNN.forward`."""
-        outputs, (end,) = self.run(x, lengths, None if state is None else (state,))
-        return outputs, end
 
 
 class LSTM(Recurrent):
@@ -575,10 +530,3 @@ class LSTM(Recurrent):
         held = free.new_full((free.shape[0], self.hidden_size, *free.shape[2:]), value)
         rows = iter(free.split(self.hidden_size, 1))
         return torch.cat([held if gate in self.fixed_gates else next(rows) for gate in get_args(Gate)], 1)
-
-    def forward(
-        self, x: Tensor, lengths: Tensor | None = None, state: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """As `RNN.forward`, with two states [layers * D, B, H], hidden and cell."""
-        outputs, (hidden, cell) = self.run(x, lengths, state)
-        return outputs, (hidden, cell)

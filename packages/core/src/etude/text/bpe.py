@@ -7,10 +7,8 @@ from itertools import repeat
 from operator import add
 from typing import Any, Self, Unpack
 
-import numpy as np
-
 from etude.errors import UserError
-from etude.text.tokenizer import Options, Tokenizer, check_size, collector_paused, count_words, reserved
+from etude.text.tokenizer import Options, Tokenizer, check_size, count_words, reserved
 
 # Every byte has a letter that can be seen, as in GPT-2: its own, or one from U+0100 on (a space is "Ġ").
 _VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -19,9 +17,7 @@ LETTER = {byte: chr(byte) for byte in _VISIBLE} | {byte: chr(0x100 + n) for n, b
 BYTE = {letter: byte for byte, letter in LETTER.items()}
 ALPHABET = sorted(BYTE)
 
-LONG = 512  # bytes: from here on encoding takes a heap
 PIECE = 1024  # bytes: longer words are learnt from in pieces, see `train`
-FEW = 100  # words: below, one at a time is faster
 NEVER = 1 << 31
 
 
@@ -49,22 +45,12 @@ class BPE(Tokenizer):
         # and looked up faster than lists of int.
         self._ranks: dict[str, int] = {}
         self._joined: list[str] = []
-        self._byte_ranks = np.full((256, 256), NEVER)
         for rank, merge in enumerate(self.merges):
             left, _, right = merge.partition(" ")
             if not {left, right, left + right} <= ordinary:
                 raise UserError(f"merge {rank} ({merge!r}) is no pair of tokens that make a token of the vocabulary")
             self._ranks[chr(self.ids[left]) + chr(self.ids[right])] = rank
             self._joined.append(chr(self.ids[left + right]))
-            if len(left) == len(right) == 1:
-                self._byte_ranks[BYTE[left], BYTE[right]] = rank
-        # The same as arrays, for many words at once; one more pair, larger than all, ends every search.
-        self._byte_ranks[0xFF, :] = self._byte_ranks[:, 0xFF] = NEVER  # it stands between the words
-        self._byte_ids = np.array([self.ids[LETTER[byte]] for byte in range(256)])
-        self._joined_ids = np.array([ord(token) for token in self._joined], dtype=np.int64)
-        pairs = np.array([*(ord(pair[0]) * (len(vocab) + 1) + ord(pair[1]) for pair in self._ranks), 1 << 62])
-        order = np.argsort(pairs)
-        self._pairs, self._pair_ranks = pairs[order], np.array([*self._ranks.values(), NEVER])[order]
         self._letters = {byte: chr(self.ids[letter]) for byte, letter in LETTER.items()}
 
     def spelling(self, token: str) -> bytes:
@@ -79,63 +65,12 @@ class BPE(Tokenizer):
         return {key: value for key, value in super().state().items() if key != "byte_fallback"}
 
     def encode_word(self, word: str) -> tuple[int, ...]:
-        """Joins the pair of lowest rank, of several the leftmost, until no pair is known."""
+        """Joins the pair of lowest rank, of several the leftmost, until no pair is known.
+
+        In O(n log n): tokens in a linked list, pairs in a heap; what is outdated there is known by its rank.
+        """
         letters = word.encode("utf-8", "surrogatepass").decode("latin-1").translate(self._letters)
-        if len(letters) > LONG:
-            return self._encode_long(letters)
-        rank_of, joined, tokens = self._ranks.get, self._joined, [*letters, ""]
-        ranks = [*map(rank_of, map(add, letters, letters[1:]), repeat(NEVER)), NEVER]  # of each token with the next
-        while (best := min(ranks)) < NEVER:
-            at = ranks.index(best)
-            tokens[at] = token = joined[best]
-            del tokens[at + 1], ranks[at]
-            ranks[at] = rank_of(token + tokens[at + 1], NEVER)
-            if at:
-                ranks[at - 1] = rank_of(tokens[at - 1] + token, NEVER)
-        return tuple(map(ord, "".join(tokens)))
-
-    def encode_words(self, words: Sequence[str]) -> Iterable[tuple[int, ...]]:
-        """`encode_word` for all words side by side: in each round every word joins its best pair."""
-        texts = [word.encode("utf-8", "surrogatepass") for word in words]
-        if len(texts) < FEW or max(map(len, texts)) > LONG:
-            return map(self.encode_word, words)
-        # All words one after the other, each with `end` behind it, and the rank of each token with the next.
-        end = len(self.vocab)
-        letters = np.frombuffer(b"\xff".join([*texts, b""]), dtype=np.uint8)  # no UTF-8 has the byte FF
-        ids = np.where(letters == 0xFF, end, self._byte_ids[letters])
-        ranks = self._byte_ranks[letters, np.append(letters[1:], 0xFF)]
-        numbers = np.arange(len(texts))
-        lengths = np.array([len(text) + 1 for text in texts])
-        results: list[tuple[int, ...]] = [()] * len(texts)
-        while len(numbers):
-            first = np.cumsum(lengths) - lengths
-            best = np.minimum.reduceat(ranks, first)
-            if (over := best == NEVER).any():
-                gone = np.repeat(over, lengths)
-                flat, start = ids[gone].tolist(), 0
-                for number, length in zip(numbers[over].tolist(), lengths[over].tolist(), strict=True):
-                    results[number] = tuple(flat[start : start + length - 1])
-                    start += length
-                ids, ranks = ids[~gone], ranks[~gone]
-                numbers, lengths, best = numbers[~over], lengths[~over], best[~over]
-                first = np.cumsum(lengths) - lengths
-            at = np.flatnonzero(ranks == np.repeat(best, lengths))
-            at = at[np.searchsorted(at, first)]  # the leftmost of each word
-            ids[at] = self._joined_ids[best]
-            stay = np.ones(len(ids), dtype=bool)
-            stay[at + 1] = False
-            ids, ranks, lengths = ids[stay], ranks[stay], lengths - 1
-            at -= np.arange(len(at))
-            for left in (at, at - 1):  # -1 is an `end`, too
-                pairs = ids[left] * (end + 1) + ids[left + 1]
-                found = np.searchsorted(self._pairs, pairs)
-                ranks[left] = np.where(self._pairs[found] == pairs, self._pair_ranks[found], NEVER)
-        return results
-
-    def _encode_long(self, letters: str) -> tuple[int, ...]:
-        """The same in O(n log n): tokens in a linked list, pairs in a heap; what is outdated is known by its rank."""
-        rank_of, tokens = self._ranks.get, list(letters)
-        end = len(tokens)
+        rank_of, tokens, end = self._ranks.get, [*letters], len(letters)
         following, before = list(range(1, end + 1)), list(range(-1, end - 1))
         pairs = map(rank_of, map(add, letters, letters[1:]), repeat(NEVER))
         heap = [(rank, at) for at, rank in enumerate(pairs) if rank < NEVER]
@@ -175,7 +110,6 @@ class BPE(Tokenizer):
         return cls(vocab, _learn(counts, vocab, vocab_size), **options)
 
 
-@collector_paused()
 def _learn(counts: Counter[str], vocab: list[str], vocab_size: int) -> list[str]:
     """Extends `vocab`, which ends in the alphabet, and gives the merges.
 
@@ -191,59 +125,38 @@ def _learn(counts: Counter[str], vocab: list[str], vocab_size: int) -> list[str]
     letters = {byte: chr(ids[letter] + 1) for byte, letter in LETTER.items()}
     words = [f"\0{piece.decode('latin-1').translate(letters)}\0" for piece in pieces]
     frequency = list(pieces.values())
-    total, born = _count_pairs(list(pieces), frequency, letters)
-
-    # Pairs wait in a list for each count, with the words they stand in. Only the list of the highest count is kept as a
-    # heap: most pairs are so rare that their turn never comes. A pair whose count has changed by then moves on.
-    waiting: defaultdict[int, list[tuple[str, list[int]]]] = defaultdict(list)
-    top = 0
+    total, places = count_pairs(words, frequency)
+    # Counts in the heap may have changed since; then a pair is put back with its count of now.
+    heap = [(-count, pair, places[pair]) for pair, count in total.items()]
+    heapify(heap)
     merges: dict[str, None] = {}
-    while True:
-        for pair, places in born.items():
-            count = total[pair]
-            if count == top:
-                heappush(waiting[top], (pair, places))
-            elif count > 0:
-                waiting[count].append((pair, places))
-                top = max(top, count)
-        while top and not waiting.get(top):
-            top -= 1
-            heapify(waiting.get(top, []))
-        if not top or len(vocab) >= vocab_size:
-            return list(merges)
-        pair, places = heappop(waiting[top])
-        if total[pair] != top:
-            born = {pair: places}
-            continue
-        left, right = (vocab[ord(character) - 1] for character in pair)
-        id = ids.setdefault(left + right, len(vocab))
-        if id == len(vocab):
-            vocab.append(left + right)
-        merges.pop(f"{left} {right}", None)  # joined before: the later rank counts
-        merges[f"{left} {right}"] = None
-        born = join(pair, chr(id + 1), places, words, frequency, total)
+    while heap and len(vocab) < vocab_size:
+        count, pair, inside = heappop(heap)
+        if total[pair] != -count:
+            born = {pair: inside}
+        else:
+            left, right = (vocab[ord(character) - 1] for character in pair)
+            id = ids.setdefault(left + right, len(vocab))
+            if id == len(vocab):
+                vocab.append(left + right)
+            merges.pop(f"{left} {right}", None)  # joined before: the later rank counts
+            merges[f"{left} {right}"] = None
+            born = join(pair, chr(id + 1), inside, words, frequency, total)
+        for pair, inside in born.items():
+            if total[pair] > 0:
+                heappush(heap, (-total[pair], pair, inside))
+    return list(merges)
 
 
-def _count_pairs(
-    pieces: list[bytes], frequency: list[int], letters: dict[int, str]
-) -> tuple[Counter[str], dict[str, list[int]]]:
-    """How often each pair of bytes stands in the pieces, and in which."""
-    lengths = np.array([len(piece) for piece in pieces])
-    number = np.repeat(np.arange(len(pieces)), lengths)
-    text = np.frombuffer(b"".join(pieces), dtype=np.uint8).astype(np.uint16)
-    inside = np.flatnonzero(number[1:] == number[:-1])
-    pairs, number = text[inside] * 256 + text[inside + 1], number[inside]
-    counts = np.zeros(1 << 16, dtype=np.int64)
-    np.add.at(counts, pairs, np.array(frequency)[number])
-    number = number[np.argsort(pairs, kind="stable")]
-    ends = np.bincount(pairs, minlength=1 << 16).cumsum()
+def count_pairs(words: list[str], frequency: list[int]) -> tuple[Counter[str], dict[str, list[int]]]:
+    """How often each pair of neighbours stands in the words, and in which (where it stands twice, named twice)."""
     total: Counter[str] = Counter()
-    where = {}
-    for pair in np.flatnonzero(counts).tolist():
-        name = letters[pair >> 8] + letters[pair & 255]
-        total[name] = int(counts[pair])
-        where[name] = number[ends[pair - 1] if pair else 0 : ends[pair]].tolist()
-    return total, where
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    for place, word in enumerate(words):
+        for pair in map(add, word[1:-1], word[2:-1]):
+            total[pair] += frequency[place]
+            places[pair].append(place)
+    return total, places
 
 
 def join(

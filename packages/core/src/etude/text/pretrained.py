@@ -1,21 +1,12 @@
 """The tokenizers of Hugging Face `transformers` behind the interface of our own."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Self, Unpack
 
 from etude.errors import UserError
-from etude.text.tokenizer import (
-    Encoding,
-    Options,
-    Tokenizer,
-    check_call,
-    check_room,
-    is_single,
-    pack,
-    without_surrogates,
-)
+from etude.text.tokenizer import Encoded, Options, Tokenizer, without_surrogates
 
 
 class Pretrained(Tokenizer):
@@ -50,8 +41,8 @@ class Pretrained(Tokenizer):
             "bos": hf.bos_token or hf.cls_token,
             "eos": hf.eos_token or hf.sep_token,
         }
-        self.special = {name: token for name, token in names.items() if token is not None}
         self.ids = hf.get_vocab()
+        self.name_special({name: token for name, token in names.items() if token is not None})
         self.vocab = [hf.convert_ids_to_tokens(id) or "" for id in range(max(self.ids.values(), default=-1) + 1)]
         self.lowercase = self.byte_fallback = False  # what it does about these is in its own files
 
@@ -66,27 +57,14 @@ class Pretrained(Tokenizer):
         texts = [without_surrogates(text) for text in texts]
         return self._hf(texts, add_special_tokens=add_special_tokens, verbose=False)["input_ids"] if texts else []
 
-    def __call__(
-        self,
-        texts: str | Sequence[str] | Sequence[Sequence[str]],
-        padding: bool | Literal["longest", "max_length"] = False,
-        truncation: bool = False,
-        max_length: int | None = None,
-        return_tensors: Literal["pt", "np"] | None = None,
-        add_special_tokens: bool = True,
-        is_split_into_words: bool = False,
-    ) -> Encoding:
-        """As `Tokenizer.__call__`; the sides of padding and truncation are those of the pretrained tokenizer."""
-        check_call(padding, truncation, max_length, return_tensors)
-        single = is_single(texts, is_split_into_words)
-        batch: list[Any] = [texts] if single else list(texts)
-        if padding and self.pad_id is None:
-            raise UserError("padding needs a pad token, which this tokenizer does not have")
-        if truncation and add_special_tokens:
-            check_room(max_length, self._hf.num_special_tokens_to_add())
-        if not batch:
-            return pack([], [], [], single, return_tensors)
-        if is_split_into_words:
+    def _specials(self) -> int:
+        return self._hf.num_special_tokens_to_add()
+
+    def _encoded(
+        self, batch: list[Any], split: bool, specials: bool, padding: Any, truncation: bool, max_length: int | None
+    ) -> Encoded:
+        """The sides of padding and truncation are those of the pretrained tokenizer."""
+        if split:
             batch = self._keep_words([[without_surrogates(word) for word in words] for words in batch])
         else:
             batch = [without_surrogates(text) for text in batch]
@@ -95,13 +73,13 @@ class Pretrained(Tokenizer):
             padding=padding,
             truncation=truncation,
             max_length=max_length,
-            add_special_tokens=add_special_tokens,
-            is_split_into_words=is_split_into_words,
+            add_special_tokens=specials,
+            is_split_into_words=split,
             return_attention_mask=True,
             verbose=False,
         )
         words = [encoded.word_ids(i) for i in range(len(batch))]
-        return pack(encoded["input_ids"], encoded["attention_mask"], words, single, return_tensors)
+        return encoded["input_ids"], encoded["attention_mask"], words
 
     def _keep_words(self, batch: list[list[str]]) -> list[list[str]]:
         """Puts `unk` for words that would have no token (empty, or normalised away) and so lose their label."""

@@ -1,36 +1,26 @@
 """What all tokenizers share: pre-tokenisation, special tokens, byte fallback, batches, files.
 
-A tokenizer of one's own is a subclass with `kind` and `encode_word`, and a row in `KINDS`; where a token does not stand
-for its own letters also `spelling`, where it needs more than a vocabulary also `more`.
+A tokenizer of one's own is a subclass with `kind` and `encode_word`; where a token does not stand for its own letters
+also `spelling`, where it needs more than a vocabulary also `more`.
 """
 
-import gc
 import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib import import_module
-from itertools import chain, count
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, Self, TypedDict, Unpack
 
+import numpy as np
 import regex
 
 from etude import files
 from etude.errors import UserError
 
 FORMAT, VERSION = "etude-tokenizer", 1
-KINDS = {
-    "bpe": ("etude.text.bpe", "BPE"),
-    "wordpiece": ("etude.text.wordpiece", "WordPiece"),
-    "unigram": ("etude.text.unigram", "Unigram"),
-    "words": ("etude.text.words", "Words"),
-    "characters": ("etude.text.words", "Characters"),
-    "pretrained": ("etude.text.pretrained", "Pretrained"),
-}
 SPECIAL = ("pad", "unk", "bos", "eos")
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
@@ -41,11 +31,9 @@ _split_ascii = re.compile(
     _PATTERN.replace(r"\s\p{L}\p{N}", r"\sA-Za-z0-9").replace(r"\p{L}", "[A-Za-z]").replace(r"\p{N}", "[0-9]"), re.ASCII
 ).findall
 _split_unicode = regex.compile(_PATTERN).findall
-_uneven = regex.compile(r"\s \s|\s \Z").search  # see `is_even`
 _surrogate = re.compile("[\ud800-\udfff]")
 
-CACHED, LONGEST = 1 << 18, 48  # texts that are remembered, characters of such a text
-Table = defaultdict[str, int]  # numbers what is looked up in it
+CACHED, LONGEST = 1 << 18, 48  # words that are remembered, characters of such a word
 
 
 def split(text: str) -> list[str]:
@@ -53,30 +41,24 @@ def split(text: str) -> list[str]:
     return _split_ascii(text) if text.isascii() else _split_unicode(text)
 
 
-def is_even(text: str) -> bool:
-    """Whether no white space stands before a space that ends the text or has more behind it.
-
-    Then `split` cuts before every space, and what stands between two spaces can be looked up as one: `str.split` finds
-    it faster than any pattern.
-    """
-    return ("  " not in text and text.isprintable()) or not _uneven(text)  # no other white space is printable
-
-
 def without_surrogates(text: str) -> str:
     """The text with U+FFFD for each lone surrogate, for what takes UTF-8 only."""
     return text if text.isascii() else _surrogate.sub("\ufffd", text)
 
 
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """Spares what makes many small objects and no cycles the search for cycles, which takes a third of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
+class Known(dict[str, tuple[int, ...]]):
+    """The ids of words that were encoded before; a new word is encoded when it is looked up."""
+
+    def __init__(self, encode_word: Callable[[str], tuple[int, ...]]) -> None:
+        self.encode_word = encode_word
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        ids = self.encode_word(word)
+        if len(word) <= LONGEST:
+            if len(self) >= CACHED:
+                self.clear()
+            self[word] = ids
+        return ids
 
 
 class Options(TypedDict, total=False):
@@ -105,6 +87,9 @@ class Encoding(dict[str, Any]):
         return self._words[i]
 
 
+Encoded = tuple[list[list[int]], list[list[int]], list[list[int | None]]]  # rows of ids, masks, numbers of words
+
+
 class Tokenizer(ABC):
     """Text to ids and back.
 
@@ -113,6 +98,11 @@ class Tokenizer(ABC):
     """
 
     kind: ClassVar[str]
+    kinds: ClassVar[dict[str, type["Tokenizer"]]] = {}  # every tokenizer by its `kind`
+
+    def __init_subclass__(cls) -> None:
+        if "kind" in vars(cls):
+            cls.kinds[cls.kind] = cls
 
     def __init__(self, vocab: Sequence[str], **options: Unpack[FallbackOptions]) -> None:
         """`vocab`: all tokens in the order of their ids, special tokens and the 256 byte tokens (`BYTES`) among them.
@@ -122,19 +112,19 @@ class Tokenizer(ABC):
         given: dict[str, Any] = {"pad": "<pad>", "unk": "<unk>", "bos": None, "eos": None, **options}
         self.lowercase: bool = given.pop("lowercase", False)
         self.byte_fallback: bool = given.pop("byte_fallback", True)
-        self.special: dict[str, str] = {name: token for name, token in given.items() if token is not None}
+        special = {name: token for name, token in given.items() if token is not None}
         if unknown := given.keys() - set(SPECIAL):
             raise TypeError(f"unknown options: {', '.join(sorted(unknown))}")
         if not isinstance(vocab, list | tuple) or not all(isinstance(token, str) and token for token in vocab):
             raise UserError("the vocabulary is no list of tokens (strings that are not empty)")
-        if len(set(self.special.values())) < len(self.special):
-            raise UserError(f"two special tokens have the same name ({self.special}): give each its own")
+        if len(set(special.values())) < len(special):
+            raise UserError(f"two special tokens have the same name ({special}): give each its own")
         self.vocab = list(vocab)
         self.ids = {token: id for id, token in enumerate(self.vocab)}
         if len(self.ids) < len(self.vocab):
             [(twice, _)] = Counter(self.vocab).most_common(1)
             raise UserError(f"the vocabulary has the token {twice!r} twice: remove one, or rename the special token")
-        for name, token in self.special.items():
+        for name, token in special.items():
             if token not in self.ids:
                 raise UserError(f"the vocabulary lacks the {name} token {token!r}: add it, or give {name}=None")
         if self.byte_fallback and not self.ids.keys() >= set(BYTES):
@@ -143,7 +133,8 @@ class Tokenizer(ABC):
             )
         if broken := _surrogate.search("".join(self.vocab)):
             raise UserError(f"the vocabulary has a lone surrogate ({broken[0]!r}), which is no text: remove its token")
-        self._special_ids = {self.ids[token] for token in self.special.values()}
+        self.name_special(special)
+        self._special_ids = {self.ids[token] for token in special.values()}
         self._first_byte = [self.ids[token] for token in BYTES] if self.byte_fallback else []
         as_bytes = set(self._first_byte)
         self._spelt = [  # what each id stands for in `decode`
@@ -154,7 +145,7 @@ class Tokenizer(ABC):
             else self.spelling(token)
             for id, token in enumerate(self.vocab)
         ]
-        self._known: dict[str, tuple[int, ...]] = {}  # what was encoded before, see `_look_up`
+        self._known = Known(self.encode_word)
 
     # -- what a subclass gives
 
@@ -166,10 +157,6 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode_word(self, word: str) -> tuple[int, ...]:
         """The ids of one pre-token (as `split` gives them: not empty, its leading space with it), no special tokens."""
-
-    def encode_words(self, words: Sequence[str]) -> Iterable[tuple[int, ...]]:
-        """`encode_word` of each; for those that can do many faster."""
-        return map(self.encode_word, words)
 
     def spelling(self, token: str) -> bytes:
         """The UTF-8 bytes an ordinary token stands for; called while the tokenizer is made, for each token."""
@@ -199,24 +186,10 @@ class Tokenizer(ABC):
             raise UserError(f"the vocabulary has no token {token!r}")
         return self.ids[token]
 
-    def _special_id(self, name: str) -> int | None:
-        return self.ids[self.special[name]] if name in self.special else None
-
-    @property
-    def pad_id(self) -> int | None:
-        return self._special_id("pad")
-
-    @property
-    def unk_id(self) -> int | None:
-        return self._special_id("unk")
-
-    @property
-    def bos_id(self) -> int | None:
-        return self._special_id("bos")
-
-    @property
-    def eos_id(self) -> int | None:
-        return self._special_id("eos")
+    def name_special(self, special: dict[str, str]) -> None:
+        """Notes the special tokens by name, and their ids: None where there is no such token."""
+        self.special = special
+        self.pad_id, self.unk_id, self.bos_id, self.eos_id = (self.ids.get(special.get(name, "")) for name in SPECIAL)
 
     # -- text to ids
 
@@ -226,51 +199,11 @@ class Tokenizer(ABC):
             return [], []
         return [id for id in [self.bos_id] if id is not None], [id for id in [self.eos_id] if id is not None]
 
-    @collector_paused()
     def encode_batch(self, texts: Iterable[str], add_special_tokens: bool = False) -> list[list[int]]:
-        """The ids of many texts, as fast as it goes: all that is new is given to `encode_words` at once."""
+        """The ids of many texts, without masks and words, which take most of the time of a call."""
         before, after = self._frame(add_special_tokens)
-        number = count().__next__
-        starts: Table = defaultdict(number)  # what stands before the first space of a text
-        chunks: Table = defaultdict(number)  # what stands between two spaces
-        words: Table = defaultdict(number)
-        rows = []
-        for text in texts:
-            if self.lowercase:
-                text = text.lower()
-            if is_even(text):
-                parts = iter(text.split(" "))
-                rows.append([starts[next(parts)], *map(chunks.__getitem__, parts)])
-            else:
-                rows.append([*map(words.__getitem__, split(text))])
-        found = self._look_up([("", starts), (" ", chunks), ("", words)]).__getitem__
-        return [[*before, *chain.from_iterable(map(found, row)), *after] for row in rows]
-
-    def _look_up(self, tables: list[tuple[str, Table]]) -> list[tuple[int, ...]]:
-        """The ids of the texts in the tables, by their numbers there; before those of a table stands its str."""
-        if len(self._known) > CACHED:
-            self._known = {}
-        known = self._known
-        found: list[tuple[int, ...]] = [()] * sum(len(table) for _, table in tables)
-        unknown: list[tuple[str, int]] = []
-        for before, table in tables:
-            for chunk, number in table.items():
-                text = before + chunk
-                if text in known:
-                    found[number] = known[text]
-                else:
-                    unknown.append((text, number))
-        pieces = [split(text) for text, _ in unknown]
-        words = [word for word in dict.fromkeys(chain.from_iterable(pieces)) if word not in known]
-        fresh = dict(zip(words, self.encode_words(words), strict=True))
-        for (text, number), parts in zip(unknown, pieces, strict=True):
-            found[number] = ids = tuple(
-                chain.from_iterable([fresh[part] if part in fresh else known[part] for part in parts])
-            )
-            if len(text) <= LONGEST:
-                known[text] = ids
-        known.update((word, ids) for word, ids in fresh.items() if len(word) <= LONGEST)
-        return found
+        ids = self._known.__getitem__
+        return [[*before, *chain.from_iterable(map(ids, self._split(text))), *after] for text in texts]
 
     def encode(self, text: str, add_special_tokens: bool = True) -> Encoding:
         return self(text, add_special_tokens=add_special_tokens)
@@ -294,47 +227,57 @@ class Tokenizer(ABC):
         """
         check_call(padding, truncation, max_length, return_tensors)
         single = is_single(texts, is_split_into_words)
-        before, after = self._frame(add_special_tokens)
-        if truncation:
-            check_room(max_length, len(before) + len(after))
-        table: Table = defaultdict(count().__next__)
-        cut: Callable[[Any], list[list[str]]] = self._cut_words if is_split_into_words else self._cut
-        numbered = [  # each pre-token with the number of its word
-            [(number, table[piece]) for number, word in enumerate(text) for piece in word]
-            for text in map(cut, [texts] if single else texts)
-        ]
-        found = self._look_up([("", table)])
+        batch: list[Any] = [texts] if single else list(texts)
+        if padding and self.pad_id is None:
+            raise UserError("padding needs a pad token, which this tokenizer lacks: train or make it with pad='<pad>'")
+        specials = self._specials() if add_special_tokens else 0
+        if truncation and max_length is not None and max_length < specials:
+            raise UserError(f"max_length={max_length} has no room for the {specials} special tokens: give more")
+        encoded: Encoded = ([], [], [])
+        if batch:
+            how: dict[str, Any] = {"padding": padding, "truncation": truncation, "max_length": max_length}
+            encoded = self._encoded(batch, is_split_into_words, add_special_tokens, **how)
+        return pack(*encoded, single, return_tensors)
+
+    def _specials(self) -> int:
+        """How many special tokens a text gets."""
+        return sum(map(len, self._frame(True)))
+
+    def _encoded(
+        self, batch: list[Any], split: bool, specials: bool, padding: Any, truncation: bool, max_length: int | None
+    ) -> Encoded:
+        """Rows of ids, masks and numbers of words for a batch that is not empty, as `__call__` says."""
+        before, after = self._frame(specials)
         rows, words = [], []
-        for text in numbered:
+        for text in map(self._cut_words if split else self._cut, batch):
             ids: list[int] = []
             numbers: list[int | None] = []
-            for number, piece in text:
-                ids += found[piece]
-                numbers += [number] * len(found[piece])
+            for number, pieces in enumerate(text):
+                start = len(ids)
+                ids += chain.from_iterable(map(self._known.__getitem__, pieces))
+                numbers += [number] * (len(ids) - start)
             if truncation and max_length is not None:
                 room = max_length - len(before) - len(after)
                 del ids[room:], numbers[room:]
             rows.append([*before, *ids, *after])
             words.append([*[None] * len(before), *numbers, *[None] * len(after)])
         lengths = [len(row) for row in rows]
-        width = 0
-        if padding:
-            if self.pad_id is None:
-                raise UserError("padding needs a pad token: train or make the tokenizer with pad='<pad>'")
-            width = max_length if padding == "max_length" and max_length is not None else max(lengths, default=0)
+        if padding and self.pad_id is not None:
+            width = max_length if padding == "max_length" and max_length is not None else max(lengths)
             for row, numbers in zip(rows, words, strict=True):
                 row += [self.pad_id] * (width - len(row))
                 numbers += [None] * (width - len(numbers))
-        masks = [[1] * n + [0] * (len(row) - n) for n, row in zip(lengths, rows, strict=True)]
-        return pack(rows, masks, words, single, return_tensors)
+        return rows, [[1] * n + [0] * (len(row) - n) for n, row in zip(lengths, rows, strict=True)], words
+
+    def _split(self, text: str) -> list[str]:
+        return split(text.lower() if self.lowercase else text)
 
     def _cut(self, text: str) -> list[list[str]]:
-        return [[word] for word in split(text.lower() if self.lowercase else text)]
+        return [[word] for word in self._split(text)]
 
     def _cut_words(self, words: Sequence[str]) -> list[list[str]]:
         """Only the first word has no space before it; it gets one if otherwise nothing were left of it."""
-        spaced = [word if number == 0 and word else " " + word for number, word in enumerate(words)]
-        return [split(word.lower() if self.lowercase else word) for word in spaced]
+        return [self._split(word if number == 0 and word else " " + word) for number, word in enumerate(words)]
 
     # -- ids to text
 
@@ -356,20 +299,15 @@ class Tokenizer(ABC):
         values = ids.tolist() if hasattr(ids, "tolist") else ids  # of arrays and tensors
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise UserError(f"{values!r} is no list of ids: decode takes those of one text, batch_decode rows of them")
-        numbers = [id if type(id) is int else self._check_id(id) for id in values]
-        if numbers and (min(numbers) < 0 or max(numbers) >= self.vocab_size):
-            wrong = next(id for id in numbers if not 0 <= id < self.vocab_size)
-            raise UserError(f"id {wrong} is not in the vocabulary, which has {self.vocab_size} tokens")
+        numbers = [id.tolist() if hasattr(id, "tolist") else id for id in values]
+        for id in numbers:
+            if isinstance(id, list | tuple):
+                raise UserError("decode takes the ids of one text, not rows of ids: use batch_decode for those")
+            if not isinstance(id, int):
+                raise UserError(f"{id!r} is no id: ids are whole numbers")
+            if not 0 <= id < self.vocab_size:
+                raise UserError(f"id {id} is not in the vocabulary, which has {self.vocab_size} tokens")
         return numbers
-
-    @staticmethod
-    def _check_id(id: Any) -> int:
-        value = id.tolist() if hasattr(id, "tolist") else id
-        if isinstance(value, list | tuple):
-            raise UserError("decode takes the ids of one text, not rows of ids: use batch_decode for those")
-        if not isinstance(value, int):
-            raise UserError(f"{value!r} is no id: ids are whole numbers")
-        return int(value)
 
     def batch_decode(self, rows: Iterable[Iterable[int]], skip_special_tokens: bool = True) -> list[str]:
         """The texts of rows of ids [B, T] or of ragged ones. Raises as `decode`."""
@@ -400,12 +338,11 @@ class Tokenizer(ABC):
 
         if not isinstance(state, dict) or not isinstance(state.get("type"), str):
             refuse("it has no type")
-        if state["type"] not in KINDS:
-            refuse(f"unknown type {state['type']!r}, known are {', '.join(KINDS)}")
-        module, name = KINDS[state["type"]]
-        kind = getattr(import_module(module), name)
+        if state["type"] not in cls.kinds:
+            refuse(f"unknown type {state['type']!r}, known are {', '.join(cls.kinds)}")
+        kind = cls.kinds[state["type"]]
         if not issubclass(kind, cls):
-            refuse(f"a {name} tokenizer, not {cls.__name__}")
+            refuse(f"a {kind.__name__} tokenizer, not {cls.__name__}")
         try:
             return kind.restore(state)
         except KeyError as error:
@@ -453,22 +390,9 @@ def count_words(texts: Iterable[str], lowercase: bool = False) -> Counter[str]:
     """
     if isinstance(texts, str):
         raise UserError("a single text was given to train a tokenizer: give a list of texts")
-    starts: Counter[str] = Counter()
-    chunks: Counter[str] = Counter()
     words: Counter[str] = Counter()
     for text in texts:
-        if lowercase:
-            text = text.lower()
-        if is_even(text):
-            parts = iter(text.split(" "))
-            starts[next(parts)] += 1
-            chunks.update(parts)
-        else:
-            words.update(split(text))
-    for space, counts in (("", starts), (" ", chunks)):
-        for chunk, times in counts.items():
-            for word in [space + chunk] if chunk.isalpha() else split(space + chunk):
-                words[word] += times
+        words.update(split(text.lower() if lowercase else text))
     for word in [word for word in words if not word.isascii() and _surrogate.search(word)]:
         del words[word]
     if not words:
@@ -511,12 +435,6 @@ def check_call(padding: Any, truncation: Any, max_length: int | None, return_ten
         raise UserError("max_length does nothing alone: give truncation=True or padding='max_length', too")
 
 
-def check_room(max_length: int | None, specials: int) -> None:
-    """Raises UserError if a text cut to `max_length` has no room for its special tokens."""
-    if max_length is not None and max_length < specials:
-        raise UserError(f"max_length={max_length} has no room for the {specials} special tokens: give at least that")
-
-
 def is_single(texts: Any, is_split_into_words: bool) -> bool:
     """Whether `texts` is one text. Raises UserError if words are expected and a str was given."""
     if not is_split_into_words:
@@ -527,27 +445,17 @@ def is_single(texts: Any, is_split_into_words: bool) -> bool:
 
 
 def pack(
-    rows: list[list[int]],
-    masks: list[list[int]],
-    words: list[list[int | None]],
-    single: bool,
-    return_tensors: str | None,
+    rows: list[list[int]], masks: list[list[int]], words: list[list[int | None]], single: bool, tensors: str | None
 ) -> Encoding:
     """Raises UserError if tensors are asked of rows that differ in length."""
-    if return_tensors is None:
-        return Encoding(
-            {"input_ids": rows[0] if single else rows, "attention_mask": masks[0] if single else masks}, words
-        )
-    import numpy as np
-
+    columns = {"input_ids": rows, "attention_mask": masks}
+    if tensors is None:
+        return Encoding({name: column[0] if single else column for name, column in columns.items()}, words)
     if len({len(row) for row in rows}) > 1:
         raise UserError("texts of different lengths make no tensor: give padding=True, and truncation with max_length")
     shape = (len(rows), len(rows[0]) if rows else 0)
-    values = {
-        "input_ids": np.array(rows, dtype=np.int64).reshape(shape),
-        "attention_mask": np.array(masks, dtype=np.int64).reshape(shape),
-    }
-    if return_tensors == "np":
+    values = {name: np.array(column, dtype=np.int64).reshape(shape) for name, column in columns.items()}
+    if tensors == "np":
         return Encoding(values, words)
     import torch
 

@@ -99,7 +99,6 @@ class Unigram(Tokenizer):
         best = [-inf] * (n + 1)  # the score of the best way to cut the text up to here
         best[0] = 0.0
         begin = [0] * (n + 1)  # where its last piece begins
-        known = self._letters.issuperset(word)
         for start in range(n):
             here = best[start]
             if here <= best[n]:  # no score is above 0, so that nothing from here can be better
@@ -114,7 +113,7 @@ class Unigram(Tokenizer):
                 if score > best[end]:
                     best[end] = score
                     begin[end] = start
-            if not known and word[start] not in self._letters and here + self._unknown > best[start + 1]:
+            if word[start] not in self._letters and here + self._unknown > best[start + 1]:
                 best[start + 1] = here + self._unknown
                 begin[start + 1] = start
         ids: list[int] = []  # from the last to the first

@@ -6,14 +6,13 @@ count(ab) / (count(a) count(b)) that is often given for that is not it: the like
 logarithm of that quotient. By the quotient alone, rare characters that meet once or twice win over every common word.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
-from operator import add
 from typing import Self, Unpack
 
 from etude.errors import UserError
-from etude.text.bpe import join as join
+from etude.text.bpe import count_pairs, join
 from etude.text.tokenizer import FallbackOptions, Tokenizer, check_size, count_words, reserved
 
 SPACE = "▁"  # how a space is written in a vocabulary
@@ -119,12 +118,7 @@ def learn(words: Counter[str], size: int, tokens: list[str]) -> list[str]:
     insides = {ord(symbol[-1]): chr(number + 1) for symbol, number in numbers.items() if is_inside(symbol)}
     rows = [f"\0{part[0].translate(begins)}{part[1:].translate(insides)}\0" for part in parts]
     frequency = list(parts.values())
-    total: Counter[str] = Counter()
-    places: defaultdict[str, list[int]] = defaultdict(list)
-    for place, row in enumerate(rows):
-        for pair in map(add, row[1:-1], row[2:-1]):
-            total[pair] += frequency[place]
-            places[pair].append(place)
+    total, places = count_pairs(rows, frequency)
     # Counts on the heap may have fallen since; then they are put back as they are now.
     heap = [(-count, pair) for pair, count in total.items()]
     heapify(heap)
@@ -145,6 +139,6 @@ def learn(words: Counter[str], size: int, tokens: list[str]) -> list[str]:
         born = join(pair, chr(numbers[symbol] + 1), places.pop(pair), rows, frequency, total)
         total[pair] = 0
         for pair, more in born.items():
-            places[pair] += more
+            places.setdefault(pair, []).extend(more)
             heappush(heap, (-total[pair], pair))
     return vocab
