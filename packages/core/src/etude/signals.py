@@ -24,11 +24,12 @@ class Stopped(Exception):
 
 
 @contextmanager
-def watch_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in the list it gives, so that the loop can finish its step and save.
+def watch_signals(every: bool = False) -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in the list it gives, so that what is under way can be finished and saved.
 
-    A second one acts at once, as it would without us; but not within a second of the first, since Ctrl-C under `uv run`
-    and `timeout` may deliver the same one twice. Outside the main thread, which alone gets signals, there are none.
+    A second one acts at once, as it would without us, or is collected, too, if `every` is; but not within a second of
+    the first, since Ctrl-C under `uv run` and `timeout` may deliver the same one twice. Outside the main thread, which
+    alone gets signals, there are none.
     """
     asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -42,22 +43,13 @@ def watch_signals() -> Iterator[list[int]]:
             first = time.monotonic()
             asked.append(signum)
         elif time.monotonic() - first > 1:
-            signal.signal(signum, before[signum])
-            signal.raise_signal(signum)
+            if every:
+                asked.append(signum)
+            else:
+                signal.signal(signum, before[signum])
+                signal.raise_signal(signum)
 
     before: dict[int, Any] = {signum: signal.signal(signum, note) for signum in ASKING}
-    try:
-        yield asked
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-
-@contextmanager
-def noted_signals() -> Iterator[list[int]]:
-    """Collects the same signals, every one, in the list it gives: what they mean is for the caller to say."""
-    asked: list[int] = []
-    before: dict[int, Any] = {signum: signal.signal(signum, lambda found, _: asked.append(found)) for signum in ASKING}
     try:
         yield asked
     finally:

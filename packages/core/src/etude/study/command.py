@@ -17,9 +17,9 @@ from etude import files
 from etude.arguments import Parser
 from etude.errors import UserError
 from etude.package import Package
-from etude.signals import Stopped, noted_signals
+from etude.signals import Stopped, watch_signals
 from etude.study import table
-from etude.study.file import available, dump, flag_value, flags_as_values, knobs, load, read_raw, with_flags
+from etude.study.file import available, dump, fixed_flags, flags_as_values, load, read_raw, with_flags
 from etude.study.jobs import claimed, work
 from etude.study.outcome import Outcome, summarise
 from etude.study.question import Study, flags_of, folder_name, label, on_disk, same, short_names
@@ -78,13 +78,12 @@ def refuse_other_runs(study: Study, out: Path) -> None:
     if not (out / "study.yaml").is_file():
         return
     raw = read_raw(out / "study.yaml", str(out / "study.yaml"))
-    old = knobs((raw if isinstance(raw, dict) else {}).get("fixed") or {}, f"{out / 'study.yaml'}: fixed")
-    old = {knob: flag_value(value, f"{out / 'study.yaml'}: fixed: {knob}") for knob, value in old.items()}
+    old, now = fixed_flags(raw if isinstance(raw, dict) else {}, str(out / "study.yaml")), study.fixed
+    told = {knob: [label(of[knob]) if knob in of else "not set" for of in (old, now)] for knob in {**old, **now}}
     differ = [
-        f"{knob} ({label(old[knob]) if knob in old else 'not set'} there, "
-        f"{label(study.fixed[knob]) if knob in study.fixed else 'not set'} now)"
-        for knob in dict.fromkeys([*old, *study.fixed])
-        if (knob in old) != (knob in study.fixed) or not same(old[knob], study.fixed[knob])
+        f"{knob} ({there} there, {here} now)"
+        for knob, (there, here) in told.items()
+        if (knob in old) != (knob in now) or not same(old[knob], now[knob])
     ]
     if differ:
         raise UserError(f"{out}: holds runs with other flags: {', '.join(differ)}; remove it, or give another --out")
@@ -116,7 +115,7 @@ def run(study: Study, module: str, out: Path, extra: Sequence[str], jobs: int, c
     writing = (f"cannot write to {out}", "a study needs a folder to write to (--out DIR)")
     with files.reported(*writing):
         out.mkdir(parents=True, exist_ok=True)
-    with claimed(out) as lock, noted_signals() as signals:
+    with claimed(out) as lock, watch_signals(every=True) as signals:
         refuse_other_runs(full, out)
         refuse_other_configurations(full, out, asked)
         with files.reported(*writing):

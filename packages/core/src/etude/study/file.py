@@ -32,16 +32,17 @@ def available(module: str) -> list[str]:
     return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml")) if folder.is_dir() else []
 
 
-def load(name_or_path: str, module: str, scores: Scores) -> Study:
+def load(given: str, module: str, scores: Scores) -> Study:
     """A study file, by path or by its name among the studies of the package `module`, which gives these `scores`."""
-    path, known = Path(name_or_path), available(module)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        return parse(read_raw(path, name_or_path), name_or_path, path.stem, name_or_path, scores)
-    if name_or_path not in known:
-        has = similar(name_or_path, known) if known else "it has none; give the path of a .yaml file"
-        raise UserError(f"{module} has no study {name_or_path!r}: {has}")
-    source = folder_of(module) / f"{name_or_path}.yaml"
-    return parse(read_raw(source, str(source)), str(source), name_or_path, name_or_path, scores)
+    source: Path | Traversable = Path(given)
+    name, where, known = Path(given).stem, given, available(module)
+    if Path(given).suffix not in (".yaml", ".yml") and not source.is_file():
+        if given not in known:
+            has = similar(given, known) if known else "it has none; give the path of a .yaml file"
+            raise UserError(f"{module} has no study {given!r}: {has}")
+        source = folder_of(module) / f"{given}.yaml"
+        name, where = given, str(source)
+    return parse(read_raw(source, where), where, name, given, scores)
 
 
 def read_raw(source: Path | Traversable, where: str) -> Any:
@@ -70,10 +71,8 @@ def parse(raw: Any, where: str, name: str, given: str, scores: Scores) -> Study:
     compare, tune = ranges(raw.get("compare"), f"{where}: compare"), ranges(raw.get("tune") or {}, f"{where}: tune")
     if not compare:
         raise UserError(f"{where}: compare: names no knob; give one with its values, like model.kernel: [1, 3]")
-    fixed = knobs(raw.get("fixed") or {}, f"{where}: fixed")
-    fixed = {knob: flag_value(value, f"{where}: fixed: {knob}") for knob, value in fixed.items()}
-    once = Counter([*compare, *tune, *fixed])
-    for knob, times in once.items():
+    fixed = fixed_flags(raw, where)
+    for knob, times in Counter([*compare, *tune, *fixed]).items():
         if times > 1:
             raise UserError(f"{where}: {knob} stands in more than one of compare, tune and fixed; keep one")
         if knob in ("fit.seed", "run"):
@@ -91,10 +90,8 @@ def parse(raw: Any, where: str, name: str, given: str, scores: Scores) -> Study:
     expect = raw.get("expect") or []
     if not isinstance(expect, list):
         raise UserError(f"{where}: expect: has to be a list of {CLAIM}")
-    claims = [
-        parse_claim(entry, f"{where}: expect[{i}]", compare, short_names([*compare, *tune]))
-        for i, entry in enumerate(expect)
-    ]
+    shorts = short_names([*compare, *tune])
+    claims = [parse_claim(entry, f"{where}: expect[{i}]", compare, shorts) for i, entry in enumerate(expect)]
     question = raw["question"].strip()
     return Study(name, given, question, compare, tune, fixed, int(seeds), metric, scores[metric], claims, together)
 
@@ -123,6 +120,12 @@ def flag_value(raw: Any, where: str) -> Any:
     if isinstance(raw, list) and raw and not any(isinstance(inner, list | dict) for inner in raw):
         return [word(text) for text in raw]
     raise UserError(f"{where}: {raw!r} is no value that a flag can take; give one value or a list of them")
+
+
+def fixed_flags(raw: Mapping[str, Any], where: str) -> Values:
+    """The knobs that a study file `where` sets for all its runs."""
+    fixed = knobs(raw.get("fixed") or {}, f"{where}: fixed")
+    return {knob: flag_value(value, f"{where}: fixed: {knob}") for knob, value in fixed.items()}
 
 
 def ranges(raw: Any, where: str) -> dict[str, list[Any]]:

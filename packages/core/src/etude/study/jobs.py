@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -30,17 +30,14 @@ from etude.study.question import Study, Trial, flags_of
 from etude.study.table import cell
 
 MOST = 32  # runs that are trained together
-ANSWER = {
-    "left": dict,
-    "failed": list,
-}  # of a process for several trials: folder -> why it is to be done alone; folders
-
+# Of a process for several trials: folder -> why it is to be done alone; folders.
+ANSWER = {"left": dict, "failed": list}
 
 # What asks a process to stop: SIGTERM would end it at once on Windows.
 if sys.platform == "win32":
-    STOP = signal.CTRL_BREAK_EVENT
+    STOP, OWN = signal.CTRL_BREAK_EVENT, {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
 else:
-    STOP = signal.SIGTERM
+    STOP, OWN = signal.SIGTERM, {"process_group": 0}
 
 
 @contextmanager
@@ -49,17 +46,16 @@ def claimed(out: Path) -> Iterator[int]:
 
     Where they cannot inherit it, on Windows, a run that a killed study left holds its own folder only.
     """
-    with files.reported(f"{out} cannot be locked", "give --out a folder where files can be"):
+    reported = f"{out} cannot be locked", "give --out a folder where files can be"
+    with files.reported(*reported):
         lock = (out / ".lock").open("w", encoding="utf-8")
     with lock:
-        try:
-            with files.reported(f"{out} cannot be locked", "give --out a folder where files can be"):
+        with files.reported(*reported):
+            try:
                 files.lock(lock)
-        except UserError as error:
-            if not isinstance(error.__cause__, BlockingIOError):
-                raise
-            at_work = f"{out}: a study, or a run that a killed one left, is at work here"
-            raise UserError(f"{at_work}; wait or stop it") from None
+            except BlockingIOError:
+                at_work = f"{out}: a study, or a run that a killed one left, is at work here"
+                raise UserError(f"{at_work}; wait or stop it") from None
         yield lock.fileno()
 
 
@@ -92,9 +88,6 @@ def apart(asked: Mapping[str, Any]) -> list[str]:
     return [k for k in names if any(v[k] != flat[0][k] for v in flat) and not all(stackable(k, v[k]) for v in flat)]
 
 
-# ----------------------------------------------------------------------------------------------------------- processes
-
-
 @dataclass
 class Job:
     """Trials at work in a process of their own; alone, it is the command that a person would give."""
@@ -106,68 +99,11 @@ class Job:
     answer: Path | None
     """the file in which a process for several says what became of them"""
 
-    def ask_to_stop(self) -> None:
-        """So that it saves and ends."""
-        self.process.send_signal(STOP)
-
     @property
     def problem(self) -> str:
         """How the process has failed, empty if it has not."""
         code = self.process.returncode
         return f"exit code {code}" if code > 0 else f"signal {-code}" if code else ""
-
-
-def prepared(study: Study, module: str, out: Path, trial: Trial, verb: str) -> list[str]:
-    """The command that does a trial, which is noted in its log; its folder is there then."""
-    folder = trial.folder(out)
-    words = ["train", *flags_of(study, trial), "--run", str(folder)] if verb == "train" else ["evaluate", str(folder)]
-    command = [sys.executable, "-m", module, *words]
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("ab") as log:
-        log.write(f"$ {shlex.join(command)}\n".encode())
-    return command
-
-
-def start(
-    study: Study, module: str, out: Path, trials: Sequence[Trial], verb: str, number: int, threads: int, lock: int
-) -> Job:
-    """Starts a process for a trial, or one for several; `number` is that of the process."""
-    alone = len(trials) == 1
-    answer = None if alone else out / f".together-{number}.json"
-    with files.reported(f"cannot write to {out}", "a study needs a folder to write to (--out DIR)"):
-        commands = [prepared(study, module, out, trial, verb) for trial in trials]
-        if answer is not None:
-            answer.unlink(missing_ok=True)  # of an earlier start
-        said = trials[0].folder(out) / "log.txt" if alone else out / f"together-{number}.log"
-        log = said.open("ab" if alone else "wb")
-    with log:
-        try:
-            process = popen(commands[0] if alone else [sys.executable, "-m", module, "together"], log, threads, lock)
-        except OSError as error:
-            why = f"no process can be started for {trials[0]} ({error.strerror})"
-            raise UserError(f"{why}; end others, or use fewer --jobs, and start the study again") from error
-    runs = [
-        {"folder": str(trial.folder(out)), "flags": flags_of(study, trial), "command": command}
-        for trial, command in zip(trials, commands, strict=True)
-    ]
-    asked = b"" if alone else json.dumps({"verb": verb, "runs": runs, "answer": str(answer)}).encode()
-    assert process.stdin is not None
-    with suppress(OSError), process.stdin as stdin:  # if it has ended already, its exit code says so
-        stdin.write(asked)
-    return Job(list(trials), verb, process, said, answer)
-
-
-def popen(command: list[str], log: Any, threads: int, lock: int) -> subprocess.Popen[bytes]:
-    """A process in a group of its own: Ctrl-C in the terminal reaches the study alone, which asks each once to stop."""
-    own: Any = {"pass_fds": [lock], "process_group": 0}
-    if sys.platform == "win32":
-        own = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    # unbuffered, so that the last line of the log is the last thing that happened
-    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=env, **own)
-
-
-# ---------------------------------------------------------------------------------------------------------------- work
 
 
 @dataclass
@@ -236,14 +172,55 @@ class Work:
             self.queue[:] = [item for item in self.queue if item[0] not in some]
         return trials, verb
 
-    def start_some(self) -> None:
-        """Until `jobs` processes are at work, or nothing is left to start."""
-        while self.queue and len(self.running) < self.jobs:
-            self.started += 1
-            threads = max(1, cores() // self.jobs)
-            trials, verb = self.next_up()
-            job = start(self.study, self.module, self.out, trials, verb, self.started, threads, self.lock)
-            self.running.append(job)
+    def prepared(self, trial: Trial, verb: str) -> list[str]:
+        """The command that does a trial, which is noted in its log; its folder is there then."""
+        folder = trial.folder(self.out)
+        train = ["train", *flags_of(self.study, trial), "--run", str(folder)]
+        command = [sys.executable, "-m", self.module, *(train if verb == "train" else ["evaluate", str(folder)])]
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "log.txt").open("ab") as log:
+            log.write(f"$ {shlex.join(command)}\n".encode())
+        return command
+
+    def start(self, trials: list[Trial], verb: str) -> None:
+        """Starts a process for a trial, or one for several."""
+        self.started += 1
+        alone, out = len(trials) == 1, self.out
+        answer = None if alone else out / f".together-{self.started}.json"
+        with files.reported(f"cannot write to {out}", "a study needs a folder to write to (--out DIR)"):
+            commands = [self.prepared(trial, verb) for trial in trials]
+            if answer is not None:
+                answer.unlink(missing_ok=True)  # of an earlier start
+            said = trials[0].folder(out) / "log.txt" if alone else out / f"together-{self.started}.log"
+            log = said.open("ab" if alone else "wb")
+        with log:
+            try:
+                process = self.popen(commands[0] if alone else [sys.executable, "-m", self.module, "together"], log)
+            except OSError as error:
+                why = f"no process can be started for {trials[0]} ({error.strerror})"
+                raise UserError(f"{why}; end others, or use fewer --jobs, and start the study again") from error
+        runs = [
+            {"folder": str(trial.folder(out)), "flags": flags_of(self.study, trial), "command": command}
+            for trial, command in zip(trials, commands, strict=True)
+        ]
+        assert process.stdin is not None
+        with suppress(OSError), process.stdin as stdin:  # if it has ended already, its exit code says so
+            if answer is not None:
+                stdin.write(json.dumps({"verb": verb, "runs": runs, "answer": str(answer)}).encode())
+        self.running.append(Job(trials, verb, process, said, answer))
+
+    def popen(self, command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+        """A process in a group of its own: Ctrl-C in the terminal reaches the study alone, which asks each to stop."""
+        own: Any = OWN if sys.platform == "win32" else {**OWN, "pass_fds": [self.lock]}
+        # Unbuffered, so that the last line of the log is the last thing that happened.
+        env = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores() // self.jobs)), "PYTHONUNBUFFERED": "1"}
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=env, **own)
+
+    def stop(self, at_once: bool) -> None:
+        """Asks what is at work to save and end, or ends it."""
+        self.say("stopping at once" if at_once else "stopping: the runs save and end")
+        for job in self.running:
+            job.process.kill() if at_once else job.process.send_signal(STOP)
 
     def collect(self) -> list[Job]:
         """The jobs that have ended, no longer among those at work."""
@@ -253,17 +230,14 @@ class Work:
 
     def end_of(self, job: Job) -> None:
         """Takes down what became of the trials of a job that has ended, and queues what is due then."""
-        if job.answer is None:
-            self.end_of_trial(job.trials[0], job.verb, job.problem)
-        else:
-            told = self.answer_of(job)
-            for trial in job.trials:
-                folder = str(trial.folder(self.out))
-                if folder in told["left"] and not self.is_there(trial, job.verb):
-                    self.queue.append(([trial], job.verb))
-                    self.alone.add(str(trial))
-                else:
-                    self.end_of_trial(trial, job.verb, "error" if folder in told["failed"] else "")
+        told = self.answer_of(job) if job.answer else {"left": {}, "failed": []}
+        for trial in job.trials:
+            folder = str(trial.folder(self.out))
+            if folder in told["left"] and not self.is_there(trial, job.verb):
+                self.queue.append(([trial], job.verb))
+                self.alone.add(str(trial))
+            else:
+                self.end_of_trial(trial, job.verb, "error" if folder in told["failed"] else job.problem)
         if job.verb == "train":
             for of in dict.fromkeys(trial.of for trial in job.trials):
                 self.queue[:0] = self.to_score(of)
@@ -282,8 +256,7 @@ class Work:
             return {"left": {str(trial.folder(self.out)): why for trial in job.trials}, "failed": []}
         for line in job.log.read_text(encoding="utf-8", errors="replace").splitlines():
             self.say(line)
-        found: dict[str, Any] = told
-        return found
+        return dict(told)
 
     def is_there(self, trial: Trial, verb: str) -> bool:
         if not (trial.folder(self.out) / "result.json").is_file():
@@ -322,28 +295,20 @@ def work(
     with tqdm(total=len(trials), initial=done, unit="run", file=sys.stdout, disable=hidden) as bar:
         at = Work(study, module, out, jobs, lock, asked, bar, done)
         at.begin(to_train)
-        heard, first = 0, 0.0
+        heard = 0
         try:
             while (at.queue and not signals) or at.running:
-                if not signals:
-                    at.start_some()
+                while at.queue and len(at.running) < jobs and not signals:
+                    at.start(*at.next_up())
                 # Asked now and then: a signal handler that touched the list of children would race with this loop.
                 time.sleep(0.02)
                 if len(signals) > heard:
                     heard += 1
-                    if heard == 1:
-                        first = time.monotonic()
-                        at.say("stopping: the runs save and end")
-                        for job in at.running:
-                            job.ask_to_stop()
-                    elif time.monotonic() - first > 1:  # sooner, it may be the same Ctrl-C, passed on by `uv run`
-                        at.say("stopping at once")
-                        for job in at.running:
-                            job.process.kill()
+                    at.stop(at_once=heard > 1)
                 for job in at.collect():
                     if not signals:
                         at.end_of(job)
         finally:
             for job in at.running:
-                job.ask_to_stop()
+                job.process.send_signal(STOP)
                 job.process.wait()

@@ -37,7 +37,6 @@ No verdict is given where the numbers cannot bear one: see `obstacle`.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Literal
 
 LEVEL = 0.05  # how many studies may have a false verdict
@@ -133,41 +132,16 @@ class Verdict:
 
 def beyond(t: float, freedom: float) -> float:
     """P(T > t) of Student's t."""
-    whole = freedom + t * t
-    tail = 0.5 * incomplete_beta(freedom / 2, 0.5, freedom / whole, t * t / whole)
-    return tail if t > 0 else 1 - tail
+    from scipy.special import stdtr  # which takes longer to import than `--help` should
+
+    return float(stdtr(freedom, -t))
 
 
 def quantile(tail: float, freedom: float) -> float:
-    """The t with P(T > t) = tail, for a tail below 1/2."""
-    # Newton's method: P(T > t) is convex, so that from a smaller t it comes nearer from below, until rounding ends it.
-    front = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(freedom * math.pi)
-    t, better = -1.0, -NormalDist().inv_cdf(tail)
-    while better > t * (1 + 1e-12):
-        t = better
-        density = math.exp(front - (freedom + 1) / 2 * math.log1p(t * t / freedom))
-        better = t + (beyond(t, freedom) - tail) / density
-    return t
+    """The t with P(T > t) = tail."""
+    from scipy.special import stdtrit
 
-
-def incomplete_beta(a: float, b: float, x: float, y: float) -> float:
-    """The regularised incomplete beta function I_x(a, b), by its continued fraction (DLMF 8.17.22); y = 1 - x."""
-    if x == 0 or y == 0:
-        return 0.0 if x == 0 else 1.0
-    if x > (a + 1) / (a + b + 2):  # there the fraction of the other tail converges faster
-        return 1 - incomplete_beta(b, a, y, x)
-    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(y)
-    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
-    fraction, m = d, 0
-    while True:  # Lentz's method, as Thompson & Barnett (1986) have it
-        m += 1
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        for term in (even, odd):
-            c, d = 1 + term / c, 1 / (1 + term * d)
-            fraction *= c * d
-        if abs(c * d - 1) < 1e-15:
-            return math.exp(log_front) * fraction / a
+    return -float(stdtrit(freedom, tail))
 
 
 # ----------------------------------------------------------------------------------------------- errors of means
@@ -286,30 +260,18 @@ def judge(claims: Sequence[Claim], settings: Mapping[str, Mapping[int, Score]], 
     tried: list[tuple[str, Estimate | None, tuple[float, float]]] = []
     for claim in claims:
         left, right = settings[claim.left], settings[claim.right]
-        why, found, p = obstacle(left, right, seeds), None, (1.0, 1.0)
-        if not why:
-            found = difference(left, right)
-            why = "" if found else "the error of its test part is not known: score the runs again"
-        if found:
-            p = p_values(claim, found, sign)
-        tried.append((why, found, p))
+        why = obstacle(left, right, seeds)
+        found = None if why else difference(left, right)
+        why = why or ("" if found else "the error of its test part is not known: score the runs again")
+        tried.append((why, found, p_values(claim, found, sign) if found else (1.0, 1.0)))
     verdicts = []
     adjusted = holm([min(p) for _, _, p in tried], [claim.relation == "=" for claim in claims])
-    for claim, (why, found, (holds, fails)), after in zip(claims, tried, adjusted, strict=True):
+    for claim, (why, found, (holds, fails)), p in zip(claims, tried, adjusted, strict=True):
         left, right = settings[claim.left], settings[claim.right]
         paired = [left[seed].value - right[seed].value for seed in left if seed in right]
-        verdict: Literal["as expected", "not expected", "unclear"] = "unclear"
-        if found and after <= LEVEL:
-            verdict = "as expected" if holds < fails else "not expected"
-        verdicts.append(
-            Verdict(
-                claim,
-                verdict,
-                why,
-                mean(paired) if paired else None,
-                found.interval() if found else None,
-                after if found else None,
-                len(paired),
-            )
-        )
+        told: Literal["as expected", "not expected", "unclear"] = "unclear"
+        if found and p <= LEVEL:
+            told = "as expected" if holds < fails else "not expected"
+        between, p_told = (found.interval(), p) if found else (None, None)
+        verdicts.append(Verdict(claim, told, why, mean(paired) if paired else None, between, p_told, len(paired)))
     return verdicts

@@ -6,7 +6,7 @@ configuration against that of the trial (`etude.study.command`).
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,10 @@ from etude.errors import UserError
 from etude.study.judge import BLOCKS, Score, Verdict, estimate, judge
 from etude.study.question import Study, Trial, Values, label, number, short_names
 
+FILES = {"valid": "result", "test": "test"}
 REMEDY = "delete it and start the study again"
+NEEDS = {"valid": dict, **dict.fromkeys(("best_epoch", "seconds", "parameters"), int | float | None)}
 Interval = tuple[float, float] | None  # None: not available
-
-
-FACTS = ("best_epoch", "seconds", "parameters", "machine", "commit", "problem", "part", "blocks")
 
 
 @dataclass(frozen=True)
@@ -79,15 +78,9 @@ def mean(values: Mapping[int, float]) -> float | None:
     return math.fsum(values.values()) / len(values) if values else None
 
 
-def read(folder: Path, name: str) -> dict[str, Any] | None:
-    """A JSON object of a run folder; None if it is not there yet."""
-    found: dict[str, Any] | None = files.read_json(folder / name, dict, REMEDY, {})
-    return found
-
-
-def metric_in(scores: Any, metric: str, path: Path) -> float:
-    if not isinstance(scores, dict) or not isinstance(scores.get(metric), int | float):
-        has = sorted(k for k, v in scores.items() if isinstance(v, int | float)) if isinstance(scores, dict) else []
+def metric_in(scores: Mapping[str, Any], metric: str, path: Path) -> float:
+    if not isinstance(scores.get(metric), int | float):
+        has = sorted(k for k, v in scores.items() if isinstance(v, int | float))
         raise UserError(f"the study's metric {metric!r} is not in {path}; there are: {', '.join(has) or 'none'}")
     return float(scores[metric])
 
@@ -108,37 +101,37 @@ def last_line(log: Path) -> str:
 def measure(study: Study, out: Path, trial: Trial) -> Scored:
     """What the folder of a trial tells."""
     folder = trial.folder(out)
-    result, test = read(folder, "result.json"), read(folder, "test.json")
+    result = files.read_json(folder / "result.json", dict, REMEDY, NEEDS)
     if result is None:
         log = folder / "log.txt"
         return Scored(trial, f"not finished; its last words: {last_line(log)}" if log.exists() else "not run")
-    valid = metric_in(result.get("valid"), study.metric, folder / "result.json")
+    test = files.read_json(folder / "test.json", dict, REMEDY, {})
     untested = "" if test is None else tested.problem(folder, result, test)
-    score = None if test is None or untested else metric_in(test, study.metric, folder / "test.json")
-    problem = "" if math.isfinite(valid) else f"left out: valid {study.metric} is {valid}"
-    if score is not None and not math.isfinite(score):
-        problem = problem or f"left out: test {study.metric} is {score}"
-    facts: dict[str, Any] = {key: result.get(key) for key in ("best_epoch", "seconds", "parameters")}
-    for key, fact in facts.items():
-        if not isinstance(fact, int | float | None):
-            raise UserError(
-                f"{folder / 'result.json'}: {key} is {fact!r}, no number; delete it and start the study again"
-            )
-    test = None if untested else test
-    scores = {
-        f"{part}_{name}": float(value)
-        for part, found in (("valid", result["valid"]), ("test", test or {}))
-        for name, value in found.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-    kept = read(folder, BLOCKS) or {}
-    kept = kept if test is not None and kept.get("scores") == test else {}  # of other scores, which a kill left there
-    blocks, part = tuple(kept.get("blocks", {}).get(study.metric, ())), str(kept.get("part", ""))
-    starts = files.read_json(folder / "environment.json", list, REMEDY, {})
-    start = starts[-1] if starts else {}
-    machine, commit = str(start.get("device", "")), str(start.get("git") or "")
-    known: dict[str, Any] = {"scores": scores, "part": part, "blocks": blocks, "machine": machine, "commit": commit}
-    return Scored(trial, problem, valid, score, untested=untested, **known, **facts)
+    parts = {"valid": result["valid"]} | ({} if test is None or untested else {"test": test})
+    main = {p: metric_in(found, study.metric, folder / f"{FILES[p]}.json") for p, found in parts.items()}
+    odd = [f"left out: {part} {study.metric} is {x}" for part, x in main.items() if not math.isfinite(x)]
+    kept = files.read_json(folder / BLOCKS, dict, REMEDY, {}) or {}
+    if kept.get("scores") != parts.get("test"):  # of other scores, which a kill left there
+        kept = {}
+    start = ([{}, *(files.read_json(folder / "environment.json", list, REMEDY, {}) or [])])[-1]
+    return Scored(
+        trial,
+        odd[0] if odd else "",
+        main["valid"],
+        main.get("test"),
+        **{key: result.get(key) for key in ("best_epoch", "seconds", "parameters")},
+        scores={
+            f"{part}_{name}": float(value)
+            for part, found in parts.items()
+            for name, value in found.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        },
+        part=str(kept.get("part", "")),
+        blocks=tuple(kept.get("blocks", {}).get(study.metric, ())),
+        machine=str(start.get("device", "")),
+        commit=str(start.get("git") or ""),
+        untested=untested,
+    )
 
 
 def choose(study: Study, runs: Sequence[Scored]) -> list[Scored]:
@@ -169,40 +162,78 @@ def conclude(study: Study, runs: list[Scored]) -> Outcome:
     missing = [str(run.trial) for run in runs if run.problem == "not run"]
     if missing:
         problems.append(f"{len(missing)} of {len(runs)} runs are missing: {', '.join(missing)}")
-    shorts = short_names([*study.compare, *study.tune])
-    rows: dict[str, Row] = {}
-    tested: dict[str, dict[int, Score]] = {}
-    edges = []
+    rows: list[Row] = []
+    by_seed: dict[str, dict[int, Score]] = {}
+    edges: list[str] = []
     for of in dict.fromkeys(run.trial.of for run in runs):
         best = choose(study, [run for run in runs if run.trial.of == of])
-        setting, tuned = best[0].trial.setting, best[0].trial.tuned
-        counted = [run for run in best if not run.problem]
+        trial, counted = best[0].trial, [run for run in best if not run.problem]
         untested = [f"{run.trial}{f' ({run.untested})' if run.untested else ''}" for run in counted if run.test is None]
         if untested:
             problems.append(f"no test score yet: {', '.join(untested)}")
-        tested[of] = {
+        scores = by_seed[of] = {
             run.trial.seed: Score(run.test, run.part, run.blocks, tuple(run.scores.values()))
             for run in counted
             if run.test is not None
         }
-        seconds = [run.seconds for run in counted if run.seconds is not None]
-        found = estimate(tested[of])
-        rows[of] = Row(
-            setting,
-            tuned,
+        found = estimate(scores)
+        row = Row(
+            trial.setting,
+            trial.tuned,
             of,
-            test={seed: score.value for seed, score in tested[of].items()},
+            test={seed: score.value for seed, score in scores.items()},
             valid={run.trial.seed: run.valid for run in counted if run.valid is not None},
             parameters=counted[0].parameters if counted else None,
-            seconds=math.fsum(seconds) / len(seconds) if seconds else None,
+            seconds=mean({run.trial.seed: run.seconds for run in counted if run.seconds is not None}),
             interval=found.interval() if found else None,
         )
-        for knob, value in tuned.items() if counted else ():
-            tried = [x for x in map(number, study.tune[knob]) if x is not None]
-            if len(tried) == len(study.tune[knob]) > 1 and number(value) in (min(tried), max(tried)):
-                edges.append(f"{shorts[knob]}={label(value)} is the edge of its range ({of}): widen it")
-    verdicts = judge(study.expect, tested, study.seeds, study.sign())
-    return Outcome(study, list(rows.values()), verdicts, edges, problems, runs)
+        rows.append(row)
+        edges += at_the_edge(study, row) if counted else []
+    return Outcome(study, rows, judge(study.expect, by_seed, study.seeds, study.sign()), edges, problems, runs)
+
+
+def at_the_edge(study: Study, row: Row) -> list[str]:
+    """The tuned knobs whose best value is the least or the most of those tried."""
+    shorts, edges = short_names([*study.compare, *study.tune]), []
+    for knob, value in row.tuned.items():
+        tried = [x for x in map(number, study.tune[knob]) if x is not None]
+        if len(tried) == len(study.tune[knob]) > 1 and number(value) in (min(tried), max(tried)):
+            edges.append(f"{shorts[knob]}={label(value)} is the edge of its range ({row.of}): widen it")
+    return edges
+
+
+# --------------------------------------------------------------------------------------------------------- results.csv
+
+FACTS: dict[str, Callable[[str], Any]] = {  # a column for each, and how it is read
+    "best_epoch": lambda text: int(text) if text else None,
+    "seconds": lambda text: float(text) if text else None,
+    "parameters": lambda text: int(text) if text else None,
+    "machine": str,
+    "commit": str,
+    "problem": str,
+    "part": str,
+    "blocks": lambda text: tuple(map(float, text.split())),
+}
+
+
+def lines_of(outcome: Outcome) -> list[list[str]]:
+    """Header and a line for each run: all that `conclude` needs, so that a study can be judged again from this alone.
+
+    The compared and tuned knobs, the seed, every score ("valid_loss", "test_accuracy"), and FACTS; `part` is the test
+    part, `blocks` the pseudo-values of the study's metric there, see `etude.study.judge`. What is not known is empty.
+    """
+    names = list(dict.fromkeys(name for run in outcome.runs for name in run.scores))
+    lines = [[*outcome.study.compare, *outcome.study.tune, "seed", *names, *FACTS]]
+    for run in outcome.runs:
+        facts = {**{name: getattr(run, name) for name in FACTS}, "blocks": " ".join(map(repr, run.blocks))}
+        cells = [*map(run.scores.get, names), *facts.values()]
+        lines.append([*key(run.trial), *("" if x is None else str(x) for x in cells)])
+    return lines
+
+
+def key(trial: Trial) -> tuple[str, ...]:
+    """The first cells of its line."""
+    return (*map(label, [*trial.setting.values(), *trial.tuned.values()]), str(trial.seed))
 
 
 def kept(study: Study, file: Path) -> list[Scored]:
@@ -212,12 +243,12 @@ def kept(study: Study, file: Path) -> list[Scored]:
             lines = list(csv.DictReader(f, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise UserError(f"{file}: cannot be read as CSV ({e}); it has to be the results.csv of a study") from e
-    knobs = [*study.compare, *study.tune]
+    knobs = [*study.compare, *study.tune, "seed"]
     found: dict[tuple[str, ...], Scored] = {}
-    trials = {(*(label({**t.setting, **t.tuned}[k]) for k in knobs), str(t.seed)): t for t in study.trials()}
+    trials = {key(trial): trial for trial in study.trials()}
     for n, line in enumerate(lines, 2):
         try:
-            which = (*(line[knob] for knob in knobs), line["seed"])
+            which = tuple(line[knob] for knob in knobs)
             if which not in trials:
                 raise ValueError(f"the study has no run {' '.join(which)}")
             if which in found:
@@ -234,18 +265,5 @@ def scored_of(study: Study, trial: Trial, line: Mapping[str, str]) -> Scored:
     valid, test = (scores.get(f"{part}_{study.metric}") for part in ("valid", "test"))
     if valid is None and not line["problem"]:
         raise ValueError(f"there is no valid_{study.metric}")
-    best, seconds, parameters = line["best_epoch"], line["seconds"], line["parameters"]
-    return Scored(
-        trial,
-        line["problem"],
-        valid,
-        test,
-        int(best) if best else None,
-        float(seconds) if seconds else None,
-        int(parameters) if parameters else None,
-        scores,
-        line["part"],
-        tuple(map(float, line["blocks"].split())),
-        line["machine"],
-        line["commit"],
-    )
+    facts = {name: read(line[name]) for name, read in FACTS.items()}
+    return Scored(trial, valid=valid, test=test, scores=scores, **facts)

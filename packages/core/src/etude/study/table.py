@@ -12,7 +12,7 @@ from etude import files
 from etude.errors import UserError
 from etude.markdown import block, literal
 from etude.study.judge import Verdict
-from etude.study.outcome import FACTS, Interval, Outcome, mean
+from etude.study.outcome import Interval, Outcome, lines_of, mean
 from etude.study.question import label, short_names
 
 
@@ -119,23 +119,6 @@ def markdown(outcome: Outcome, command: str) -> str:
         blocks += [f"## {heading}", "\n".join(f"- {literal(item)}" for item in items)]
     blocks += ["## How to reproduce", block(command)]
     return "\n\n".join(blocks) + "\n"
-
-
-def lines_of(outcome: Outcome) -> list[list[str]]:
-    """Header and a line for each run: all that `conclude` needs, so that a study can be judged again from this alone.
-
-    The compared and tuned knobs, the seed, every score ("valid_loss", "test_accuracy"), and FACTS; `part` is the test
-    part, `blocks` the pseudo-values of the study's metric there, see `etude.study.judge`. What is not known is empty.
-    """
-    knobs = [*outcome.study.compare, *outcome.study.tune]
-    names = list(dict.fromkeys(name for run in outcome.runs for name in run.scores))
-    lines = [[*knobs, "seed", *names, *FACTS]]
-    for run in outcome.runs:
-        values = {**run.trial.setting, **run.trial.tuned}
-        facts = {**{name: getattr(run, name) for name in FACTS}, "blocks": " ".join(map(repr, run.blocks))}
-        cells = [run.trial.seed, *(run.scores.get(name) for name in names), *facts.values()]
-        lines.append([label(values[knob]) for knob in knobs] + ["" if x is None else str(x) for x in cells])
-    return lines
 
 
 def mean_curves(folders: Sequence[Path]) -> list[tuple[int, dict[str, float]]]:

@@ -191,25 +191,36 @@ def choose(fit: Fit, began: str = "") -> Device:
     UserError when what was asked for is not there: there is no silent fall-back.
     """
     world, rank = processes.count_off()
-    has_cuda = torch.cuda.is_available()
-    local = processes.number("LOCAL_RANK", 0, max(torch.cuda.device_count(), world) - 1, 0)
-    has_mps = torch.backends.mps.is_available()
-    for name, there in (("cuda", has_cuda), ("mps", has_mps)):
-        if fit.device == name and not there:
-            raise UserError(f"fit.device is {name}, but PyTorch finds no such device here: use --fit.device auto")
-    if fit.device == "mps" or (fit.device == "auto" and has_mps and not has_cuda):
-        where = torch.device("mps")
+    where = hardware(fit.device, world)
+    precision, why = precision_of(fit, where, began)
+    if world > 1 and not dist.is_initialized():
+        # Gloo beside nccl: what processes tell each other of themselves never waits for a GPU.
+        processes.join("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo", world, rank)
+    return Device(where, precision, rank, world, why=why)
+
+
+def hardware(asked: str, world: int) -> torch.device:
+    """Where this process computes, one of `world`."""
+    gpus, apple = torch.cuda.device_count() if torch.cuda.is_available() else 0, torch.backends.mps.is_available()
+    local = processes.number("LOCAL_RANK", 0, max(gpus, world) - 1, 0)
+    if (asked == "cuda" and not gpus) or (asked == "mps" and not apple):
+        raise UserError(f"fit.device is {asked}, but PyTorch finds no such device here: use --fit.device auto")
+    if asked == "mps" or (asked == "auto" and apple and not gpus):
         if world > 1:
             raise UserError("several processes cannot share an Apple GPU: give --fit.device cpu, or start one process")
-    elif fit.device == "cpu" or not has_cuda:
-        where = torch.device("cpu")
-    else:
-        if local >= torch.cuda.device_count():
-            has = torch.cuda.device_count()
-            raise UserError(f"LOCAL_RANK is {local}, but there are {has} GPUs here: start {has} processes a machine")
-        where = torch.device("cuda", local)
-        torch.cuda.set_device(where)
-        torch.backends.cudnn.benchmark = True
+        return torch.device("mps")
+    if asked == "cpu" or not gpus:
+        return torch.device("cpu")
+    if local >= gpus:
+        raise UserError(f"LOCAL_RANK is {local}, but there are {gpus} GPUs here: start {gpus} processes a machine")
+    where = torch.device("cuda", local)
+    torch.cuda.set_device(where)
+    torch.backends.cudnn.benchmark = True
+    return where
+
+
+def precision_of(fit: Fit, where: torch.device, began: str) -> tuple[str, str]:
+    """What is computed in, and why, where nobody asked for it; `began` as in `choose`."""
     precision: str = fit.precision
     why = ""
     if precision == "auto":
@@ -223,10 +234,7 @@ def choose(fit: Fit, began: str = "") -> Device:
         raise UserError(f"fit.precision {precision} is not offered on Apple GPUs: use fp32 or auto")
     if precision == "fp16" and where.type == "cpu":
         raise UserError("fit.precision fp16 is for GPUs: on a CPU use bf16, fp32 or auto")
-    if world > 1 and not dist.is_initialized():
-        # Gloo beside nccl: what processes tell each other of themselves never waits for a GPU.
-        processes.join("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo", world, rank)
-    return Device(where, precision, rank, world, why=why)
+    return precision, why
 
 
 def best_precision(where: torch.device) -> str:

@@ -120,19 +120,15 @@ class Reporter:
         self.flush()
         now = time.perf_counter()
         rate = self.items / max(self.trained - self.epoch_began, 1e-9)
+        told = [f"epoch {row['epoch']:>3}/{self.cfg.epochs}"]
         for split in ("train", "valid"):
             self.run.scalars({f"{name}/{split}": value for name, value in row[split].items()}, row["step"])
+            told.append(f"{split} " + "  ".join(f"{name} {value:.4f}" for name, value in row[split].items()))
         self.run.scalars({"epoch": row["epoch"]}, row["step"])
         if not self.device.leads:
             return
-        scores = [
-            f"{split} " + "  ".join(f"{name} {value:.4f}" for name, value in row[split].items())
-            for split in ("train", "valid")
-        ]
-        pace = f"{rate:,.0f} items/s  {now - self.epoch_began:.0f} s"
-        line = "  |  ".join([f"epoch {row['epoch']:>3}/{self.cfg.epochs}", *scores, pace]) + (
-            "  *best" if improved else ""
-        )
+        told.append(f"{rate:,.0f} items/s  {now - self.epoch_began:.0f} s")
+        line = "  |  ".join(told) + "  *best" * improved
         if self.bar is not None:
             self.bar.write(line, file=sys.stdout)
         else:

@@ -69,12 +69,7 @@ class Run:
     """One run folder, open for writing; on every process but the first (`device.leads`) nothing is written."""
 
     def __init__(
-        self,
-        path: Path,
-        config: Any,
-        device: Device,
-        again: str = "start it again",
-        command: Sequence[str] = (),
+        self, path: Path, config: Any, device: Device, again: str = "start it again", command: Sequence[str] = ()
     ) -> None:
         """Creates the folder, or opens the one an earlier start of the same run left.
 
@@ -83,28 +78,29 @@ class Run:
         another configuration, or is in use.
         """
         self.path, self.config, self.device, self.again = path, config, device, again
-        self.command = command
         self._tb: Any = None
         if not device.leads:
             return
-        with self._opening():
+        opening = f"cannot write the run folder {path}", "give --run another folder"
+        with files.reported(*opening):
             path.mkdir(parents=True, exist_ok=True)
             is_run = (path / "config.yaml").is_file()
             if not is_run and any(p.name != "log.txt" and not p.name.startswith(".") for p in path.iterdir()):
                 raise UserError(f"{path} is not empty and no run folder: give --run another folder")
             self._lock = (path / ".lock").open("ab")
         try:
-            try:
-                files.lock(self._lock)
-            except BlockingIOError:
-                where = f"{path} is in use by another process"
-                raise UserError(f"{where}: wait for it or give --run another folder") from None
-            except OSError as error:
-                where = f"{path} cannot be locked ({error.strerror})"
-                raise UserError(f"{where}: give --run a folder on a file system with locks") from None
-            if is_run:
-                self._compare()
-            with self._opening():
+            with files.reported(f"{path} cannot be locked", "give --run a folder on a file system with locks"):
+                try:
+                    files.lock(self._lock)
+                except BlockingIOError:
+                    where = f"{path} is in use by another process"
+                    raise UserError(f"{where}: wait for it or give --run another folder") from None
+            if is_run and (other := configs.differences(read_config(path, type(config)), config)):
+                told = f"{path} holds a run with another configuration ({'; '.join(other)})"
+                raise UserError(f"{told}: give --run another folder")
+            # A resumed run adds an entry, so that a change of machine can be seen.
+            starts = [*read_starts(path), environment(config, device, command)]
+            with files.reported(*opening):
                 if not is_run:
                     files.write(path / "config.yaml", configs.dump(config).encode())
                 for name in ("checkpoints", "samples", "tb"):
@@ -112,52 +108,10 @@ class Run:
                 for folder in (path, path / "checkpoints", path / "samples"):
                     for left in folder.glob(".*.tmp"):  # by a kill in the middle of a write
                         left.unlink()
-            self._record_environment()
+                files.write(path / "environment.json", json.dumps(starts, indent=1).encode())
         except BaseException:
             self._lock.close()
             raise
-
-    @contextmanager
-    def _opening(self) -> Iterator[None]:
-        """What fails in it is the writing of the folder itself. Raises UserError."""
-        try:
-            yield
-        except FileExistsError:
-            where = f"cannot write the run folder {self.path}: it is no folder"
-            raise UserError(f"{where}: give --run another one") from None
-        except OSError as error:
-            inside = f" ({error.filename})" if error.filename not in (None, str(self.path)) else ""
-            where = f"cannot write the run folder {self.path}: {files.why(error)}{inside}"
-            raise UserError(f"{where}: give --run another folder") from None
-
-    def _compare(self) -> None:
-        changed = configs.differences(read_config(self.path, type(self.config)), self.config)
-        if changed:
-            raise UserError(
-                f"{self.path} holds a run with another configuration ({'; '.join(changed)}): give --run another folder"
-            )
-
-    def _record_environment(self) -> None:
-        """What this run ran on; a resumed run adds an entry, so that a change of machine can be seen."""
-        starts = read_starts(self.path)
-        starts.append(
-            {
-                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "command": list(self.command) or sys.argv,
-                "stacked": bool(self.command),
-                "device": self.device.name(),
-                "precision": self.device.precision,
-                "processes": self.device.world,
-                "threads": torch.get_num_threads(),
-                "step_threads": self.device.threads or torch.get_num_threads(),
-                "seed": self.config.fit.seed,
-                "git": git_commit(),
-                "python": sys.version.split()[0],
-                "versions": versions(type(self.config).__module__),
-            }
-        )
-        with self._opening():
-            files.write(self.path / "environment.json", json.dumps(starts, indent=1).encode())
 
     @contextmanager
     def _writing(self, file: Path) -> Iterator[None]:
@@ -186,8 +140,8 @@ class Run:
         buffer = io.BytesIO()
         torch.save(compact(state), buffer)
         file = self.path / "checkpoints" / f"{name}.pt"
-        with self._writing(file):
-            files.write(file, buffer.getbuffer(), before=file.with_suffix(".prev.pt") if keep else None)
+        with self._writing(file), buffer.getbuffer() as view:
+            files.write(file, view, before=file.with_suffix(".prev.pt") if keep else None)
 
     def last(self) -> State | None:
         """The newest readable checkpoint of this run, None before the first; says so if the newest was damaged.
@@ -260,11 +214,11 @@ class Run:
 
         with self._writing(self.path / "tb"):
             self._tb = board(self.path / "tb", step)
-        flat = {
-            key: value if isinstance(value, bool | int | float | str) else str(value)
-            for key, value in configs.flatten(self.config).items()
+        flat = configs.flatten(self.config)
+        plain = {
+            key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in flat.items()
         }
-        for summary in hparams(flat, {metric: None}):
+        for summary in hparams(plain, {metric: None}):
             self._tb.file_writer.add_summary(summary)
         if step == 0:
             self._tb.add_text("config", block(configs.dump(self.config), "yaml"), 0)
@@ -307,9 +261,8 @@ class Run:
         """Shows points, float [N, D], in TensorBoard's projector; each is labelled by its entry of every column."""
         if self._tb is None:
             return
-        plain = [
-            [" ".join(value.split()) for value in column] for column in columns.values()
-        ]  # a line, a tab: a label's end
+        # A label ends at a line or a tab.
+        plain = [[" ".join(value.split()) for value in column] for column in columns.values()]
         from google.protobuf import text_format
         from tensorboard.plugins.projector import ProjectorConfig
 
@@ -358,14 +311,30 @@ def sample_name(tag: str, when: str | None) -> str:
     worst-mistakes, board-epoch-000, board-epoch-003, board-end
     """
     name = tag.replace(" ", "-")
-    match when:
-        case None:
-            return name
-        case "before":
-            return f"{name}-epoch-000"
-        case "after":
-            return f"{name}-end"
-    return f"{name}-epoch-{int(when.removeprefix('epoch ')):03d}"
+    if when is None:
+        return name
+    if when == "after":
+        return f"{name}-end"
+    epoch = 0 if when == "before" else int(when.removeprefix("epoch "))
+    return f"{name}-epoch-{epoch:03d}"
+
+
+def environment(config: Any, device: Device, command: Sequence[str]) -> State:
+    """What a run starts on; `command` trains it alone, where this process trains it in a stack."""
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": list(command) or sys.argv,
+        "stacked": bool(command),
+        "device": device.name(),
+        "precision": device.precision,
+        "processes": device.world,
+        "threads": torch.get_num_threads(),
+        "step_threads": device.threads or torch.get_num_threads(),
+        "seed": config.fit.seed,
+        "git": git_commit(),
+        "python": sys.version.split()[0],
+        "versions": versions(type(config).__module__),
+    }
 
 
 def versions(module: str) -> dict[str, str]:
@@ -416,9 +385,8 @@ def load(file: Path) -> State:
                 raise Damaged(f"{file} is damaged (its record {broken})")
         state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise UserError(
-            f"{file} is refused: it holds more than tensors and numbers, loading it could run code"
-        ) from None
+        why = "it holds more than tensors and numbers, loading it could run code"
+        raise UserError(f"{file} is refused: {why}") from None
     except Damaged:
         raise
     except Exception as error:  # whatever zipfile, pickle and torch make of bytes that are not theirs
@@ -453,12 +421,8 @@ def checkpoint(folder: Path, name: str = "best") -> State:
 
 def git_commit() -> str | None:
     """The commit of the repository around the code that runs, "+" if changed since; None outside one."""
-    here = ["git", "-C", str(Path(__file__).parent)]
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+"]
     try:
-        commit = subprocess.run(
-            [*here, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run([*here, "diff", "--quiet", "HEAD"], capture_output=True, check=False).returncode
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("+" if changed else "")
