@@ -13,7 +13,7 @@ from etude import cli
 from etude.config import Fit
 from etude.errors import UserError
 from etude.testing import CPU, Cut, cut_off
-from etude.train import device, run
+from etude.train import checkpoint, device
 
 
 def test_auto_takes_what_is_fastest_and_says_why(monkeypatch):
@@ -122,7 +122,7 @@ def test_two_processes_give_what_one_gives(flags, tmp_path):
     torchrun(1, *words, "--run", "one")
     said = torchrun(2, *words, "--run", "two")
     assert said.count("done     validation") == 1  # only the first process speaks
-    one, two = (run.load(tmp_path / name / "checkpoints" / "last.pt") for name in ("one", "two"))
+    one, two = (checkpoint.load(tmp_path / name / "checkpoints" / "last.pt") for name in ("one", "two"))
     for name, tensor in one["model"].items():
         torch.testing.assert_close(two["model"][name], tensor, rtol=1e-4, atol=1e-5, msg=name)
     rows = [[json.loads(x) for x in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("one", "two")]

@@ -23,7 +23,7 @@ from etude.config import Fit
 from etude.errors import UserError
 from etude.layers.recurrent import LSTM
 from etude.testing import CPU, different
-from etude.train import loop, run
+from etude.train import checkpoint, loop, run
 from etude.train.device import Device
 from etude.train.step import Learner, Step, evaluate, even_batches, micro_batches, normalise, separate
 from etude.train.totals import Totals
@@ -80,7 +80,7 @@ def test_fit_equals_a_loop_written_by_hand(tmp_path):
             optimizer.step()
             losses.append(loss.item())
             step += 1
-    trained = run.load(tmp_path / "run" / "checkpoints" / "last.pt")["model"]
+    trained = checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")["model"]
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(trained[name], tensor, rtol=1e-5, atol=1e-7)
     found = [event.value for event in curves(tmp_path / "run")["step/loss"]]
@@ -141,7 +141,7 @@ def test_the_gradient_is_that_of_sum_over_count(tmp_path):
     one = run.Run(tmp_path / "run", cfg, CPU)
     loop.fit(task, cfg.fit, one, CPU)
     one.close()
-    after = run.load(tmp_path / "run" / "checkpoints" / "last.pt")["model"]
+    after = checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")["model"]
     lr = 0.1 * 0.5  # the only step is in the middle of the fall
     for name, p in before.items():  # the first Nesterov step is 1 + momentum times the gradient
         torch.testing.assert_close(p - after[name], lr * 1.9 * gradient[name], rtol=1e-4, atol=1e-6, msg=name)
@@ -260,7 +260,7 @@ def test_fp16_that_overflows_now_and_then_trains_to_the_end(tmp_path, monkeypatc
     one = run.Run(tmp_path / "run", cfg, half)
     loop.fit(Overflows(cfg), cfg.fit, one, half)
     one.close()
-    state = run.load(tmp_path / "run" / "checkpoints" / "last.pt")
+    state = checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")
     assert (state["progress"]["skipped"], state["progress"]["step"]) == (3, 18)
     assert state["scaler"]["scale"] == 2.0 ** (16 - 3)
 
@@ -279,7 +279,7 @@ def test_early_stopping_keeps_the_best(tmp_path):
     best = scores.index(max(scores)) + 1
     assert result["best_epoch"] == best
     assert len(scores) == best + 3 < 40
-    state = run.checkpoint(tmp_path / "run")
+    state = checkpoint.read(tmp_path / "run")
     assert (state["epoch"], state["valid"]["accuracy"]) == (best, max(scores))
     task = toy.make(cfg, CPU.where)
     task.model.load_state_dict(state["model"])
@@ -292,7 +292,9 @@ def test_the_last_epoch_is_the_result_where_it_is_asked_for(tmp_path):
     _, last = train(parsed(*flags, "--fit.keep", "last"), tmp_path / "last")
     assert best["best_epoch"] < 6 == last["best_epoch"]
     assert last["valid"] == rows(tmp_path / "last")[-1]["valid"] != best["valid"]
-    kept, whole = (run.load(tmp_path / "last" / "checkpoints" / f"{name}.pt")["model"] for name in ("best", "last"))
+    kept, whole = (
+        checkpoint.load(tmp_path / "last" / "checkpoints" / f"{name}.pt")["model"] for name in ("best", "last")
+    )
     assert different(kept, whole, "model") is None
 
 
@@ -318,7 +320,7 @@ def test_a_loss_that_is_no_number_stops_at_its_step(call, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(UserError, match=rf"the loss became nan at step {call} .*last good checkpoint"):
         train(parsed("--explode", str(call), "--fit.save-every", "0"), folder)
-    state = run.load(folder / "checkpoints" / "last.pt")
+    state = checkpoint.load(folder / "checkpoints" / "last.pt")
     assert state["progress"]["step"] == call - 1
     assert all(t.isfinite().all() for t in state["model"].values())
     assert len(curves(folder).get("step/loss", [])) == call - 1
@@ -328,7 +330,7 @@ def test_a_model_that_breaks_in_the_last_step_of_an_epoch_is_not_saved(tmp_path)
     flags = ["--fit.optimizer", "sgd", "--fit.lr", "1e38", "--fit.warmup", "0", "--fit.batch-size", "110"]
     with pytest.raises(UserError, match="the validation loss became (nan|inf) after step 1"):
         train(parsed(*flags), tmp_path / "run")
-    state = run.load(tmp_path / "run" / "checkpoints" / "last.pt")
+    state = checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")
     assert state["progress"]["step"] == 0
     assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
 
@@ -437,11 +439,11 @@ def test_kill_9_at_random_moments_then_resume_is_bitwise_equal(tmp_path):
 
 
 def compare(a: Path, b: Path) -> None:
-    one, two = (run.load(folder / "checkpoints" / "last.pt") for folder in (a, b))
+    one, two = (checkpoint.load(folder / "checkpoints" / "last.pt") for folder in (a, b))
     for part in ("model", "optimizer"):
         assert different(one[part], two[part], part) is None
     assert (a / "metrics.jsonl").read_text() == (b / "metrics.jsonl").read_text()
-    assert different(run.checkpoint(a)["model"], run.checkpoint(b)["model"], "best") is None
+    assert different(checkpoint.read(a)["model"], checkpoint.read(b)["model"], "best") is None
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -458,7 +460,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(signum, code, tm
     assert "Traceback" not in errors
     last = rest.splitlines()[-1]
     assert last.endswith("go on with: python -m toy train --run run")
-    state = run.load(tmp_path / "run" / "checkpoints" / "last.pt")
+    state = checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")
     assert state["progress"]["step"] >= 12
     assert [row["epoch"] for row in rows(tmp_path / "run")] == list(range(1, state["progress"]["epoch"]))
 

@@ -13,7 +13,7 @@ import torch
 
 from etude.config import Fit
 from etude.errors import UserError
-from etude.train import device, processes, run
+from etude.train import checkpoint, device, processes
 
 HERE = Path(__file__).parent
 
@@ -121,7 +121,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
     ended = [process.communicate(timeout=60) for process in (first, second)]
     assert [process.returncode for process in (first, second)] == [143, 143], ended
     assert ended[0][0].splitlines()[-1].endswith("go on with: python -m toy train --run run")
-    state = run.load(tmp_path / "run" / "checkpoints" / "last.pt")
+    state = checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")
     assert state["progress"]["step"] > 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == list(range(1, state["progress"]["epoch"]))

@@ -19,7 +19,7 @@ from toy.task import Toy
 from etude import cli
 from etude.errors import UserError
 from etude.testing import CPU, different
-from etude.train import run
+from etude.train import checkpoint, run
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_a_checkpoint_is_read_back_and_the_one_before_is_kept(one):
     for number in (1, 2, 3):
         one.save("last", state(number), keep=True)
     assert different(one.last(), state(3), "state") is None
-    assert run.load(one.path / "checkpoints" / "last.prev.pt")["number"] == 2
+    assert checkpoint.load(one.path / "checkpoints" / "last.prev.pt")["number"] == 2
     assert sorted(p.name for p in (one.path / "checkpoints").iterdir()) == ["last.prev.pt", "last.pt"]
 
 
@@ -145,12 +145,12 @@ def test_a_checkpoint_that_runs_code_is_refused(name, one, capsys):
     file = one.path / "checkpoints" / f"{name}.pt"
     torch.save({"model": Evil()}, file)
     with pytest.raises(UserError, match="is refused"):
-        one.last() if name == "last" else run.checkpoint(one.path)
+        one.last() if name == "last" else checkpoint.read(one.path)
     with zipfile.ZipFile(file, "w") as records:  # the same by hand, in an archive with correct checksums
         records.writestr("archive/data.pkl", pickle.dumps(Evil(), protocol=2))
         records.writestr("archive/version", "3")
-    with pytest.raises((UserError, run.Damaged)):
-        run.load(file)
+    with pytest.raises((UserError, checkpoint.Damaged)):
+        checkpoint.load(file)
     assert "code ran" not in capsys.readouterr().out
 
 
@@ -268,7 +268,7 @@ def test_of_a_run_that_does_not_say_what_it_was_trained_on_nothing_false_is_said
     assert toy("train", "--run", "r") == 143
     for name in ("last", "last.prev", "best"):
         file = tmp_path / "r" / "checkpoints" / f"{name}.pt"
-        state = run.load(file)
+        state = checkpoint.load(file)
         del state["fingerprints"]
         torch.save(state, file)
     stop(False)

@@ -37,7 +37,7 @@ from etude.stacked import runs as stacked
 from etude.study import command
 from etude.testing import CPU, different
 from etude.text.batching import by_length, pad
-from etude.train import loop, run
+from etude.train import checkpoint, loop, run
 from etude.train.device import Device
 from etude.train.step import Learner, even_batches
 
@@ -228,7 +228,7 @@ def test_every_run_is_the_run_alone_up_to_rounding(kind, double, rtol, tmp_path)
             near(expected, found, max(rtol, 1e-6), name)  # events are float32
         near(rows(one), rows(other), rtol)
         for name in ("last", "best"):
-            a, b = run.checkpoint(one, name), run.checkpoint(other, name)
+            a, b = checkpoint.read(one, name), checkpoint.read(other, name)
             a["progress"] = b["progress"] = None
             near(a, b, 100 * rtol)
 
@@ -257,7 +257,7 @@ def test_every_optimiser_has_the_state_that_it_has_alone(optimizer, momentum, tm
     for n in range(3):
         one, other = tmp_path / "alone" / str(n), tmp_path / "together" / str(n)
         near(rows(one), rows(other), 1e-9)
-        a, b = (run.checkpoint(folder, "last") for folder in (one, other))
+        a, b = (checkpoint.read(folder, "last") for folder in (one, other))
         near(a["model"], b["model"], 1e-7)
         near(a["optimizer"], b["optimizer"], 1e-7)
 
@@ -315,7 +315,7 @@ def test_stopped_and_gone_on_with_it_is_bitwise_the_same_and_alone_the_same_up_t
     together(cfgs, tmp_path / "whole")
     with pytest.raises(Stopped):
         together(cfgs, tmp_path / "stopped", Interrupted)
-    states = [run.checkpoint(tmp_path / "stopped" / str(n), "last") for n in range(3)]
+    states = [checkpoint.read(tmp_path / "stopped" / str(n), "last") for n in range(3)]
     assert len({(s["progress"]["epoch"], s["progress"]["batch"]) for s in states}) == 1
     assert states[0]["progress"]["step"] in range(1, 30)
     alone(cfgs[2:], tmp_path / "unused")
@@ -325,7 +325,7 @@ def test_stopped_and_gone_on_with_it_is_bitwise_the_same_and_alone_the_same_up_t
     for n in range(3):
         one, other = tmp_path / "whole" / str(n), tmp_path / "stopped" / str(n)
         assert rows(one) == rows(other)
-        a, b = run.checkpoint(one, "last"), run.checkpoint(other, "last")
+        a, b = checkpoint.read(one, "last"), checkpoint.read(other, "last")
         assert different(a["model"], b["model"], "") is None
         assert different(a["optimizer"], b["optimizer"], "") is None
     near(rows(tmp_path / "whole" / "2"), rows(tmp_path / "alone" / "0"), 1e-9)
@@ -485,7 +485,7 @@ def test_a_weight_that_is_annealed_otherwise_in_each_run_is_found_out_and_they_g
     alone(cfgs, tmp_path / "alone", make)
     with pytest.raises(Unstackable, match=why):
         together(cfgs, tmp_path / "runs", make)
-    states = [run.checkpoint(tmp_path / "runs" / str(n), "last") for n in range(2)]
+    states = [checkpoint.read(tmp_path / "runs" / str(n), "last") for n in range(2)]
     assert [state["progress"]["epoch"] for state in states] == [2, 2]
     alone(cfgs, tmp_path / "runs", make)
     for n in range(2):

@@ -12,7 +12,7 @@ from toy.config import Config
 
 from etude import cli, config
 from etude.testing import CPU, Cut, cut_off, different
-from etude.train import run, threads
+from etude.train import checkpoint, threads
 from etude.train.threads import Trial
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -166,6 +166,6 @@ def test_the_number_is_chosen_once_kept_by_a_resumed_run_and_changes_no_bit(two,
     assert [(start["threads"], start["step_threads"]) for start in starts] == [(2, 1), (2, 1)]
     assert torch.get_num_threads() == 2
     assert (tmp_path / "one" / "metrics.jsonl").read_bytes() == (tmp_path / "all" / "metrics.jsonl").read_bytes()
-    one, every = (run.load(tmp_path / name / "checkpoints" / "last.pt") for name in ("one", "all"))
+    one, every = (checkpoint.load(tmp_path / name / "checkpoints" / "last.pt") for name in ("one", "all"))
     for part in ("model", "optimizer"):
         assert different(one[part], every[part], part) is None

@@ -13,7 +13,7 @@ from etude import config
 from etude.layers.norm import BatchNorm
 from etude.testing import check_presets, check_task
 from etude.text.fingerprints import fingerprints
-from etude.train import run
+from etude.train import checkpoint, run
 from lstm_pos import batches, data, sample, task
 from lstm_pos.__main__ import PACKAGE, main
 from lstm_pos.config import Config, Model, Text
@@ -477,9 +477,9 @@ def test_the_loss_is_the_mean_over_the_words_whose_tags_training_knows(trained, 
         file = conllu(tmp_path / "some.conllu", f"Мама/NOUN мыла/VERB раму/NOUN {last}")
         assert main(["evaluate", str(trained), "--data", file]) == 0
         losses.append(json.loads(capsys.readouterr().out.splitlines()[-1])["loss"])
-    parsed, state = run.read_config(trained, Config), run.checkpoint(trained)
+    parsed, state = run.read_config(trained, Config), checkpoint.read(trained)
     one = task.restore(parsed, state["assets"])
-    run.fill(one.model, state, trained)
+    checkpoint.fill(one.model, state, trained)
     names = ["Мама", "мыла", "раму", "."]
     found = batches.batch(one.learnt.encoder.encode(names), np.arange(4), np.array([4]), "first")
     odds = one.model.eval()(found)[0][0].log_softmax(1).detach()

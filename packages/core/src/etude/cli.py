@@ -211,15 +211,15 @@ def evaluate(package: Package, words: list[str]) -> int:
         takes.error(f"RUN comes before {flags[0]}")
 
     from etude import tested
-    from etude.train import device, evidence, run, step
+    from etude.train import checkpoint, device, evidence, run, step
 
     folder, name, own = files.given(given.run), given.checkpoint or "best", not flags and not given.checkpoint
     config: Any = run.read_config(folder, package.config, flags)
     mark = tested.mark(folder, name)  # before it is read: if the run saves a better one meanwhile, that is not scored
-    state = run.checkpoint(folder, name)
+    state = checkpoint.read(folder, name)
     where = device.choose(config.fit)
     task = package.task.restore(config, state["assets"], where.where)
-    run.fill(task.model, state, folder)
+    checkpoint.fill(task.model, state, folder)
     compare_data(package, folder, state, task, flags)
     where.place(task.model)
     totals = step.evaluate(task, "test", where, config.fit.batch_size)
@@ -329,12 +329,12 @@ def embed(package: Package, words: list[str]) -> int:
 
 def restored(package: Package, folder: Path) -> Any:
     """The task of a run's best checkpoint, without data, in evaluation mode."""
-    from etude.train import device, run
+    from etude.train import checkpoint, device, run
 
     config: Any = run.read_config(folder, package.config)
-    state = run.checkpoint(folder)
+    state = checkpoint.read(folder)
     task = package.task.restore(config, state["assets"])
-    run.fill(task.model, state, folder)
+    checkpoint.fill(task.model, state, folder)
     # Where it was trained does not matter here: a model from a GPU predicts on a laptop.
     device.choose(replace(config.fit, device="auto", precision="auto")).place(task.model)
     task.model.eval()

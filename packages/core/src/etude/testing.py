@@ -30,7 +30,7 @@ from etude.stacked import Unstackable
 from etude.stacked import runs as stacked
 from etude.study import judge
 from etude.study.file import available, load
-from etude.train import device, loop, optim, run
+from etude.train import checkpoint, device, loop, optim, run
 from etude.train.device import Device
 from etude.train.norm import batch_norms
 from etude.train.step import Learner, Step, evaluate, train_step
@@ -315,14 +315,14 @@ def trained(
         train(cut_off(make(), split, number), parsed, folder)
         finished = (folder / "result.json").is_file()
         assert finished != bool(split), f"the run ended before batch {number} of {split} was reached"
-    state = run.load(folder / "checkpoints" / "last.pt")
+    state = checkpoint.load(folder / "checkpoints" / "last.pt")
     state["progress"]["seconds"] = 0
     return state
 
 
 def check_fingerprints(package: Package, parsed: Any, folder: Path) -> None:
     """Each part has a fingerprint, which differs between parts and is found again where the run is scored."""
-    made, kept = dict(make(package, parsed).fingerprints), run.checkpoint(folder)
+    made, kept = dict(make(package, parsed).fingerprints), checkpoint.read(folder)
     assert made.keys() == {"train", "valid", "test"}, f"the parts with a fingerprint are {', '.join(made)}"
     assert all(re.fullmatch("[0-9a-f]{16}", found) for found in made.values()), f"{made} are no fingerprints"
     assert len(set(made.values())) == 3, "two parts have the same fingerprint: is it of their content?"
@@ -389,9 +389,9 @@ def check_evaluate(package: Package, parsed: Any, folder: Path) -> None:
     train(cut_off(first, "train", len(first.plan("train", 1, parsed.fit.batch_size)) + 2), parsed, folder)
     said(package, "evaluate", str(folder))
     train(short(package, parsed), parsed, folder)
-    found, best = json.loads(said(package, "evaluate", str(folder)).splitlines()[-1]), run.checkpoint(folder)
+    found, best = json.loads(said(package, "evaluate", str(folder)).splitlines()[-1]), checkpoint.read(folder)
     task = package.task.restore(parsed, best["assets"], CPU.where)
-    run.fill(task.model, best, folder)
+    checkpoint.fill(task.model, best, folder)
     truth = task.scores(evaluate(task, "test", CPU, parsed.fit.batch_size))["loss"]
     near = math.isclose(found["loss"], truth, rel_tol=1e-3, abs_tol=1e-6)
     assert near, f"evaluate gives the loss {found['loss']:.6g}, the best checkpoint has {truth:.6g}"

@@ -21,11 +21,11 @@ from etude import tested
 from etude.config import Fit
 from etude.errors import UserError
 from etude.signals import Stopped, watch_signals
-from etude.train import optim
+from etude.train import checkpoint, optim
 from etude.train.device import Device
 from etude.train.progress import Progress
 from etude.train.reporter import Reporter
-from etude.train.run import Run, checkpoint, fill
+from etude.train.run import Run
 from etude.train.step import Learner, Score, Step
 from etude.train.task import Task, parameters, summary
 
@@ -169,7 +169,7 @@ def finish(task: Task, run: Run, device: Device, progress: Progress) -> dict[str
     """Shows and writes down how the run ended, with the best weights."""
     model = task.model
     if device.leads:
-        fill(model, checkpoint(run.path), run.path)  # what is shown last is what will be evaluated
+        checkpoint.fill(model, checkpoint.read(run.path), run.path)  # what is shown last is what will be evaluated
         look(task, run, device, "after", progress.step)
     run.note("model", f"{summary(task)}\n\n```\n{model}\n```", progress.step)
     chosen = progress.rows[progress.best_epoch - 1]

@@ -7,14 +7,11 @@ checkpoints/{last,last.prev,best}.pt
 import copy
 import io
 import json
-import os
-import pickle
 import secrets
 import subprocess
 import sys
 import time
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -28,10 +25,11 @@ from etude import config as configs
 from etude import files, torch_private
 from etude.errors import UserError
 from etude.markdown import block
+from etude.train import checkpoint
+from etude.train.checkpoint import State
 from etude.train.device import DTYPES, Device
 
 C = TypeVar("C")
-State = dict[str, Any]
 UNKNOWN = "the data have changed since cannot be checked"
 
 
@@ -137,32 +135,13 @@ class Run:
         """Writes checkpoints/NAME.pt whole or not at all; with `keep` the one before stays as NAME.prev.pt."""
         if not self.device.leads:
             return
-        buffer = io.BytesIO()
-        torch.save(compact(state), buffer)
         file = self.path / "checkpoints" / f"{name}.pt"
-        with self._writing(file), buffer.getbuffer() as view:
+        with self._writing(file), checkpoint.encode(state) as view:
             files.write(file, view, before=file.with_suffix(".prev.pt") if keep else None)
 
     def last(self) -> State | None:
-        """The newest readable checkpoint of this run, None before the first; says so if the newest was damaged.
-
-        Raises UserError if there are checkpoints but none can be read: starting over would overwrite what is left.
-        """
-        folder = self.path / "checkpoints"
-        damage = []
-        for file in (folder / "last.pt", folder / "last.prev.pt"):
-            if os.path.lexists(file):
-                try:
-                    state = load(file)
-                except Damaged as error:
-                    damage.append(str(error))
-                    continue
-                if damage and self.device.leads:
-                    print(f"{damage[0]}: going on from the checkpoint before it", file=sys.stderr)
-                return state
-        if damage:
-            raise UserError(f"{damage[0]}, and there is no other: put a copy there, or give --run another folder")
-        return None
+        """The newest readable checkpoint of this run, None before the first; see `checkpoint.newest`."""
+        return checkpoint.newest(self.path, tell=self.device.leads)
 
     def compare_data(self, kept: Any, found: Mapping[str, str]) -> None:
         """Raises UserError unless the data are those of which this run `kept` the fingerprints.
@@ -356,67 +335,6 @@ def trained_on(folder: Path) -> Any:
 def changed(kept: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
     """The parts of the data whose content is not what a run kept the fingerprint of, of those that are loaded."""
     return [part for part, fingerprint in found.items() if kept.get(part) != fingerprint]
-
-
-def compact(state: Any) -> Any:
-    """The state with every view copied: in a file it would drag along all that it is a view of."""
-    if isinstance(state, torch.Tensor):
-        return state.detach().clone() if state.untyped_storage().nbytes() > state.nbytes else state
-    if isinstance(state, dict):
-        state = copy.copy(state)  # a state dict has versions of its modules on it
-        for key, value in state.items():
-            state[key] = compact(value)
-        return state
-    return type(state)(map(compact, state)) if isinstance(state, list | tuple) else state
-
-
-class Damaged(Exception):
-    """A checkpoint that was cut short or overwritten."""
-
-
-def load(file: Path) -> State:
-    """Reads a checkpoint onto the CPU; nothing in it can run code (`weights_only`).
-
-    Raises Damaged if it is not whole (every record's CRC-32 is checked), UserError if it holds more than data.
-    """
-    try:
-        with zipfile.ZipFile(file) as records:
-            if broken := records.testzip():
-                raise Damaged(f"{file} is damaged (its record {broken})")
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        why = "it holds more than tensors and numbers, loading it could run code"
-        raise UserError(f"{file} is refused: {why}") from None
-    except Damaged:
-        raise
-    except Exception as error:  # whatever zipfile, pickle and torch make of bytes that are not theirs
-        raise Damaged(f"{file} is damaged ({files.reason(error)})") from None
-    if not isinstance(state, dict):
-        raise Damaged(f"{file} is damaged (it holds a {type(state).__name__}, not a state)")
-    return state
-
-
-def fill(model: torch.nn.Module, state: State, where: Path) -> None:
-    """Gives a model the weights of a checkpoint of the run `where`. Raises UserError if they do not fit."""
-    try:
-        model.load_state_dict(state["model"])
-    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"the checkpoint in {where} does not fit this configuration ({reason})") from None
-
-
-def checkpoint(folder: Path, name: str = "best") -> State:
-    """The best (or last) checkpoint of a run. Raises UserError if there is none or it cannot be read."""
-    file = folder / "checkpoints" / f"{name}.pt"
-    if not os.path.exists(file):
-        raise UserError(f"{folder} has no checkpoints/{name}.pt: it is no run folder, or its first epoch is not over")
-    try:
-        state = load(file)
-    except Damaged as error:
-        raise UserError(f"{error}: train again, or put a copy of the file there") from None
-    if lacking := {"model", "assets"} - state.keys():
-        raise UserError(f"{file} is no checkpoint (it has no {min(lacking)}): train again, or put a copy of it there")
-    return state
 
 
 def git_commit() -> str | None:

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from etude import draw, torch_private
 from etude.config import Fit
 from etude.errors import UserError
-from etude.train import optim
+from etude.train import checkpoint, optim
 from etude.train.device import Device
 from etude.train.norm import batch_norms, uncounted
-from etude.train.run import fill
 from etude.train.task import Split, Task
 from etude.train.totals import Sums, Totals
 
@@ -91,7 +90,7 @@ class Learner:
         return {"model": model, "optimizer": optimizer, "scaler": scaler, "assets": self.task.assets()}
 
     def restore(self, state: dict[str, Any], where: Path) -> None:
-        fill(self.model, state, where)
+        checkpoint.fill(self.model, state, where)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])

@@ -1,0 +1,111 @@
+"""Checkpoints: written whole, read without running code, and put back into a model.
+
+A state is plain data: dicts, lists, numbers, texts and tensors. What a run goes on from is gathered by `loop.save` and
+put back by `loop.begin`.
+"""
+
+import copy
+import io
+import os
+import pickle
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from etude import files
+from etude.errors import UserError
+
+State = dict[str, Any]
+
+
+def compact(state: Any) -> Any:
+    """The state with every view copied: in a file it would drag along all that it is a view of."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().clone() if state.untyped_storage().nbytes() > state.nbytes else state
+    if isinstance(state, dict):
+        state = copy.copy(state)  # a state dict has versions of its modules on it
+        for key, value in state.items():
+            state[key] = compact(value)
+        return state
+    return type(state)(map(compact, state)) if isinstance(state, list | tuple) else state
+
+
+def encode(state: State) -> memoryview:
+    """A state as the content of a checkpoint file."""
+    buffer = io.BytesIO()
+    torch.save(compact(state), buffer)
+    return buffer.getbuffer()
+
+
+class Damaged(Exception):
+    """A checkpoint that was cut short or overwritten."""
+
+
+def load(file: Path) -> State:
+    """Reads a checkpoint onto the CPU; nothing in it can run code (`weights_only`).
+
+    Raises Damaged if it is not whole (every record's CRC-32 is checked), UserError if it holds more than data.
+    """
+    try:
+        with zipfile.ZipFile(file) as records:
+            if broken := records.testzip():
+                raise Damaged(f"{file} is damaged (its record {broken})")
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        why = "it holds more than tensors and numbers, loading it could run code"
+        raise UserError(f"{file} is refused: {why}") from None
+    except Damaged:
+        raise
+    except Exception as error:  # whatever zipfile, pickle and torch make of bytes that are not theirs
+        raise Damaged(f"{file} is damaged ({files.reason(error)})") from None
+    if not isinstance(state, dict):
+        raise Damaged(f"{file} is damaged (it holds a {type(state).__name__}, not a state)")
+    return state
+
+
+def read(folder: Path, name: str = "best") -> State:
+    """The best (or last) checkpoint of a run. Raises UserError if there is none or it cannot be read."""
+    file = folder / "checkpoints" / f"{name}.pt"
+    if not os.path.exists(file):
+        raise UserError(f"{folder} has no checkpoints/{name}.pt: it is no run folder, or its first epoch is not over")
+    try:
+        state = load(file)
+    except Damaged as error:
+        raise UserError(f"{error}: train again, or put a copy of the file there") from None
+    if lacking := {"model", "assets"} - state.keys():
+        raise UserError(f"{file} is no checkpoint (it has no {min(lacking)}): train again, or put a copy of it there")
+    return state
+
+
+def newest(run: Path, tell: bool) -> State | None:
+    """The newest readable last.pt of a run, None before the first; with `tell` says so if the newest was damaged.
+
+    Raises UserError if there are checkpoints but none can be read: starting over would overwrite what is left.
+    """
+    folder = run / "checkpoints"
+    damage = []
+    for file in (folder / "last.pt", folder / "last.prev.pt"):
+        if os.path.lexists(file):
+            try:
+                state = load(file)
+            except Damaged as error:
+                damage.append(str(error))
+                continue
+            if damage and tell:
+                print(f"{damage[0]}: going on from the checkpoint before it", file=sys.stderr)
+            return state
+    if damage:
+        raise UserError(f"{damage[0]}, and there is no other: put a copy there, or give --run another folder")
+    return None
+
+
+def fill(model: torch.nn.Module, state: State, where: Path) -> None:
+    """Gives a model the weights of a checkpoint of the run `where`. Raises UserError if they do not fit."""
+    try:
+        model.load_state_dict(state["model"])
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"the checkpoint in {where} does not fit this configuration ({reason})") from None
