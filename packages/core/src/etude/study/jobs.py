@@ -124,9 +124,9 @@ class Work:
     queue: list[tuple[list[Trial], str]] = field(default_factory=list)
     running: list[Job] = field(default_factory=list)
     started: int = 0
-    alone: set[str] = field(default_factory=set)
+    alone: set[Trial] = field(default_factory=set)
     """trials that a process for several has left"""
-    tried: set[str] = field(default_factory=set)
+    tried: set[Trial] = field(default_factory=set)
     """trials whose evaluation was tried: if it failed, once is enough"""
 
     def say(self, line: str) -> None:
@@ -150,23 +150,23 @@ class Work:
 
     def to_score(self, of: str) -> list[tuple[list[Trial], str]]:
         """The runs of a setting whose test score is due; where values are tuned, the best ones', once all are there."""
-        at_work = {str(trial) for job in self.running for trial in job.trials}
-        at_work |= {str(trial) for group, verb in self.queue if verb == "train" for trial in group}
+        groups = [job.trials for job in self.running] + [group for group, verb in self.queue if verb == "train"]
+        at_work = {trial for group in groups for trial in group}
         every = [trial for trial in self.study.trials() if trial.of == of]
-        over = [trial for trial in every if str(trial) not in at_work]  # what others have written may be half a file
+        over = [trial for trial in every if trial not in at_work]  # what others have written may be half a file
         if not over or (self.study.tune and len(over) < len(every)):
             return []
         best = choose(self.study, [measure(self.study, self.out, trial) for trial in over])
-        due = [run.trial for run in best if not run.problem and not (run.test is not None and run.part)]
-        due = [trial for trial in due if str(trial) not in self.tried]  # what has no evidence is scored again
-        self.tried.update(map(str, due))
+        due = [run.trial for run in best if not run.problem and (run.test is None or not run.part)]
+        due = [trial for trial in due if trial not in self.tried]  # what has no evidence is scored again
+        self.tried.update(due)
         return [([trial], "evaluate") for trial in due]
 
     def next_up(self) -> tuple[list[Trial], str]:
         """What comes next; evaluations that are due share a process."""
         trials, verb = self.queue.pop(0)
-        if verb == "evaluate" and self.asked and self.study.together != "off" and str(trials[0]) not in self.alone:
-            due = [group for group, other in self.queue if other == "evaluate" and str(group[0]) not in self.alone]
+        if verb == "evaluate" and self.asked and self.study.together != "off" and trials[0] not in self.alone:
+            due = [group for group, other in self.queue if other == "evaluate" and group[0] not in self.alone]
             some = due[: -(-len(due) // self.jobs)]
             trials = [*trials, *itertools.chain.from_iterable(some)]
             self.queue[:] = [item for item in self.queue if item[0] not in some]
@@ -222,22 +222,16 @@ class Work:
         for job in self.running:
             job.process.kill() if at_once else job.process.send_signal(STOP)
 
-    def collect(self) -> list[Job]:
-        """The jobs that have ended, no longer among those at work."""
-        ended = [job for job in self.running if job.process.poll() is not None]
-        self.running = [job for job in self.running if job not in ended]
-        return ended
-
     def end_of(self, job: Job) -> None:
         """Takes down what became of the trials of a job that has ended, and queues what is due then."""
-        told = self.answer_of(job) if job.answer else {"left": {}, "failed": []}
+        told, why = (self.answer_of(job), "") if job.answer else ({"left": {}, "failed": []}, job.problem)
         for trial in job.trials:
             folder = str(trial.folder(self.out))
             if folder in told["left"] and not self.is_there(trial, job.verb):
                 self.queue.append(([trial], job.verb))
-                self.alone.add(str(trial))
+                self.alone.add(trial)
             else:
-                self.end_of_trial(trial, job.verb, "error" if folder in told["failed"] else job.problem)
+                self.end_of_trial(trial, job.verb, "error" if folder in told["failed"] else why)
         if job.verb == "train":
             for of in dict.fromkeys(trial.of for trial in job.trials):
                 self.queue[:0] = self.to_score(of)
@@ -305,9 +299,10 @@ def work(
                 if len(signals) > heard:
                     heard += 1
                     at.stop(at_once=heard > 1)
-                for job in at.collect():
-                    if not signals:
-                        at.end_of(job)
+                ended = [job for job in at.running if job.process.poll() is not None]
+                at.running = [job for job in at.running if job not in ended]
+                for job in ended if not signals else ():
+                    at.end_of(job)
         finally:
             for job in at.running:
                 job.process.send_signal(STOP)

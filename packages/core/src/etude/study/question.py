@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
@@ -64,8 +64,8 @@ class Study:
 class Trial:
     """One run of a study."""
 
-    setting: Values
-    tuned: Values
+    setting: Values = field(hash=False)
+    tuned: Values = field(hash=False)
     seed: int
     of: str
     """The compared setting it belongs to, "kernel=3"."""
