@@ -376,6 +376,17 @@ def test_other_values_have_other_folders_on_any_file_system() -> None:
         assert name.partition(".")[0] != "aux"
 
 
+def test_a_folder_with_a_long_name_of_an_earlier_version_is_found() -> None:
+    """Names are shorter now, as Windows has no more than 260 characters for a whole path."""
+    asked = written(f"question: q\ncompare: {{model.kernel: [1, {'3' * 80}]}}\nmetric: accuracy\n")
+    long = asked.trials()[1]
+    now = long.folder(Path("out"))
+    assert len(now.parent.name) < 80
+    before = Path("out") / f"kernel={'3' * 80}" / "seed=0"
+    before.mkdir(parents=True)
+    assert long.folder(Path("out")) == before
+
+
 @pytest.mark.parametrize("how", ["warning", "none", "broken"])
 def test_what_a_process_for_several_runs_says_besides_does_no_harm(
     how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -21,6 +21,7 @@ from etude.report import chart
 from etude.report import read as report
 from etude.report.read import Group, Section
 from etude.study import table
+from etude.study.judge import CONFIDENCE, LEVEL
 from etude.study.outcome import mean
 
 ROWS = 12  # of a table among the samples are shown
@@ -198,6 +199,7 @@ def render(package: Package, sections: Sequence[Section], again: str) -> str:
     for function in (about, cost, every_run, examples, figures, ran_on, results, runs_behind, scores, shown, sides):
         environment.globals[function.__name__] = function
     environment.globals |= {"conclusions": report.conclusions, "swatch": chart.swatch}
+    environment.globals |= {"level": LEVEL, "confidence": CONFIDENCE}
     environment.globals |= {"notes": table.notes, "measured": table.measured}
     source = (resources.files("etude.report") / "page.html").read_text(encoding="utf-8")
     return environment.from_string(source).render(package=package, sections=sections, again=again)

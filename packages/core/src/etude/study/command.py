@@ -22,7 +22,7 @@ from etude.study import table
 from etude.study.file import available, dump, fixed_flags, flags_as_values, load, read_raw, with_flags
 from etude.study.jobs import claimed, work
 from etude.study.outcome import Outcome, summarise
-from etude.study.question import Study, flags_of, folder_name, label, on_disk, same, short_names
+from etude.study.question import Study, flags_of, folder_name, inside, label, same, short_names
 
 
 def configurations(study: Study, config: type | None) -> dict[str, Any]:
@@ -93,7 +93,8 @@ def default_out(task: str, study: Study, extra: Sequence[str], config: type | No
     """runs/<task>/<study>[,key=value for each override]."""
     values = flags_as_values(extra, config)
     names = short_names(list(values), [*study.compare, *study.tune, *(configs.knobs(config) if config else ())])
-    return Path("runs") / task / ",".join(filter(None, [study.name, on_disk(folder_name(values, names))]))
+    name = folder_name(values, names)
+    return inside(Path("runs") / task, name, f"{study.name}," if name else study.name)
 
 
 def command(task: str, study: Study, out: Path, extra: Sequence[str], config: type | None, call: str = "") -> str:

@@ -19,7 +19,8 @@ from etude.config import to_flags, to_word
 from etude.study.judge import Claim
 
 Values = dict[str, Any]  # knob -> value: a word as it is written, True, False, None, or a list of those
-LONGEST = 120  # letters in the name of a folder, but for a hash
+LONGEST = 60  # letters in the name of a folder, but for a hash: on Windows a whole path may have 260
+LONGER = 120  # what it was: folders of that time are found
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Trial:
     """That with the tuned values, "kernel=3,lr=0.003"; its seeds share the folder of this name (see `on_disk`)."""
 
     def folder(self, out: Path) -> Path:
-        return out / on_disk(self.group) / f"seed={self.seed}"
+        return inside(out, self.group) / f"seed={self.seed}"
 
     def __str__(self) -> str:
         return f"{self.group.replace(',', ' ')} seed={self.seed}"
@@ -116,7 +117,7 @@ def folder_name(values: Values, names: Mapping[str, str]) -> str:
     return ",".join(f"{names[knob]}={quote_plus(label(value))}" for knob, value in values.items())
 
 
-def on_disk(name: str) -> str:
+def on_disk(name: str, longest: int = LONGEST) -> str:
     """A name of `folder_name` as that of a folder, which on any file system is another for every other name.
 
     Mostly it stays as it is. Where it has capitals (some file systems do not tell them from small letters), ends in a
@@ -125,9 +126,15 @@ def on_disk(name: str) -> str:
     if re.match(r"(con|prn|aux|nul|com\d|lpt\d)\.", name):
         name = name.replace(".", "%2E", 1)  # `aux.` followed by anything is a device of Windows
     odd = re.search("[A-Z]", re.sub("%[0-9A-F]{2}", "", name)) or name.endswith(".")
-    if not odd and len(name) <= LONGEST:
+    if not odd and len(name) <= longest:
         return name
-    return f"{name[:LONGEST]}@{hashlib.blake2b(name.encode(), digest_size=6).hexdigest()}"
+    return f"{name[:longest]}@{hashlib.blake2b(name.encode(), digest_size=6).hexdigest()}"
+
+
+def inside(folder: Path, name: str, prefix: str = "") -> Path:
+    """The folder of this name, as `folder_name` has it, in another one: as it was called once, if it is there so."""
+    before, now = (folder / f"{prefix}{on_disk(name, longest)}" for longest in (LONGER, LONGEST))
+    return before if before.is_dir() else now
 
 
 def flags_of(study: Study, trial: Trial) -> list[str]:

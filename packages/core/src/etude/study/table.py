@@ -11,7 +11,7 @@ from pathlib import Path
 from etude import files
 from etude.errors import UserError
 from etude.markdown import block, literal
-from etude.study.judge import Verdict
+from etude.study.judge import CONFIDENCE, LEVEL, Verdict
 from etude.study.outcome import Interval, Outcome, lines_of, mean
 from etude.study.question import label, short_names
 
@@ -29,7 +29,14 @@ def table(outcome: Outcome) -> list[list[str]]:
     study = outcome.study
     shorts = short_names([*study.compare, *study.tune])
     head = [shorts[knob] for knob in study.compare] + [f"{shorts[knob]} (tuned)" for knob in study.tune]
-    head += [f"test {study.metric}", "95 % interval", f"valid {study.metric}", "parameters", "s per run", "seeds"]
+    head += [
+        f"test {study.metric}",
+        f"{CONFIDENCE} interval",
+        f"valid {study.metric}",
+        "parameters",
+        "s per run",
+        "seeds",
+    ]
     lines = [head]
     for row in outcome.rows:
         lines.append(
@@ -60,7 +67,7 @@ def notes(outcome: Outcome) -> list[str]:
         count = len(study.expect)
         over = f", Holm's procedure over all {count} expectations" if count > 1 else ""
         found.append(
-            f"Verdicts: p at most 0.05{over}, so that at most 5 % of studies have a false one. "
+            f"Verdicts: p at most {LEVEL}{over}, so that at most {100 * LEVEL:g} % of studies have a false one. "
             "Unclear means that the difference may be chance, not that there is none."
         )
     return found
@@ -71,7 +78,7 @@ def measured(verdict: Verdict) -> str:
     if verdict.difference is None:
         return "no seed of both is there"
     found = f"difference {verdict.difference:+.4f}, "
-    found += "no interval" if verdict.interval is None else f"95 % interval {bounds(verdict.interval, '+.4f')}"
+    found += "no interval" if verdict.interval is None else f"{CONFIDENCE} interval {bounds(verdict.interval, '+.4f')}"
     if verdict.claim.relation == "=":
         found += f", margin {verdict.claim.margin:g}"
     if verdict.p is not None:

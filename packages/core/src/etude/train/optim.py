@@ -38,10 +38,9 @@ def learning_rate(fit: Fit, done: float) -> float:
     """
     if done < fit.warmup:
         return fit.lr * done / fit.warmup
-    if fit.schedule == "constant":
-        return fit.lr
     fall = (done - fit.warmup) / (1 - fit.warmup) if fit.warmup < 1 else 0.0
-    return fit.lr * (0.5 * (1 + math.cos(math.pi * fall)) if fit.schedule == "cosine" else 1 - fall)
+    left = {"constant": 1.0, "cosine": 0.5 * (1 + math.cos(math.pi * fall)), "linear": 1 - fall}
+    return fit.lr * left[fit.schedule]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
