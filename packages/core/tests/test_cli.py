@@ -39,7 +39,7 @@ def toy(*words):
         ("predict r --out=x 1 --fromat=csv", "unrecognized arguments: --fromat=csv; usage: toy predict"),
         ("predict nowhere 1", "nowhere is no run folder"),
         ("study nowhere", "nowhere"),
-        ("study study.yaml", "unknown flag --nrm: did you mean 'norm'?"),
+        ("study study.yaml", "study.yaml: there is no knob nrm: did you mean 'norm'?"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(words, message, capsys, tmp_path):

@@ -34,6 +34,10 @@ def configurations(study: Study, config: type | None) -> dict[str, Any]:
     seen: dict[str, str] = {}
     if config is None:
         return {}
+    known = configs.knobs(config)
+    for knob in (*study.compare, *study.tune, *study.fixed):
+        if configs.full(knob, known) not in known:
+            raise UserError(f"{study.given}: there is no knob {knob}: {configs.similar(knob, known)}")
     for trial in study.trials():
         asked[str(trial)] = configs.parse(config, flags_of(study, trial))
         other = seen.setdefault(repr(asked[str(trial)]), str(trial))

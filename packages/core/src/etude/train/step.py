@@ -147,6 +147,8 @@ def backward(learner: Learner, step: Step, number: int, piece: np.ndarray, count
             f"batch {step.batch + 1} of epoch {step.epoch} leaves batch norm a single value, which has no variance: "
             "choose a fit.batch-size and fit.accumulate that leave no example alone"
         ) from None
+    if "loss" not in sums:
+        raise ValueError(f"{type(task).__name__}.step returns no sum and count of 'loss', which is what is minimised")
     # The true denominator is known only after the last piece; until then any constant will do.
     loss = sums["loss"][0] / len(step.ids)
     learner.scaler.scale(loss if counts else 0 * loss).backward()
