@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from etude.config import Fit
 from etude.errors import UserError
-from etude.train import checkpoint, device, processes
+from etude.train import checkpoint, device, norm, processes
 
 HERE = Path(__file__).parent
 
@@ -168,3 +169,17 @@ def test_who_waits_in_vain_for_the_others_says_so(rank, monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=rf"process {rank} of 2 did not meet the others at 127.0.0.1:\d+ within 1 s"):
         device.choose(CPU)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"), [(nn.BatchNorm1d, (6, 3)), (nn.BatchNorm2d, (6, 3, 4, 5)), (nn.BatchNorm3d, (2, 3, 4, 5, 2))]
+)
+def test_batch_norm_over_processes_of_any_dimension_is_torchs_where_there_is_one(monkeypatch, kind, shape):
+    monkeypatch.setattr(norm, "sum_over_processes", lambda x: x.clone())
+    ours, theirs = kind(3), kind(3)
+    norm.synchronise_batch_norm(nn.Sequential(ours))
+    for seed in range(2):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(ours(x), theirs(x))
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-5, atol=1e-6)

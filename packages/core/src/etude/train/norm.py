@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from etude.train import processes
 
-BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+AnyBatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
-def batch_norms(model: nn.Module) -> list[BatchNorm]:
+def batch_norms(model: nn.Module) -> list[AnyBatchNorm]:
     """The modules of a model whose result for an example depends, in training, on the others of the batch."""
-    return [module for module in model.modules() if isinstance(module, BatchNorm)]
+    return [module for module in model.modules() if isinstance(module, AnyBatchNorm)]
 
 
 def synchronise_batch_norm(model: nn.Module) -> None:
@@ -60,7 +60,7 @@ def sum_over_processes(x: Tensor) -> Tensor:
     return x
 
 
-def synchronised(norm: BatchNorm, x: Tensor, weight: float = 1.0) -> Tensor:
+def synchronised(norm: AnyBatchNorm, x: Tensor, weight: float = 1.0) -> Tensor:
     """The forward pass of batch norm (Ioffe & Szegedy 2015) over all processes: [B, C, ...] -> [B, C, ...].
 
     What is here counts `weight` times, 1 or 0. Of a single value over all processes there is no variance: the running
