@@ -24,7 +24,7 @@ from etude.config import Fit
 from etude.errors import UserError
 from etude.study import jobs as jobs_module
 from etude.study.command import configurations, default_out, main, refuse_other_configurations, run
-from etude.study.file import dump, load
+from etude.study.file import dump, load, with_flags
 from etude.study.judge import Claim
 from etude.study.outcome import Outcome, conclude, kept, summarise
 from etude.study.question import Study, Trial, flags_of, folder_name, on_disk
@@ -349,6 +349,30 @@ def test_knobs_of_the_same_last_name_do_not_share_their_runs() -> None:
     assert len({trial.folder(Path("out")) for trial in both.trials()}) == 4
     one, two = (default_out("fake", asked, [f"--{knob}", "2"], Config) for knob in ("decoder.layers", "data"))
     assert (one.name, two.name) == ("mine,decoder.layers=2", "mine,data=2")
+
+
+@dataclass(frozen=True)
+class Named:
+    name: str = "sample"
+
+
+@dataclass(frozen=True)
+class WithGroup(Config):
+    data: Named = field(default_factory=Named)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("flag", ["--data", "--data.name"])
+def test_a_flag_is_that_of_the_study_under_either_name_of_its_knob(flag: str) -> None:
+    """Else the study's own value would win, and the flag be forgotten."""
+    compared = written("question: q\ncompare: {data.name: [a, b]}\nmetric: accuracy\n")
+    with pytest.raises(UserError, match=r"^--data\.name is compared by the study"):
+        with_flags(compared, [flag, "c"], WithGroup)
+    for knob in ("data", "data.name"):
+        fixed = written(f"question: q\ncompare: {{model.kernel: [1, 3]}}\nfixed: {{{knob}: a}}\nmetric: accuracy\n")
+        assert with_flags(fixed, [flag, "c"], WithGroup).fixed == {knob: "c"}
 
 
 def test_a_run_under_two_names_is_refused() -> None:

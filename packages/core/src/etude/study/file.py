@@ -223,7 +223,9 @@ def flags_as_values(flags: Sequence[str], config: type | None) -> Values:
 
 def with_flags(study: Study, flags: Sequence[str], config: type | None) -> Study:
     """The study with the flags of the command line among its fixed ones."""
-    values = flags_as_values(flags, config)
+    # By the name that the study has for it, which may be data.name or data: else a flag would be overruled unseen.
+    named = {knob.removesuffix(".name"): knob for knob in (*study.compare, *study.tune, *study.fixed)}
+    values = {named.get(knob, knob): value for knob, value in flags_as_values(flags, config).items()}
     for knob in values:
         for part, members in (("compared", study.compare), ("tuned", study.tune)):
             if knob in members:
