@@ -34,7 +34,7 @@ from torch.nn import functional as F
 import gauss_vae.config
 import gauss_vae.data
 import gauss_vae.task
-from etude.config import Fit, Scores
+from etude.config import MAX_REPLICAS, Fit, Scores
 from etude.layers.pooling import Pooling
 from etude.layers.recurrent import LSTM
 from etude.stacked import runs as stacked
@@ -220,7 +220,7 @@ def measure_steps(name: str, count: int, batches: int = 90) -> float:
 
 
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else stacked.MAX_REPLICAS
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else MAX_REPLICAS
     for name in sys.argv[2:] or KINDS:
         print(f"{name}: {count} replicas, {device.choose(KINDS[name][0](0).fit)}")
         if name in ("vae", "lstm"):

@@ -25,6 +25,7 @@ from etude.errors import UserError
 
 C = TypeVar("C")
 Scores = Mapping[str, Literal["higher", "lower"]]  # the scores of a task that can be compared: which way each is better
+MAX_REPLICAS = 32  # in a stack: more are no faster, as by then the machine has enough to do
 STACKED = ("fit.seed", "fit.lr", "fit.weight-decay", "fit.clip", "fit.patience")
 """beside dropout, the knobs in which the runs of one stacked program may differ"""
 RENAMED = {"one-cycle": "linear"}

@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from etude import draw, files
-from etude.config import Fit
+from etude.config import MAX_REPLICAS, Fit
 from etude.errors import UserError
 from etude.signals import Stopped, watch_signals
 from etude.stacked import Unstackable
@@ -26,8 +26,6 @@ from etude.train.run import Run, first_start
 from etude.train.step import Learner, Score, Step, Taken
 from etude.train.task import Split, Task, summary
 from etude.train.totals import Totals
-
-MAX_REPLICAS = 32  # in a stack: more are no faster, as by then the machine has enough to do
 
 Make = Callable[[Any, torch.device], Task]
 

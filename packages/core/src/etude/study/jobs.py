@@ -23,13 +23,12 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from etude import files
-from etude.config import flatten, stackable
+from etude.config import MAX_REPLICAS, flatten, stackable
 from etude.errors import UserError
 from etude.study.outcome import choose, last_line, measure
 from etude.study.question import Study, Trial, flags_of
 from etude.study.table import cell
 
-MOST = 32  # runs that are trained together
 # Of a process for several trials: folder -> why it is to be done alone; folders.
 ANSWER = {"left": dict, "failed": list}
 
@@ -77,7 +76,7 @@ def groups_of(study: Study, trials: Sequence[Trial], asked: Mapping[str, Any], j
         values = flatten(asked[str(trial)])
         alike = {knob: value for knob, value in values.items() if not stackable(knob, value)}
         groups.setdefault(repr(alike), []).append(trial)
-    size = min(MOST, -(-len(trials) // jobs))
+    size = min(MAX_REPLICAS, -(-len(trials) // jobs))
     return [group[at : at + size] for group in groups.values() for at in range(0, len(group), size)]
 
 
