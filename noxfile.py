@@ -87,7 +87,7 @@ def smoke(session: nox.Session, package: str) -> None:
     with TemporaryDirectory(prefix="etude-smoke-", dir=ROOT.parent) as name:
         folder = Path(name)
         locked = folder / "locked.txt"
-        for member in ("etude-core", "etude-text", package):
+        for member in ("etude-core", "etude-report", "etude-text", package):
             session.run("uv", "build", "--quiet", "--no-sources", "--package", member, "--out-dir", f"{folder}/dist")
         session.run(
             *("uv", "export", "--quiet", "--locked", "--package", package, "--no-dev", "--no-emit-workspace"),
@@ -123,7 +123,7 @@ def latest(session: nox.Session) -> None:
     overrides.write_text("torch\n", "utf-8")  # in place of what the packages ask
     install = ("uv", "pip", "install", "--upgrade", "--overrides", str(overrides), "--group", "dev")
     dry = "--dry-run" in session.posargs
-    members = [word for name in ("core", "text", "testing") for word in ("--editable", f"packages/{name}")]
+    members = [word for name in ("core", "report", "text", "testing") for word in ("--editable", f"packages/{name}")]
     session.run_install(*install, *(["--dry-run"] if dry else []), *members, external=True)
     if not dry:
         session.run("uv", "pip", "list", external=True)

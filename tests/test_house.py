@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "packages/core/src/etude"
-# `etude` is a namespace: `text` has the folders text/ and layers/, `testing` the battery.
-PARTS = [CORE, ROOT / "packages/text/src/etude", ROOT / "packages/testing/src/etude"]
+# `etude` is a namespace: `text` has the folders text/ and layers/, `report` that of its name, `testing` the battery.
+PARTS = [CORE, *(ROOT / f"packages/{name}/src/etude" for name in ("report", "text", "testing"))]
 SOURCES = sorted(path for part in PARTS for path in part.rglob("*.py"))
 
 # What may be imported from where. A leaf is a module that lies in no folder; leaves import only leaves.
@@ -67,6 +67,17 @@ def test_imports_run_one_way():
     assert not wrong, "\n".join(wrong)
 
 
+def test_core_imports_no_other_distribution():
+    ours = {name_of(path) for path in CORE.rglob("*.py")}
+    wrong = [
+        f"{module}, line {n}: {name}"
+        for module in ours
+        for name, n in imports(module, MODULES[module])
+        if name not in ours
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_there_is_no_circle():
     knows = defaultdict(set)
     for module, tree in MODULES.items():
@@ -100,9 +111,9 @@ def test_the_picture_in_contributing_shows_every_module():
 
 
 def test_core_does_not_grow():
-    """The aim is 7,000 lines: whoever brings it down lowers the number."""
+    """What one can do without, such as another verb, comes as a distribution of its own (`etude.verbs`)."""
     lines = sum(len(path.read_text("utf-8").splitlines()) for path in CORE.rglob("*.py"))
-    assert lines <= 7_900, f"core has {lines:,} lines"
+    assert lines < 7_000, f"core has {lines:,} lines"
 
 
 @pytest.mark.parametrize(("part", "most"), [("study", 50), ("stacked", 50), ("train", 60), ("report", 60)])

@@ -21,7 +21,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
-SHARED = {"core": "etude-core", "text": "etude-text", "testing": "etude-testing"}  # folder -> distribution
+SHARED = {name: f"etude-{name}" for name in ("core", "report", "text", "testing")}  # folder -> distribution
 TASKS = [path for path in PACKAGES if path.name not in SHARED]
 VERBS = {"train", "evaluate", "predict", "embed", "study", "report"}
 TOYS = ("toy-one", "toy-two", "toy-three")
@@ -272,7 +272,8 @@ def test_task(package):
     assert about["project"]["name"] == name
     assert about["project"]["scripts"] == main
     assert about["project"]["entry-points"] == {"etude.tasks": main}
-    ours = {"etude-core", "etude-text"}.intersection(about["project"]["dependencies"])
+    ours = {*SHARED.values()}.intersection(about["project"]["dependencies"])
+    assert ours - {"etude-text"} == {"etude-core", "etude-report"}  # the verb `report` is every task's
     assert about["tool"] == {"uv": {"sources": {one: {"workspace": True} for one in ours}}}
     assert [path.name for path in (package / "src").iterdir() if path.suffix != ".egg-info"] == [module]
     for file in ("__init__.py", "__main__.py", "config.py", "data.py", "model.py", "task.py"):

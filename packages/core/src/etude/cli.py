@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import entry_points
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,6 @@ VERBS = {
     "predict": "Apply the best checkpoint of a run to inputs.",
     "embed": "Write what the best checkpoint of a run makes of inputs, as vectors.",
     "study": "Put a written question to many runs.",
-    "report": "Show runs and studies as a page, a notebook and an archive.",
 }
 
 
@@ -42,7 +43,7 @@ def main(package: Package, argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for a mistake of the user, 130 or 143 after a signal."""
     yield_when_waiting()
     words = sys.argv[1:] if argv is None else argv
-    verbs = {"train": train, "evaluate": evaluate, "predict": predict, "embed": embed, "study": study, "report": report}
+    verbs = {"train": train, "evaluate": evaluate, "predict": predict, "embed": embed, "study": study}
     if not package.embeds:
         del verbs["embed"]
     files.mend_streams()
@@ -50,12 +51,17 @@ def main(package: Package, argv: list[str] | None = None) -> int:
         try:
             if words == ["together"]:  # what a study starts: no verb for people, as it reads what to do from stdin
                 return together(package)
+            more = {} if words and words[0] in verbs else added()
             if not words or words[0] in ("-h", "--help"):
-                told = [f"  {name:10}{VERBS[name]}" for name in verbs]
+                about = VERBS | {name: str(verb.__doc__).partition("\n")[0] for name, verb in more.items()}
+                told = [f"  {name:10}{about[name]}" for name in [*verbs, *more]]
                 print(f"usage: {package.name} VERB ...", "", *told, "", "VERB --help tells more.", sep="\n")
                 return 0 if words else 2
+            if words[0] in more:
+                return more[words[0]](package, list(words[1:]), invocation(package))
             if words[0] not in verbs:
-                raise UserError(f"there is no {words[0]!r} in {package.name}: {configs.similar(words[0], verbs)}")
+                known = [*verbs, *more]
+                raise UserError(f"there is no {words[0]!r} in {package.name}: {configs.similar(words[0], known)}")
             return verbs[words[0]](package, list(words[1:]))
         finally:
             sys.stdout.flush()  # here, where it can be told that it fails
@@ -72,6 +78,14 @@ def main(package: Package, argv: list[str] | None = None) -> int:
         return 141 if error.gone else 2  # gone: the reader of our output, such as `head`
     finally:
         files.give_up_what_is_unsaid()
+
+
+def added() -> dict[str, Callable[[Package, list[str], str], int]]:
+    """The verbs that other distributions add, as entry points of the group `etude.verbs`: etude-report adds `report`.
+
+    Each is called with the package, its words, and how the command was called; its docstring begins with its help.
+    """
+    return {entry.name: entry.load() for entry in sorted(entry_points(group="etude.verbs"), key=attrgetter("name"))}
 
 
 def say_error(package: Package, line: str) -> None:
@@ -353,11 +367,5 @@ def keep(file: Path, content: Any) -> bool:
 
 def study(package: Package, words: list[str]) -> int:
     from etude.study import command
-
-    return command.main(package, words, invocation(package))
-
-
-def report(package: Package, words: list[str]) -> int:
-    from etude.report import command
 
     return command.main(package, words, invocation(package))
