@@ -373,8 +373,17 @@ def test_points_are_read_back_by_the_projector(one):
         ]
 
 
+def test_a_single_column_of_labels_has_no_name_as_the_projector_would_take_it_for_a_label(one):
+    one.open_tensorboard(0, "accuracy")
+    one.embedding("latents", torch.zeros(2, 3), {"cluster": ["7", "8"]}, 0)
+    assert (one.path / "tb/00000/latents/metadata.tsv").read_text() == "7\n8\n"
+
+
 def test_points_and_labels_are_as_many(one):
     one.open_tensorboard(0, "accuracy")
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        one.embedding("latents", torch.zeros(2, 3), {"cluster": ["7"]}, 0)
+    assert not (one.path / "tb/00000").exists()
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         one.embedding("latents", torch.zeros(2, 3), {"text": ["a", "b"], "tag": ["0"]}, 0)
 

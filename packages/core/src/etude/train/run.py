@@ -12,11 +12,12 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import torch
 from PIL import Image
@@ -182,92 +183,86 @@ class Run:
     # -- TensorBoard
 
     def open_tensorboard(self, step: int, metric: str) -> None:
-        """Starts the event file; what an interrupted start wrote from `step` on is taken back (purge_step).
+        """Starts the event file; what an interrupted start wrote from `step` on is taken back.
 
         The hyperparameters stand in this directory too, so that the HParams tab and the curves are the same run.
         """
         if not self.device.leads:
             return
-        from etude.torch_private import hparams
-        from etude.train.board import board
+        from etude.events import EventFile
 
         with self._writing(self.path / "tb"):
-            self._tb = board(self.path / "tb", step)
-        flat = configs.flatten(self.config)
-        plain = {
-            key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in flat.items()
-        }
-        for summary in hparams(plain, {metric: None}):
-            self._tb.file_writer.add_summary(summary)
+            self._tb = EventFile(self.path / "tb", step)
+        flat = configs.flatten(self.config).items()
+        plain = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in flat}
+        for summary in torch_private.hparams(plain, {metric: None}):
+            self._show(0, summary=summary)
         if step == 0:
-            self._tb.add_text("config", block(configs.dump(self.config), "yaml"), 0)
+            self.note("config", block(configs.dump(self.config), "yaml"), 0)
+        self.flush()
+
+    def _show(self, step: int, **event: Any) -> None:
+        if self._tb is not None:
+            self._tb.add(step, **event)
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """One event for all `values`: a step's scalars cost one record, not one each."""
-        if self._tb is None:
-            return
-        from etude.torch_private import Event, Summary
-
-        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
-        event = Event(wall_time=time.time(), step=step, summary=summary)
-        torch_private.add_event(self._tb, event)
+        points = [{"tag": tag, "simple_value": value} for tag, value in values.items()]
+        self._show(step, summary=torch_private.Summary(value=points))
 
     def picture(self, tag: str, picture: Image.Image, step: int, when: str | None = None) -> None:
         """Shows a picture in TensorBoard and keeps it as samples/NAME.png; for NAME see `sample_name`."""
-        if self._tb is None:
-            return
-        from etude.torch_private import Summary
-
         buffer = io.BytesIO()
         picture.convert("RGB").save(buffer, "PNG")
         png, (width, height) = buffer.getvalue(), picture.size  # encoded once for both
-        image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
-        self._tb.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+        image = {"width": width, "height": height, "colorspace": 3, "encoded_image_string": png}
+        self._show(step, summary=torch_private.Summary(value=[{"tag": tag, "image": image}]))
         self.write(f"samples/{sample_name(tag, when)}.png", png)
 
     def text(self, tag: str, text: str, step: int, when: str | None = None) -> None:
         """Shows Markdown in TensorBoard and keeps it as samples/NAME.md; for NAME see `sample_name`."""
-        if self._tb is not None:
-            self.note(tag, text, step)
-            self.write(f"samples/{sample_name(tag, when)}.md", files.encode(text + "\n"))
+        self.note(tag, text, step)
+        self.write(f"samples/{sample_name(tag, when)}.md", files.encode(text + "\n"))
 
     def note(self, tag: str, text: str, step: int) -> None:
         """Shows Markdown in TensorBoard only."""
-        if self._tb is not None:
-            self._tb.add_text(tag, text, step)
+        self._show(step, summary=torch_private.text(tag, text))
 
     def embedding(self, tag: str, points: torch.Tensor, columns: dict[str, list[str]], step: int) -> None:
-        """Shows points, float [N, D], in TensorBoard's projector; each is labelled by its entry of every column."""
+        """Shows points, float [N, D], in TensorBoard's projector; each is labelled by its entry of every column.
+
+        The projector takes the first line of labels for their names, but not where there is a single column.
+        """
         if self._tb is None:
             return
-        # A label ends at a line or a tab.
-        plain = [[" ".join(value.split()) for value in column] for column in columns.values()]
         from google.protobuf import text_format
         from tensorboard.plugins.projector import ProjectorConfig
 
-        config = self.path / "tb" / "projector_config.pbtxt"  # of which torch's writer knows only what it wrote itself
+        rows = points.tolist()
+        labels = [label for _, label in zip(rows, zip(*columns.values(), strict=True), strict=True)]
+        name, place, file = f"{tag}:{step:05d}", f"{step:05d}/{quote(tag)}", self.path / "tb" / "projector_config.pbtxt"
         try:
-            known = text_format.Parse(config.read_text("utf-8") if config.exists() else "", ProjectorConfig())
+            known = text_format.Parse(file.read_text("utf-8") if file.exists() else "", ProjectorConfig())
         except (OSError, ValueError, text_format.ParseError) as error:
-            raise UserError(f"{config} cannot be read ({files.reason(error)}): delete it, then {self.again}") from None
-        with self._writing(config.parent):
-            self._tb.add_embedding(points, list(zip(*plain, strict=True)), None, step, tag, list(columns))
-        written = text_format.Parse(config.read_text("utf-8"), ProjectorConfig())
-        new = {info.tensor_name for info in written.embeddings}
-        earlier = [info for info in known.embeddings if info.tensor_name not in new]
-        together = text_format.MessageToString(ProjectorConfig(embeddings=[*earlier, *written.embeddings]))
-        self.write("tb/projector_config.pbtxt", together.encode())
+            raise UserError(f"{file} cannot be read ({files.reason(error)}): delete it, then {self.again}") from None
+        if name not in {one.tensor_name for one in known.embeddings}:
+            paths = {"tensor_path": f"{place}/tensors.tsv", "metadata_path": f"{place}/metadata.tsv"}
+            known.embeddings.add(tensor_name=name, **paths)
+        with self._writing(file.parent / place):
+            (file.parent / place).mkdir(parents=True, exist_ok=True)
+        self.write(f"tb/{place}/tensors.tsv", table(rows))
+        self.write(f"tb/{place}/metadata.tsv", table([columns, *labels] if len(columns) > 1 else labels))
+        self.write(f"tb/{file.name}", text_format.MessageToString(known).encode())
 
     def graph(self, model: torch.nn.Module, example: torch.Tensor) -> None:
         """Shows what the model computes for an example batch."""
-        if self._tb is None:
-            return
         plain = copy.deepcopy(model)
         torch_private.uncompiled(plain)
-        with warnings.catch_warnings():  # add_graph uses torch.jit.trace, deprecated with no successor for this
+        with warnings.catch_warnings():  # it is made by torch.jit.trace, deprecated with no successor for this
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
-            self._tb.add_graph(plain, example)
+            graph, _ = torch_private.graph(plain, example)
+        self._show(0, graph_def=graph.SerializeToString())
 
     def flush(self) -> None:
         if self._tb is not None:
@@ -296,6 +291,11 @@ def sample_name(tag: str, when: str | None) -> str:
         return f"{name}-end"
     epoch = 0 if when == "before" else int(when.removeprefix("epoch "))
     return f"{name}-epoch-{epoch:03d}"
+
+
+def table(rows: Iterable[Iterable[Any]]) -> bytes:
+    """Lines of cells with tabs between them; a cell itself has neither."""
+    return files.encode("".join("\t".join(" ".join(str(cell).split()) for cell in row) + "\n" for row in rows))
 
 
 def environment(config: Any, device: Device, command: Sequence[str]) -> State:
