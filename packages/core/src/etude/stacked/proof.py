@@ -3,7 +3,6 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import is_dataclass, replace
 from typing import Any
 
@@ -160,7 +159,9 @@ def alone(stack: Stack, r: int, batch: Any, device: Device, training: Training |
     learner = stack.learners[r]
     buffers = {name: x[r].clone() for name, x in stack.others.items()}
     learner.model.train(bool(training))
-    with device.generator_at(training.states[r]) if training else nullcontext(), device.autocast():
+    if training:
+        device.generator().set_state(training.states[r])
+    with device.autocast():
         sums = learner.task.step(device.move(batch))
     totals = Totals()
     totals.add(sums)

@@ -85,7 +85,7 @@ class StackedFunctions(TorchFunctionMode):
             raise Unstackable("its step draws random numbers in evaluation mode")
         width = self.width if padded else -1
         columns = [whole(x).detach() if mapped(x) else [x] * len(self.states) for x in tensors]
-        found = []
+        generator, found = self.device.generator(), []
         with torch_private.vmap_interpreter().lower(), torch.no_grad():  # not in `vmap`, which has no generator
             for r, state in enumerate(self.states):
 
@@ -94,9 +94,9 @@ class StackedFunctions(TorchFunctionMode):
 
                 rows = [column[r] for column in columns]
                 rows = [x[tuple(map(slice, own(x.shape)))] if isinstance(x, Tensor) else x for x in rows]
-                with self.device.generator_at(state) as after:
-                    found.append(call(*rows, own(shape)))
-                self.states[r] = after()
+                generator.set_state(state)
+                found.append(call(*rows, own(shape)))
+                self.states[r] = generator.get_state()
         return standing_for(fill(found, shape) if width in shape else torch.stack(found))
 
     def dropout(

@@ -65,7 +65,7 @@ class StackedLearner:
             self.proof.enter(learner, step.epoch)
             device.seed(draw.key(learner.cfg.seed, step.epoch, step.batch, 0))
             batches[r] = learner.task.load("train", step.ids, step.epoch)
-            states.append(device.generator_state())
+            states.append(device.generator().get_state())
         sizes = torch.tensor([float(len(step.ids)) for step in steps], device=device.where, dtype=stack.weights.dtype)
         found = self.compute("train", batches, Training(states, sizes))
         totals = [found[r] for r in batches]

@@ -1,7 +1,7 @@
 """Where a run computes and how exactly: device, precision, and the processes of a data-parallel run."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -75,15 +75,6 @@ class Device:
         cpu = self.where.type == "cpu"
         return torch.default_generator if cpu else torch.cuda.default_generators[self.where.index or 0]
 
-    def generator_state(self) -> Tensor:
-        return self.generator().get_state()
-
-    @contextmanager
-    def generator_at(self, state: Tensor) -> Iterator[Callable[[], Tensor]]:
-        """Draws in it go on from `state`; yields what tells the state now."""
-        self.generator().set_state(state)
-        yield self.generator_state
-
     def scaler(self) -> torch.amp.GradScaler:
         """Scales fp16 losses so that small gradients survive (Micikevicius et al. 2018); does nothing otherwise."""
         return torch.amp.GradScaler(self.where.type, enabled=self.precision == "fp16")
@@ -142,17 +133,11 @@ class Device:
 
     def agree(self, value: T) -> T:
         """The first process's value, on all."""
-        values = [value]
-        if self.world > 1:
-            with processes.reaching():
-                dist.broadcast_object_list(values)
-        return values[0]
+        return self.gather(value)[0]
 
     def wait(self) -> None:
         """Until every process is here."""
-        if self.world > 1:
-            with processes.reaching():
-                dist.barrier()
+        self.gather(None)
 
     def name(self) -> str:
         """The hardware in words, for people: "NVIDIA H200", "AMD EPYC (2 threads)"."""
