@@ -1,9 +1,8 @@
 """What is kept of the scores of a test part, so that a study knows how far they depend on these very examples.
 
-The part is cut into at most 50 blocks that are alike: each example belongs to one by a fixed permutation of the ids, so
-neither batches nor tokens matter. Of every score its value without each block is computed from sums and counts as the
-score itself is, and the pseudo-values of the jackknife are kept (see `etude.study`). More blocks would say hardly more
-(Student's t of 49 degrees of freedom is 2.01, that of 199 is 1.97) and cost more, here and in the file.
+The part is cut into at most 50 blocks that are alike, by a fixed permutation of the ids. Of every score its value
+without each block is computed from sums and counts as the score itself is, and the pseudo-values of the jackknife are
+kept (see `etude.study`). More blocks would say hardly more: Student's t of 49 degrees of freedom is 2.01, that of 199 is 1.97.
 """
 
 import math
@@ -58,9 +57,8 @@ def stepped(task: Task, device: Device, batch_size: int, parts: Sequence[np.ndar
 
 
 def less(whole: Totals, part: Totals) -> Totals:
-    sums = {name: value - part.sums[name] if name in part.sums else value for name, value in whole.sums.items()}
-    counts = {name: value - part.counts[name] if name in part.counts else value for name, value in whole.counts.items()}
-    return Totals(sums, counts)
+    sums = {name: value - part.sums.get(name, 0) for name, value in whole.sums.items()}
+    return Totals(sums, {name: count - part.counts.get(name, 0) for name, count in whole.counts.items()})
 
 
 def pseudo_values(whole: float, without: Sequence[float]) -> list[float]:
@@ -82,13 +80,12 @@ def of(
     than what is reported (because `evaluate` computes it in another way) has no evidence.
     """
     ids = np.concatenate(task.plan("test", 0, batch_size))
-    parts = blocks(ids)
-    kept = {}
+    parts, found, kept = blocks(ids), {}, {}
     if len(parts) > 1:
-        for name, (whole, *without) in (own(parts) if own else stepped(task, device, batch_size, parts)).items():
-            values = pseudo_values(whole, without)
-            if not all(map(math.isfinite, values)) or not isinstance(scores.get(name), float):
-                continue
+        found = own(parts) if own else stepped(task, device, batch_size, parts)
+    for name, (whole, *without) in found.items():
+        values = pseudo_values(whole, without)
+        if all(map(math.isfinite, values)) and isinstance(scores.get(name), float):
             error = statistics.stdev(values) / math.sqrt(len(values))
             if abs(whole - scores[name]) <= error / 10 + 1e-9 * abs(whole):
                 kept[name] = values

@@ -1,12 +1,8 @@
 """The one training loop. Tasks contain no loop, this file contains no task.
 
-Three rules carry everything below:
-
-- A step returns sums and counts, never means. Ragged batches, padding, accumulation, several processes and whole
-  epochs are then exact: sums add up, averages of averages do not.
-- Randomness is a function of (seed, epoch, batch): every step seeds the generators anew, and the data's draws are
-  hashed from (seed, epoch, example). No generator state has to be saved; a run killed anywhere resumes bitwise equal.
-- A hook may look, never steer: `Task.show` gets the run to write to, and what it draws changes no later step.
+Three rules carry it: a step returns sums and counts, never means, as averages of averages are not exact; randomness is
+a function of (seed, epoch, batch or example), so no generator's state is saved and a killed run resumes bitwise equal;
+and `Task.show` may look, never steer: what it draws changes no later step.
 """
 
 import hashlib
@@ -111,8 +107,8 @@ def begin(learner: Learner, run: Run) -> Progress:
             reason = f"{run.path}/checkpoints/last.pt is no checkpoint to go on from ({error!r})"
             raise UserError(f"{reason}: put a copy of it there, or give --run another folder") from None
     run.write_rows(progress.rows)
-    better = task.better[task.metric]
-    run.about(task.data, summary(task), str(task.model), task.metric, better, fingerprints)
+    words = {"data": task.data, "model": summary(task), "architecture": str(task.model), "metric": task.metric}
+    run.about(words | {"better": task.better[task.metric], "fingerprints": fingerprints})
     run.open_tensorboard(progress.step + 1 if progress.step else 0, f"best/{task.metric}")
     check_equal(task.model, progress, device)
     progress.start_clock()

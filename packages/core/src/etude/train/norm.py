@@ -45,12 +45,10 @@ class SumOverProcesses(torch.autograd.Function):
     """Adds a tensor up over all processes; the gradient is added up likewise, since each sum enters every loss."""
 
     @staticmethod
-    def forward(_ctx: Any, x: Tensor) -> Tensor:
-        return sum_over_processes(x)
+    def forward(_: Any, *x: Tensor) -> Tensor:
+        return sum_over_processes(x[0])
 
-    @staticmethod
-    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
-        return sum_over_processes(gradients[0])
+    backward = forward
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
@@ -70,6 +68,7 @@ def synchronised(norm: AnyBatchNorm, x: Tensor, weight: float = 1.0) -> Tensor:
         return type(norm).forward(norm, x)
     assert norm.running_mean is not None
     assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
     assert norm.momentum is not None
     others = [d for d in range(x.dim()) if d != 1]
     shape = [1, -1] + [1] * (x.dim() - 2)
@@ -85,10 +84,7 @@ def synchronised(norm: AnyBatchNorm, x: Tensor, weight: float = 1.0) -> Tensor:
     with torch.no_grad():
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(torch.where(several, var * n / (n - 1), norm.running_var), norm.momentum)
-        if norm.num_batches_tracked is not None:
-            norm.num_batches_tracked += several
+        norm.num_batches_tracked += several
     var = torch.where(several, var, norm.running_var)
     y = centred * torch.rsqrt(var + norm.eps).view(shape)
-    if norm.affine:
-        y = y * norm.weight.view(shape) + norm.bias.view(shape)
-    return y.to(x.dtype)
+    return (y * norm.weight.view(shape) + norm.bias.view(shape) if norm.affine else y).to(x.dtype)

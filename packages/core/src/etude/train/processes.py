@@ -1,7 +1,6 @@
-"""How the processes of a data-parallel run find and reach each other.
+"""How the processes of a data-parallel run find each other, by the environment that torchrun sets, and reach each other.
 
-They are told of each other as torchrun tells them, by the environment: WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR and
-MASTER_PORT. What people read of it, and of a process that is not there, is one line.
+What people read of a wrong environment, and of a process that is not there, is one line.
 """
 
 import atexit
@@ -49,8 +48,7 @@ def join(backend: str, world: int, rank: int) -> None:
 
     place = f"{os.environ['MASTER_ADDR']}:{number('MASTER_PORT', 1, 65535, 0)}"
     try:
-        patience = timedelta(seconds=PATIENCE)
-        store, rank, world = next(rendezvous("env://", rank, world, timeout=patience))
+        store, rank, world = next(rendezvous("env://", rank, world, timeout=timedelta(seconds=PATIENCE)))
         dist.init_process_group(backend, store=store, rank=rank, world_size=world)
     except (RuntimeError, ValueError) as error:
         raise UserError(

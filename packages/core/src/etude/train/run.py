@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import torch
 from PIL import Image
@@ -44,9 +44,8 @@ def read_config(folder: Path, config: type[C], flags: list[str] | None = None) -
     file = folder / "config.yaml"
     if not file.is_file():
         raise UserError(f"{folder} is no run folder: it has no config.yaml")
-    with file.open("rb") as content:
-        if content.read()[-1:] != b"\n":  # what is missing would be taken for left at its default
-            raise UserError(f"{file} is cut short: put a copy of it there, or train again in another folder")
+    if not file.read_bytes().endswith(b"\n"):  # what is missing would be taken for left at its default
+        raise UserError(f"{file} is cut short: put a copy of it there, or train again in another folder")
     return configs.parse(config, [str(file), *(flags or [])])
 
 
@@ -104,9 +103,8 @@ class Run:
                     files.write(path / "config.yaml", configs.dump(config).encode())
                 for name in ("checkpoints", "samples", "tb"):
                     (path / name).mkdir(exist_ok=True)
-                for folder in (path, path / "checkpoints", path / "samples"):
-                    for left in folder.glob(".*.tmp"):  # by a kill in the middle of a write
-                        left.unlink()
+                for left in path.rglob(".*.tmp"):  # by a kill in the middle of a write
+                    left.unlink()
                 files.write(path / "environment.json", json.dumps(starts, indent=1).encode())
         except BaseException:
             self._lock.close()
@@ -169,13 +167,10 @@ class Run:
         """metrics.jsonl, one row per epoch; written as a whole, so that no epoch ever stands in it twice."""
         self.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
 
-    def about(
-        self, data: str, model: str, architecture: str, metric: str, better: str, fingerprints: dict[str, str]
-    ) -> None:
+    def about(self, told: dict[str, Any]) -> None:
         """about.json: what is trained on what, in words, for whoever reads the folder later (`etude.report.read`)."""
         task = type(self.config).__module__.partition(".")[0]
-        words = {"task": task, "data": data, "model": model, "architecture": architecture}
-        self.write_result("about.json", words | {"metric": metric, "better": better, "fingerprints": fingerprints})
+        self.write_result("about.json", {"task": task} | told)
 
     def write_result(self, name: str, result: dict[str, Any]) -> None:
         self.write(name, (json.dumps(result, indent=1) + "\n").encode())
@@ -235,24 +230,22 @@ class Run:
         """
         if self._tb is None:
             return
-        from google.protobuf import text_format
+        from google.protobuf.text_format import MessageToString
         from tensorboard.plugins.projector import ProjectorConfig
 
         rows = points.tolist()
         labels = [label for _, label in zip(rows, zip(*columns.values(), strict=True), strict=True)]
-        name, place, file = f"{tag}:{step:05d}", f"{step:05d}/{quote(tag)}", self.path / "tb" / "projector_config.pbtxt"
-        try:
-            known = text_format.Parse(file.read_text("utf-8") if file.exists() else "", ProjectorConfig())
-        except (OSError, ValueError, text_format.ParseError) as error:
-            raise UserError(f"{file} cannot be read ({files.reason(error)}): delete it, then {self.again}") from None
-        if name not in {one.tensor_name for one in known.embeddings}:
-            paths = {"tensor_path": f"{place}/tensors.tsv", "metadata_path": f"{place}/metadata.tsv"}
-            known.embeddings.add(tensor_name=name, **paths)
-        with self._writing(file.parent / place):
-            (file.parent / place).mkdir(parents=True, exist_ok=True)
-        self.write(f"tb/{place}/tensors.tsv", table(rows))
-        self.write(f"tb/{place}/metadata.tsv", table([columns, *labels] if len(columns) > 1 else labels))
-        self.write(f"tb/{file.name}", text_format.MessageToString(known).encode())
+        place = f"tb/{step:05d}/{quote(tag, safe='')}"
+        with self._writing(self.path / place):
+            (self.path / place).mkdir(parents=True, exist_ok=True)
+        self.write(f"{place}/tensors.tsv", table(rows))
+        self.write(f"{place}/metadata.tsv", table([columns, *labels] if len(columns) > 1 else labels))
+        shown = ProjectorConfig()
+        for file in sorted((self.path / "tb").glob("*/*/tensors.tsv")):  # those of earlier starts, too
+            at, what = file.parts[-3:-1]
+            paths = {"tensor_path": f"{at}/{what}/tensors.tsv", "metadata_path": f"{at}/{what}/metadata.tsv"}
+            shown.embeddings.add(tensor_name=f"{unquote(what)}:{at}", **paths)
+        self.write("tb/projector_config.pbtxt", MessageToString(shown).encode())
 
     def graph(self, model: torch.nn.Module, example: torch.Tensor) -> None:
         """Shows what the model computes for an example batch."""

@@ -48,24 +48,22 @@ class Totals:
         if device.world == 1:
             return
         parameters = {} if model is None else dict(model.named_parameters())
-        mine: Layout = {("sum", name): tuple(value.shape) for name, value in self.sums.items()}
+        mine = {("sum", name): tuple(value.shape) for name, value in self.sums.items()}
         mine |= {("count", name): tuple(count.shape) for name, count in self.counts.items()}
         mine |= {("gradient", name): tuple(p.shape) for name, p in parameters.items() if p.grad is not None}
         found: dict[str, dict[str, Tensor]] = {"sum": {}, "count": {}, "gradient": {}}
+        had = {"sum": self.sums, "count": self.counts, "gradient": {}}
         for (kind, name), shape in union(mine, device).items():
             if kind == "gradient":
-                parameter = parameters[name]
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                found[kind][name] = parameter.grad
-            else:
-                had = (self.sums if kind == "sum" else self.counts).get(name)
-                # A copy, since what a step returns may be a view, or one number for several metrics.
+                if parameters[name].grad is None:
+                    parameters[name].grad = torch.zeros_like(parameters[name])
+                found[kind][name] = parameters[name].grad
+            else:  # a copy, since what a step returns may be a view, or one number for several metrics
                 zero = torch.zeros(shape, dtype=torch.float64, device=device.exact)
-                found[kind][name] = zero if had is None else zero + had
-        self.sums, self.counts = found["sum"], found["count"]
+                found[kind][name] = zero + had[kind].get(name, 0)
+        self.sums, self.counts, gradients = found.values()
         device.sum([*self.sums.values(), *self.counts.values()])
-        device.sum(found["gradient"].values())
+        device.sum(gradients.values())
 
     def mean(self, name: str) -> Tensor:
         return self.sums[name] / self.counts[name]
