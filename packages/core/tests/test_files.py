@@ -228,34 +228,6 @@ def test_without_locks(monkeypatch, number, capsys):
     assert "there are no locks here" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [errno.EBUSY, errno.EXDEV, errno.ENOTSUP, errno.EPERM])
-def test_without_renaming_over_a_file(failing, tmp_path, number):
-    """As over a file that is mounted by itself, in a container."""
-    (tmp_path / "out").write_text("old and longer")
-    failing("replace", number)
-    files.write(tmp_path / "out", b"new", before=tmp_path / "before")
-    assert (tmp_path / "out").read_bytes() == b"new" and (tmp_path / "before").read_bytes() == b"old and longer"
-    assert names(tmp_path) == ["before", "out"]
-
-
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
-def test_a_file_that_may_be_written_in_a_folder_that_may_not(monkeypatch, tmp_path, number):
-    (tmp_path / "out").write_text("old and longer")
-    real = Path.open
-
-    def closed(path, *args, **kwargs):
-        if path.suffix == ".tmp":
-            raise OSError(number, os.strerror(number))
-        return real(path, *args, **kwargs)
-
-    monkeypatch.setattr(Path, "open", closed)
-    files.write(tmp_path / "out", b"new")
-    assert (tmp_path / "out").read_bytes() == b"new"
-    with pytest.raises(OSError, match=os.strerror(number)):
-        files.write(tmp_path / "other", b"new")
-    assert names(tmp_path) == ["out"]
-
-
 # ----------------------------------------------------------------------------------------------------------- full disks
 
 

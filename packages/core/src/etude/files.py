@@ -2,7 +2,7 @@
 
 A regular file is replaced by renaming, so that it holds either the old or the new content, whenever the machine stops.
 What else a path may name, such as a link, a pipe or a device, stays what it is and is written through. What a file
-system does not offer (syncing a folder, locks, renaming over a file) is done without; any other failure is told.
+system does not offer (syncing a folder, locks) is done without; any other failure is told.
 """
 
 import codecs
@@ -11,7 +11,6 @@ import io
 import json
 import os
 import secrets
-import shutil
 import stat
 import sys
 from collections.abc import Iterator, Mapping
@@ -26,9 +25,6 @@ ABSENT = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPE
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-# ------------------------------------------------------------------------------------------------------------- writing
-
-
 def write(file: Path, data: bytes | memoryview, before: Path | None = None) -> None:
     """Writes a file so that after a crash at any moment either the old or the new content is there, never a mixture.
 
@@ -39,63 +35,43 @@ def write(file: Path, data: bytes | memoryview, before: Path | None = None) -> N
         old = file.stat()
     except FileNotFoundError:
         old = None
-    if old is not None:
-        if stat.S_ISDIR(old.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
-        if not stat.S_ISREG(old.st_mode) or file.parts[:2] in (("/", "dev"), ("/", "proc")):  # /dev/stdout
-            return through(file, data, os.O_APPEND)  # not to cut off what stands there, as `>> FILE` does not
-        if not os.access(file, os.W_OK):  # which renaming over it would not ask
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+    if old and (not stat.S_ISREG(old.st_mode) or file.parts[:2] in (("/", "dev"), ("/", "proc"))):  # /dev/stdout
+        return through(file, data)
+    if old and not os.access(file, os.W_OK):  # which renaming over it would not ask
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
     target = Path(os.path.realpath(file)) if file.is_symlink() else file
     # Short, as the file's own name may be as long as a name can be; random, as threads may write the same file.
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        try:
-            out = temporary.open("xb")
-        except OSError as error:
-            if old is None or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise
-            return through(target, data, os.O_TRUNC)  # its folder is closed to us, but the file is not
-        with out:
-            if old is not None:
+        with temporary.open("xb") as out:
+            if old:
                 with suppress(OSError, AttributeError):  # a file system, or Windows, without owners
                     os.chown(temporary, old.st_uid, old.st_gid)
                 with suppress(OSError):
                     temporary.chmod(stat.S_IMODE(old.st_mode))
             out.write(data)
             sync(out)
-        if before is not None and old is not None:
-            move(target, before)
-        move(temporary, target)
+        if before and old:
+            target.replace(before)
+        temporary.replace(target)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     return sync_folder(target.parent)
 
 
-def through(file: Path, data: bytes | memoryview, how: int) -> None:
-    """Writes to what is there, without creating it."""
+def through(file: Path, data: bytes | memoryview) -> None:
+    """Adds to what is there, such as a pipe, without creating it: what stands in it is not cut off."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(Unsaid, ValueError):
             stream.flush()  # what was said before comes before it, if this is the same stream
     binary = getattr(os, "O_BINARY", 0)  # on Windows
-    with os.fdopen(os.open(file, os.O_WRONLY | binary | how), "wb") as out:
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_APPEND | binary), "wb") as out:
         out.write(data)
         sync(out)
 
 
-def move(source: Path, target: Path) -> None:
-    """Renames over `target`; where that cannot be, as over a file that is mounted by itself, its content is copied."""
-    try:
-        source.replace(target)
-    except OSError as error:
-        if error.errno not in (*ABSENT, errno.EXDEV, errno.EBUSY):
-            raise
-        shutil.copyfile(source, target)
-        source.unlink()
-
-
-def sync(out: IO[bytes] | IO[str]) -> None:
+def sync(out: IO[bytes]) -> None:
     """Makes sure that what was written survives a power failure, where that can be made sure."""
     out.flush()
     with offered():
@@ -212,9 +188,6 @@ def alone(claim: Path, wait: str) -> Iterator[None]:
             return
 
 
-# ------------------------------------------------------------------------------------------------------------- reading
-
-
 def read_json(file: Path, kind: type[dict[str, Any]] | type[list[Any]], remedy: str, needs: Mapping[str, Any]) -> Any:
     """A JSON file of a run folder, None if it is not there: an object that has what it `needs`, or a list of such.
 
@@ -237,15 +210,12 @@ def read_json(file: Path, kind: type[dict[str, Any]] | type[list[Any]], remedy: 
 
 
 def reason(error: BaseException) -> str:
-    """An error of any library in one line of at most 200 characters."""
-    return shortened(" ".join(str(error).split()) or type(error).__name__)
+    """An error of any library in one line of at most 200 characters, without the calls in C++ that torch adds."""
+    return shortened(" ".join(str(error).partition("Exception raised from")[0].split()) or type(error).__name__)
 
 
 def shortened(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-# ------------------------------------------------------------------------------------------------------------- streams
 
 
 def encode(text: str) -> bytes:

@@ -32,9 +32,6 @@ def watch_signals(every: bool = False) -> Iterator[list[int]]:
     alone gets signals, there are none.
     """
     asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
     first = math.inf
 
     def note(signum: int, _: FrameType | None) -> None:
@@ -49,7 +46,8 @@ def watch_signals(every: bool = False) -> Iterator[list[int]]:
                 signal.signal(signum, before[signum])
                 signal.raise_signal(signum)
 
-    before: dict[int, Any] = {signum: signal.signal(signum, note) for signum in ASKING}
+    main = threading.current_thread() is threading.main_thread()
+    before: dict[int, Any] = {signum: signal.signal(signum, note) for signum in ASKING if main}
     try:
         yield asked
     finally:

@@ -19,6 +19,11 @@ from etude.train.norm import synchronise_batch_norm
 T = TypeVar("T")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+REFUSED = {
+    ("mps", "bf16"): "is not offered on Apple GPUs: use fp32 or auto",
+    ("mps", "fp16"): "is not offered on Apple GPUs: use fp32 or auto",
+    ("cpu", "fp16"): "is for GPUs: on a CPU use bf16, fp32 or auto",
+}
 
 
 @dataclass(frozen=True)
@@ -26,16 +31,11 @@ class Device:
     """One process's share of the machine."""
 
     where: torch.device
-    precision: str
-    """fp32, bf16 or fp16: what matrix products and convolutions are computed in; parameters are always fp32"""
-    rank: int = 0
-    """which of the processes this is; only rank 0 writes"""
-    world: int = 1
-    """how many processes train together"""
-    threads: int = 0
-    """how many threads a training step computes on; 0: as many as everything else (see `etude.train.threads`)"""
-    why: str = ""
-    """why this precision was taken, where nobody asked for it"""
+    precision: str  # fp32, bf16 or fp16: of matrix products and convolutions; parameters are always fp32
+    rank: int = 0  # which of the processes this is; only rank 0 writes
+    world: int = 1  # how many processes train together
+    threads: int = 0  # of a training step (see `etude.train.threads`); 0: as many as everything else has
+    why: str = ""  # why this precision was taken, where nobody asked for it
 
     @property
     def exact(self) -> torch.device:
@@ -206,20 +206,17 @@ def hardware(asked: str, world: int) -> torch.device:
 
 def precision_of(fit: Fit, where: torch.device, began: str) -> tuple[str, str]:
     """What is computed in, and why, where nobody asked for it; `began` as in `choose`."""
-    precision: str = fit.precision
-    why = ""
-    if precision == "auto":
-        precision, reason = fastest(where)
-        why = f"auto: {reason}"
-        if (began == "fp16" and where.type == "cpu") or (began not in ("", "fp32") and where.type == "mps"):
-            why = f"the run began in {began}, which is not offered here; {why}"
-        elif began and began != precision:
-            precision, why = began, f"as the run began; {precision} would be auto here"
-    if precision != "fp32" and where.type == "mps":
-        raise UserError(f"fit.precision {precision} is not offered on Apple GPUs: use fp32 or auto")
-    if precision == "fp16" and where.type == "cpu":
-        raise UserError("fit.precision fp16 is for GPUs: on a CPU use bf16, fp32 or auto")
-    return precision, why
+    refusal = REFUSED.get((where.type, fit.precision))
+    if refusal:
+        raise UserError(f"fit.precision {fit.precision} {refusal}")
+    if fit.precision != "auto":
+        return fit.precision, ""
+    precision, why = fastest(where)
+    if (where.type, began) in REFUSED:
+        return precision, f"the run began in {began}, which is not offered here; auto: {why}"
+    if began in ("", precision):
+        return precision, f"auto: {why}"
+    return began, f"as the run began; {precision} would be auto here"
 
 
 def best_precision(where: torch.device) -> str:

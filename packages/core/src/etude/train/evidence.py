@@ -2,7 +2,7 @@
 
 The part is cut into at most 50 blocks that are alike, by a fixed permutation of the ids. Of every score its value
 without each block is computed from sums and counts as the score itself is, and the pseudo-values of the jackknife are
-kept (see `etude.study`). More blocks would say hardly more: Student's t of 49 degrees of freedom is 2.01, that of 199 is 1.97.
+kept (see `etude.study`). More would say hardly more: Student's t of 49 degrees of freedom is 2.01, that of 199 1.97.
 """
 
 import math

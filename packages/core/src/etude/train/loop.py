@@ -131,10 +131,8 @@ def save_best(task: Task, run: Run, epoch: int, valid: dict[str, float]) -> None
 
 def is_better(task: Task, valid: dict[str, float], rows: list[dict[str, Any]]) -> bool:
     """Whether the validation score is better than in all epochs before."""
-    earlier = [row["valid"][task.metric] for row in rows]
-    if task.better[task.metric] == "higher":
-        return not earlier or valid[task.metric] > max(earlier)
-    return not earlier or valid[task.metric] < min(earlier)
+    sign = 1 if task.better[task.metric] == "higher" else -1
+    return all(sign * valid[task.metric] > sign * row["valid"][task.metric] for row in rows)
 
 
 def agreed(asked: list[int], device: Device) -> int:
@@ -154,11 +152,9 @@ def check_equal(model: nn.Module, progress: Progress, device: Device) -> None:
     for rank, other in enumerate(device.gather(marks)):
         apart = [name for name, mark in marks.items() if other.get(name) != mark]
         if apart:
-            raise UserError(
-                f"the processes have come apart by step {progress.step}: {apart[0]} differs between {device.rank} and "
-                f"{rank} (with {len(apart) - 1} more): what they train is no one model, so training stopped; "
-                "start a new run with one process, or find what the task does otherwise in one of them"
-            )
+            told = f"{apart[0]} differs between {device.rank} and {rank} (with {len(apart) - 1} more)"
+            remedy = "start a new run with one process, or find what the task does otherwise in one of them"
+            raise UserError(f"the processes have come apart by step {progress.step}: {told}; {remedy}")
 
 
 def finish(task: Task, run: Run, device: Device, progress: Progress) -> dict[str, Any]:

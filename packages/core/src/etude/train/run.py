@@ -117,10 +117,8 @@ class Run:
             yield
         except OSError as error:
             remedy = "free some space" if error.errno in files.FULL else "see that it can be written"
-            raise UserError(
-                f"cannot save {error.filename or file}: {files.why(error)}; the checkpoint before it is intact: "
-                f"{remedy}, then {self.again}"
-            ) from None
+            told = f"cannot save {error.filename or file}: {files.why(error)}; the checkpoint before it is intact"
+            raise UserError(f"{told}: {remedy}, then {self.again}") from None
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file of the run folder, whole or not at all. Raises UserError if it cannot be."""
@@ -151,10 +149,9 @@ class Run:
             if self.device.leads:
                 print(f"{self.path} does not say what it was trained on: whether {UNKNOWN}", file=sys.stderr)
         elif parts := changed(kept, found):
-            raise UserError(
-                f"{self.path} was trained on other data, which have changed since under the same name (part "
-                f"{', '.join(parts)}): put them back as they were, or give --run another folder"
-            )
+            told = f"{self.path} was trained on other data, which have changed since under the same name"
+            remedy = "put them back as they were, or give --run another folder"
+            raise UserError(f"{told} (part {', '.join(parts)}): {remedy}")
 
     def finished(self) -> State | None:
         """The result, if the run has come to its end."""

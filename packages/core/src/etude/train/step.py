@@ -21,17 +21,13 @@ from etude.train.totals import Sums, Totals
 
 def check_plain(value: Any, name: str) -> None:
     """Raises TypeError, naming the place, for what a checkpoint would refuse to load again."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
+    if isinstance(value, dict | list | tuple):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             check_plain(key, f"a key of {name}")
             check_plain(inner, f"{name}[{key!r}]")
-    elif isinstance(value, list | tuple):
-        for index, inner in enumerate(value):
-            check_plain(inner, f"{name}[{index}]")
     elif type(value) not in (str, int, float, bool, type(None)) and not isinstance(value, Tensor):
-        raise TypeError(
-            f"{name} is a {type(value).__name__}; a checkpoint keeps str, int, float, bool, list, dict and Tensor"
-        )
+        told = f"{name} is a {type(value).__name__}"
+        raise TypeError(f"{told}; a checkpoint keeps str, int, float, bool, list, dict and Tensor")
 
 
 def even_batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
@@ -47,8 +43,7 @@ class Step:
     """A request for an optimiser step; `Taken` is the answer."""
 
     epoch: int
-    batch: int
-    """its number within the epoch, from 0"""
+    batch: int  # its number within the epoch, from 0
     ids: np.ndarray
     lr: float
 
@@ -57,8 +52,7 @@ class Taken(NamedTuple):
     """What came of an optimiser step."""
 
     totals: Totals
-    norm: Tensor
-    """of the gradient, before it is clipped"""
+    norm: Tensor  # of the gradient, before it is clipped
 
 
 @dataclass(frozen=True)
@@ -106,10 +100,8 @@ class Learner:
             if not self.cfg.compile or not torch_private.of_compiler(error):
                 raise
             reason = " ".join(str(error).partition("\nSet TORCH")[0].split())[:300]
-            raise UserError(
-                f"fit.compile does not work here ({reason}): it needs a C++ compiler, such as g++, and a model that "
-                "torch.compile can take; train with --fit.no-compile"
-            ) from error
+            needs = "a C++ compiler, such as g++, and a model that torch.compile can take; train with --fit.no-compile"
+            raise UserError(f"fit.compile does not work here ({reason}): it needs {needs}") from error
 
 
 def train_step(learner: Learner, step: Step) -> Taken:
@@ -143,10 +135,8 @@ def backward(learner: Learner, step: Step, number: int, piece: np.ndarray, count
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
-        raise UserError(
-            f"batch {step.batch + 1} of epoch {step.epoch} leaves batch norm a single value, which has no variance: "
-            "choose a fit.batch-size and fit.accumulate that leave no example alone"
-        ) from None
+        told = f"batch {step.batch + 1} of epoch {step.epoch} leaves batch norm a single value, which has no variance"
+        raise UserError(f"{told}: give a fit.batch-size and fit.accumulate that leave no example alone") from None
     if "loss" not in sums:
         raise ValueError(f"{type(task).__name__}.step returns no sum and count of 'loss', which is what is minimised")
     # The true denominator is known only after the last piece; until then any constant will do.

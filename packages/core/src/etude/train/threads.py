@@ -2,9 +2,9 @@
 
 Handing out the pieces of a small step takes longer than it saves, the more so where other processes want the cores.
 How busy a machine is differs from minute to minute, but what is learnt on it must not. So before a run begins, `train`
-tries some of its steps on one thread and on all, and takes one only if it was as fast *and* gave the same gradients, weights
-and scores in every bit. The choice is kept in environment.json, and a run that is resumed goes on with it. What scores
-and shows uses all threads. Where one would be much faster but rounds in another way, the user is told.
+tries some of its steps on one thread and on all, and takes one only if it was as fast *and* gave the same gradients,
+weights and scores in every bit. The choice is kept in environment.json, and a run that is resumed goes on with it. What
+scores and shows uses all threads. Where one would be much faster but rounds in another way, the user is told.
 """
 
 import copy
