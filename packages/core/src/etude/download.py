@@ -38,19 +38,11 @@ def root() -> Path:
 
 
 def cache() -> Path:
-    """Where is kept what can be made again: `etude` in the user's cache folder, which may be emptied at any time.
-
-    A user without a home folder, as in a container that runs under any user's number, has `cache` in $ETUDE_DATA.
-    """
+    """Where is kept what can be made again: `etude` in the user's cache folder, which may be emptied at any time."""
     given = os.environ.get("XDG_CACHE_HOME") or "~/.cache"  # empty is unset: XDG Base Directory Specification
     if not os.path.isabs(given) and not given.startswith("~"):
         raise UserError(f"the variable XDG_CACHE_HOME is {given!r}, no absolute path: make it one or unset it")
-    try:
-        return at_home(given) / "etude"
-    except UserError:
-        if data := os.environ.get("ETUDE_DATA"):
-            return at_home(data) / "cache"
-        raise
+    return at_home(given) / "etude"
 
 
 def at_home(path: str) -> Path:

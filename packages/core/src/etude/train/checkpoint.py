@@ -5,7 +5,6 @@ put back by `loop.begin`.
 """
 
 import copy
-import io
 import os
 import pickle
 import sys
@@ -30,13 +29,6 @@ def compact(state: Any) -> Any:
         found.update((key, compact(value)) for key, value in state.items())
         return found
     return type(state)(map(compact, state)) if isinstance(state, list | tuple) else state
-
-
-def encode(state: State) -> memoryview:
-    """A state as the content of a checkpoint file."""
-    buffer = io.BytesIO()
-    torch.save(compact(state), buffer)
-    return buffer.getbuffer()
 
 
 class Damaged(Exception):

@@ -21,7 +21,7 @@ from etude.train import checkpoint, optim
 from etude.train.device import Device
 from etude.train.progress import Progress
 from etude.train.reporter import Reporter
-from etude.train.run import Run
+from etude.train.run import Run, compare_data
 from etude.train.step import Learner, Score, Step
 from etude.train.task import Task, parameters, summary
 
@@ -99,7 +99,7 @@ def begin(learner: Learner, run: Run) -> Progress:
     """
     task, device, progress, fingerprints = learner.task, learner.device, Progress(), dict(learner.task.fingerprints)
     if state := run.last():
-        run.compare_data(state.get("fingerprints"), fingerprints)
+        compare_data(run.path, state.get("fingerprints"), fingerprints)
         try:
             learner.restore(state, run.path)
             progress = Progress.restore(state, device)

@@ -1,7 +1,5 @@
 """Batch normalisation whose statistics are those of the whole batch, however many processes share it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -19,26 +17,16 @@ def batch_norms(model: nn.Module) -> list[AnyBatchNorm]:
     return [module for module in model.modules() if isinstance(module, AnyBatchNorm)]
 
 
-def synchronise_batch_norm(model: nn.Module) -> None:
+def synchronise_batch_norm(model: nn.Module, weight: float = 1.0) -> None:
     """Makes every batch norm of a model count over all processes, in place; state dicts stay as they are.
 
+    What is here counts `weight` times; 0 is for who only goes along with the others, who wait for each other.
     nn.SyncBatchNorm refuses CPU tensors, hence this.
     """
     for module in batch_norms(model):
         if module.momentum is None or not module.track_running_stats:
             raise NotImplementedError("batch norm over processes needs running statistics with a fixed momentum")
-        module.forward = partial(synchronised, module)  # type: ignore[method-assign]
-
-
-@contextmanager
-def uncounted(model: nn.Module) -> Iterator[None]:
-    """Within it a process goes along with the batch norm of the others, who wait for it, and counts for nothing."""
-    for module in batch_norms(model):
-        module.forward = partial(synchronised, module, weight=0.0)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        synchronise_batch_norm(model)
+        module.forward = partial(synchronised, module, weight=weight)  # type: ignore[method-assign]
 
 
 class SumOverProcesses(torch.autograd.Function):
@@ -58,11 +46,10 @@ def sum_over_processes(x: Tensor) -> Tensor:
     return x
 
 
-def synchronised(norm: AnyBatchNorm, x: Tensor, weight: float = 1.0) -> Tensor:
+def synchronised(norm: AnyBatchNorm, x: Tensor, weight: float) -> Tensor:
     """The forward pass of batch norm (Ioffe & Szegedy 2015) over all processes: [B, C, ...] -> [B, C, ...].
 
-    What is here counts `weight` times, 1 or 0. Of a single value over all processes there is no variance: the running
-    statistics stand in, as in `etude.layers.norm`.
+    Of a single value over all processes there is no variance: running statistics stand in, as in `etude.layers.norm`.
     """
     if not norm.training:
         return type(norm).forward(norm, x)

@@ -31,7 +31,6 @@ from etude.train.checkpoint import State
 from etude.train.device import DTYPES, Device
 
 C = TypeVar("C")
-UNKNOWN = "the data have changed since cannot be checked"
 
 
 def new_folder(package: str) -> Path:
@@ -132,26 +131,14 @@ class Run:
         """Writes checkpoints/NAME.pt whole or not at all; with `keep` the one before stays as NAME.prev.pt."""
         if not self.device.leads:
             return
-        file = self.path / "checkpoints" / f"{name}.pt"
-        with self._writing(file), checkpoint.encode(state) as view:
-            files.write(file, view, before=file.with_suffix(".prev.pt") if keep else None)
+        file, buffer = self.path / "checkpoints" / f"{name}.pt", io.BytesIO()
+        torch.save(checkpoint.compact(state), buffer)
+        with self._writing(file):
+            files.write(file, buffer.getbuffer(), before=file.with_suffix(".prev.pt") if keep else None)
 
     def last(self) -> State | None:
         """The newest readable checkpoint of this run, None before the first; see `checkpoint.newest`."""
         return checkpoint.newest(self.path, tell=self.device.leads)
-
-    def compare_data(self, kept: Any, found: Mapping[str, str]) -> None:
-        """Raises UserError unless the data are those of which this run `kept` the fingerprints.
-
-        Says so where that cannot be known, as a run of before there were any has kept none.
-        """
-        if not kept:
-            if self.device.leads:
-                print(f"{self.path} does not say what it was trained on: whether {UNKNOWN}", file=sys.stderr)
-        elif parts := changed(kept, found):
-            told = f"{self.path} was trained on other data, which have changed since under the same name"
-            remedy = "put them back as they were, or give --run another folder"
-            raise UserError(f"{told} (part {', '.join(parts)}): {remedy}")
 
     def finished(self) -> State | None:
         """The result, if the run has come to its end."""
@@ -322,9 +309,19 @@ def trained_on(folder: Path) -> Any:
     return about.get("fingerprints") if about else None
 
 
-def changed(kept: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    """The parts of the data whose content is not what a run kept the fingerprint of, of those that are loaded."""
-    return [part for part, fingerprint in found.items() if kept.get(part) != fingerprint]
+def compare_data(
+    folder: Path, kept: Any, found: Mapping[str, str], otherwise: str = "give --run another folder"
+) -> None:
+    """Raises UserError unless the data are those of which the run in `folder` `kept` the fingerprints.
+
+    Says so where that cannot be known, as a run of before there were any has kept none.
+    """
+    if not kept:
+        unknown = "whether the data have changed since cannot be checked"
+        print(f"{folder} does not say what it was trained on: {unknown}", file=sys.stderr)
+    elif parts := [part for part, fingerprint in found.items() if kept.get(part) != fingerprint]:
+        told = f"{folder} was trained on other data, which have changed since under the same name"
+        raise UserError(f"{told} (part {', '.join(parts)}): put them back as they were, or {otherwise}")
 
 
 def git_commit() -> str | None:

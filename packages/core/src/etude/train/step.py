@@ -14,7 +14,7 @@ from etude.config import Fit
 from etude.errors import UserError
 from etude.train import checkpoint, optim
 from etude.train.device import Device
-from etude.train.norm import batch_norms, uncounted
+from etude.train.norm import batch_norms, synchronise_batch_norm
 from etude.train.task import Split, Task
 from etude.train.totals import Sums, Totals
 
@@ -113,8 +113,9 @@ def train_step(learner: Learner, step: Step) -> Taken:
         if len(piece) > 0:
             totals.add(backward(learner, step, number, piece))
         elif learner.norms:  # the others' batch norm waits for every process: go along with an example of theirs
-            with uncounted(learner.model):
-                backward(learner, step, number, step.ids[:1], counts=False)
+            synchronise_batch_norm(learner.model, 0.0)
+            backward(learner, step, number, step.ids[:1], counts=False)
+            synchronise_batch_norm(learner.model)
         separate(learner.model)  # the next piece is added in place
     totals.all_reduce(device, learner.model)
     gradients = [p.grad for p in learner.model.parameters() if p.grad is not None]
