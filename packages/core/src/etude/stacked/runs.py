@@ -19,7 +19,7 @@ from etude.signals import Stopped, watch_signals
 from etude.stacked import Unstackable
 from etude.stacked.batch import stack_batches
 from etude.stacked.proof import Proof
-from etude.stacked.stack import Stack, Training, normalise_rows, structure
+from etude.stacked.stack import Stack, Training, structure
 from etude.train.device import Device, choose
 from etude.train.loop import course
 from etude.train.run import Run, first_start
@@ -68,8 +68,7 @@ class StackedLearner:
         sizes = torch.tensor([float(len(step.ids)) for step in steps], device=device.where, dtype=stack.weights.dtype)
         found = self.compute("train", batches, Training(states, sizes))
         totals = [found[r] for r in batches]
-        counts = torch.stack([total.counts["loss"] for total in totals])
-        norms = normalise_rows(stack.gradient(), sizes, counts, [learner.cfg.clip for learner in stack.learners])
+        norms = stack.normalise(sizes, torch.stack([total.counts["loss"] for total in totals]))
         stack.update([step.lr for step in steps])
         return [Taken(total, norm) for total, norm in zip(totals, norms.unbind(), strict=True)]
 
@@ -102,8 +101,7 @@ def reason(error: Exception) -> str:
     """An error in one line."""
     if isinstance(error, Unstackable):
         return str(error)
-    lines = str(error).strip().splitlines()
-    return f"its step cannot be stacked ({type(error).__name__}: {lines[0] if lines else ''})"
+    return f"its step cannot be stacked ({type(error).__name__}: {files.reason(error)})"
 
 
 @dataclass

@@ -202,10 +202,7 @@ class Stack:
         return found
 
     def differing_dropouts(self, rows: Sequence[int]) -> tuple[list[Place], list[Tensor]]:
-        """Where the replicas' dropout differs now, in the first task, and the numbers [R] that stand there in a step.
-
-        It is read anew at each step, as it may change in the course of training.
-        """
+        """Where the replicas' dropout differs in this step, in the first task, and the numbers [R] that stand there."""
         places, values = [], []
         for n, place in enumerate(self.dropouts[0]):
             numbers = [attributes[name] for attributes, name in (self.dropouts[r][n] for r in rows)]
@@ -214,9 +211,23 @@ class Stack:
                 values.append(torch.tensor(numbers, dtype=torch.float64, device=self.weights.device))
         return places, values
 
+    def normalise(self, assumed: Tensor, counts: Tensor) -> Tensor:
+        """As `step.normalise`, for the gradient [R, D]; returns the norms [R]."""
+        gradient, clips = self.weights.grad, [learner.cfg.clip or torch.inf for learner in self.learners]
+        assert gradient is not None
+        norms = torch.linalg.vector_norm(gradient, dim=1)
+        factors = (assumed / counts.clamp(min=1)).to(norms.dtype)
+        norms = norms * factors
+        if min(clips) < torch.inf:
+            factors = factors * (norms.new_tensor(clips) / (norms + 1e-6)).clamp(max=1)
+        if gradient.device.type != "cpu" or bool((factors != 1).any()):
+            gradient.mul_(factors[:, None])
+        return norms
+
     def update(self, lrs: Sequence[float]) -> None:
         """A step of every replica's optimiser, each with its learning rate and weight decay; ends the gradient."""
-        gradient, self.weights.grad = self.gradient(), None
+        gradient, self.weights.grad = self.weights.grad, None
+        assert gradient is not None
         groups: dict[tuple[float, float], list[int]] = {}
         for r, (learner, lr) in enumerate(zip(self.learners, lrs, strict=True)):
             groups.setdefault((lr, learner.cfg.weight_decay), []).append(r)
@@ -228,11 +239,6 @@ class Stack:
             lists = [weights, gradient[:, at].unbind(), *slots, steps]
             for (lr, decay), some in groups.items():
                 optimise(self.kind, [[x[r] for r in some] for x in lists], lr, decay if decays else 0.0, knobs)
-
-    def gradient(self) -> Tensor:
-        """[R, D]"""
-        assert self.weights.grad is not None
-        return self.weights.grad
 
 
 def optimise(kind: str, lists: list[list[Tensor]], lr: float, weight_decay: float, knobs: dict[str, Any]) -> None:
@@ -254,16 +260,3 @@ def optimise(kind: str, lists: list[list[Tensor]], lr: float, weight_decay: floa
         squares, moments = slots if knobs["momentum"] > 0 else (slots[0], [])
         common |= {name: knobs[name] for name in ("alpha", "eps", "momentum", "centered")}
         torch_private.rmsprop(weights, gradients, squares, [], moments, steps, foreach=True, **common)
-
-
-def normalise_rows(gradient: Tensor, assumed: Tensor, counts: Tensor, clips: Sequence[float]) -> Tensor:
-    """As `step.normalise`, for every row of `gradient` [R, D], in place; returns the norms [R]."""
-    norms = torch.linalg.vector_norm(gradient, dim=1)
-    factors = (assumed / counts.clamp(min=1)).to(norms.dtype)
-    norms = norms * factors
-    if any(clip > 0 for clip in clips):
-        limits = norms.new_tensor([clip if clip > 0 else torch.inf for clip in clips])
-        factors = factors * (limits / (norms + 1e-6)).clamp(max=1)
-    if gradient.device.type != "cpu" or bool((factors != 1).any()):
-        gradient.mul_(factors[:, None])
-    return norms

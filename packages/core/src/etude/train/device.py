@@ -1,7 +1,7 @@
 """Where a run computes and how exactly: device, precision, and the processes of a data-parallel run."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from etude import torch_private
 from etude.config import Fit
 from etude.errors import UserError
 from etude.train import processes
@@ -93,15 +94,9 @@ class Device:
 
     def move(self, batch: Any) -> Any:
         """The batch on this device: a tensor, or a (named) tuple, list or dict of batches; the rest stays."""
-        if isinstance(batch, Tensor):
-            return batch.to(self.where, non_blocking=True)
-        if isinstance(batch, Mapping):
-            return {key: self.move(value) for key, value in batch.items()}
-        if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-            return type(batch)(*map(self.move, batch))
-        if isinstance(batch, tuple | list):
-            return type(batch)(self.move(value) for value in batch)
-        return batch
+        leaves, spec = torch_private.tree_flatten(batch)
+        moved = [x.to(self.where, non_blocking=True) if isinstance(x, Tensor) else x for x in leaves]
+        return torch_private.tree_unflatten(moved, spec)
 
     def sum(self, tensors: Iterable[Tensor]) -> None:
         """Replaces every tensor by its sum over all processes, in one message."""

@@ -11,11 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from etude import draw
 from etude.train.device import Device
-from etude.train.step import even_batches
+from etude.train.step import even_batches, totals_of
 from etude.train.task import Task
 from etude.train.totals import Totals
 
@@ -30,25 +29,18 @@ def blocks(ids: np.ndarray) -> list[np.ndarray]:
     return np.array_split(ids[draw.shuffled(len(ids), 0)], min(len(ids), BLOCKS))
 
 
-@torch.inference_mode()
 def stepped(task: Task, device: Device, batch_size: int, parts: Sequence[np.ndarray]) -> Without:
     """Every score of the test part whole and without each block, from the totals of the blocks; in this process alone.
 
     Nothing, where what is left without a block has no data for one of them.
     """
-    was_training = task.model.training
-    task.model.eval()
     order = np.concatenate(task.plan("test", 0, batch_size))
     places = np.argsort(order)  # of each id in the plan, which may be by length
     totals, whole = [], Totals()
     for part in parts:
-        of = Totals()
-        for ids in even_batches(part[np.argsort(places[np.searchsorted(order, part, sorter=places)])], batch_size):
-            with device.autocast():
-                of.add(task.step(device.move(task.load("test", ids, 0))))
-        totals.append(of)
-        whole.merge(of)
-    task.model.train(was_training)
+        planned = part[np.argsort(places[np.searchsorted(order, part, sorter=places)])]
+        totals.append(totals_of(task, "test", device, even_batches(planned, batch_size)))
+        whole.merge(totals[-1])
     try:
         found = [task.scores(some) for some in (whole, *(less(whole, of) for of in totals))]
     except ValueError:

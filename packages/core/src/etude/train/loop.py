@@ -5,7 +5,6 @@ a function of (seed, epoch, batch or example), so no generator's state is saved 
 and `Task.show` may look, never steer: what it draws changes no later step.
 """
 
-import hashlib
 from collections.abc import Generator
 from contextlib import closing
 from typing import Any
@@ -16,6 +15,7 @@ from torch import nn
 from etude import tested
 from etude.config import Fit
 from etude.errors import UserError
+from etude.fingerprint import fingerprint
 from etude.signals import Stopped, watch_signals
 from etude.train import checkpoint, optim
 from etude.train.device import Device
@@ -147,8 +147,7 @@ def check_equal(model: nn.Module, progress: Progress, device: Device) -> None:
         return
     marks: dict[str, Any] = {"its step": progress.step}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        content = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()
-        marks[name] = hashlib.blake2b(content.tobytes(), digest_size=8).hexdigest()
+        marks[name] = fingerprint(tensor)
     for rank, other in enumerate(device.gather(marks)):
         apart = [name for name, mark in marks.items() if other.get(name) != mark]
         if apart:

@@ -36,7 +36,7 @@ class SumOverProcesses(torch.autograd.Function):
     def forward(_: Any, *x: Tensor) -> Tensor:
         return sum_over_processes(x[0])
 
-    backward = forward
+    backward = forward  # type: ignore[assignment]
 
 
 def sum_over_processes(x: Tensor) -> Tensor:

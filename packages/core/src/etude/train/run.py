@@ -261,13 +261,9 @@ def sample_name(tag: str, when: str | None) -> str:
     ("worst mistakes", None), ("board", "before"), ("board", "epoch 3"), ("board", "after") ->
     worst-mistakes, board-epoch-000, board-epoch-003, board-end
     """
-    name = tag.replace(" ", "-")
-    if when is None:
-        return name
-    if when == "after":
-        return f"{name}-end"
-    epoch = 0 if when == "before" else int(when.removeprefix("epoch "))
-    return f"{name}-epoch-{epoch:03d}"
+    ends = {None: "", "before": "-epoch-000", "after": "-end"}
+    end = ends[when] if when is None or when in ends else f"-epoch-{int(when.removeprefix('epoch ')):03d}"
+    return tag.replace(" ", "-") + end
 
 
 def table(rows: Iterable[Iterable[Any]]) -> bytes:

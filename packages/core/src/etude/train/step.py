@@ -1,6 +1,7 @@
 """One optimiser step, and the scoring of a part of the data."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -191,14 +192,19 @@ def normalise(gradients: list[Tensor], assumed: int, count: Tensor, clip: float)
 @torch.inference_mode()
 def evaluate(task: Task, split: Split, device: Device, batch_size: int) -> Totals:
     """The totals of one part of the data, over all processes, in evaluation mode."""
-    was_training = task.model.training
-    task.model.eval()
-    totals = Totals()
-    for ids in task.plan(split, 0, batch_size):
-        for _, piece in micro_batches(ids, 1, device):
-            if len(piece) > 0:
-                with device.autocast():
-                    totals.add(task.step(device.move(task.load(split, piece, 0))))
+    pieces = [piece for ids in task.plan(split, 0, batch_size) for _, piece in micro_batches(ids, 1, device)]
+    totals = totals_of(task, split, device, [piece for piece in pieces if len(piece) > 0])
     totals.all_reduce(device)
+    return totals
+
+
+@torch.inference_mode()
+def totals_of(task: Task, split: Split, device: Device, batches: Sequence[np.ndarray]) -> Totals:
+    """The totals of batches of ids, computed by this process, in evaluation mode."""
+    was_training, totals = task.model.training, Totals()
+    task.model.eval()
+    for ids in batches:
+        with device.autocast():
+            totals.add(task.step(device.move(task.load(split, ids, 0))))
     task.model.train(was_training)
     return totals

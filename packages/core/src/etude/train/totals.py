@@ -1,11 +1,12 @@
 """Sums and counts of a part of the data, from which every score is computed."""
 
-import hashlib
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from etude.fingerprint import fingerprint
 from etude.train.device import Device
 
 Sums = dict[str, tuple[Tensor, Tensor | int]]  # metric -> (sum over the batch, how many were summed)
@@ -51,7 +52,7 @@ class Totals:
         mine = {("sum", name): tuple(value.shape) for name, value in self.sums.items()}
         mine |= {("count", name): tuple(count.shape) for name, count in self.counts.items()}
         mine |= {("gradient", name): tuple(p.shape) for name, p in parameters.items() if p.grad is not None}
-        found: dict[str, dict[str, Tensor]] = {"sum": {}, "count": {}, "gradient": {}}
+        found: dict[str, dict[str, Any]] = {"sum": {}, "count": {}, "gradient": {}}
         had = {"sum": self.sums, "count": self.counts, "gradient": {}}
         for (kind, name), shape in union(mine, device).items():
             if kind == "gradient":
@@ -94,8 +95,7 @@ Layout = dict[tuple[str, str], tuple[int, ...]]  # what a process adds up: its k
 
 def union(mine: Layout, device: Device) -> Layout:
     """The layouts of all processes in one, the same on all. Raises ValueError, on all, where shapes differ."""
-    digest = hashlib.blake2b(repr(mine).encode(), digest_size=7).digest()
-    mark = int.from_bytes(digest)
+    mark = int(fingerprint([repr(mine)])[1:], 16)  # of the 64 bits of an int one is the sign
     highest, lowest = device.highest([mark, -mark])
     if highest == -lowest:  # the usual: one short message
         return mine
