@@ -126,7 +126,7 @@ def train(package: Package, words: list[str]) -> int:
     path = where.agree(path or run.new_folder(package.name))
     call = invocation(package)
     one = run.Run(path, config, where, again=f"go on with: {call} train --run {shlex.quote(str(path))}")
-    where.wait()  # until the folder is there
+    where.agree(None)  # that the folder is there
 
     def say(line: str) -> None:
         if where.leads:

@@ -12,6 +12,7 @@ import re
 import string
 import sys
 import zipfile
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -65,17 +66,20 @@ def fetch(url: str, file: Path, digest: str | None, what: str, quiet: bool = Fal
 
     `digest` is the file's SHA-256 in hexadecimal, or "md5:" and its MD5; None if nobody published one: then it has to
     have the length that the server says and begin as a file of its name does, and whoever reads it checks the rest.
-    `what` names it in messages. Processes that want the same file wait for the first. Raises UserError if it cannot be
-    had, or is not what `digest` says.
+    `what` names it in messages. Processes that want the same file wait for the first. Raises UserError.
     """
     with files.reported(f"{file} cannot be written", "set ETUDE_DATA to another folder"):
         file.parent.mkdir(parents=True, exist_ok=True)
+        claim = Path(f"{file}.lock")
         if not file.exists():
-            with files.alone(Path(f"{file}.lock"), f"waiting for another process that fetches {what}"):
+            with claim.open("ab") as held:
+                files.lock(held, f"waiting for another process that fetches {what}")
                 if not file.exists():  # now that we have waited
                     if not quiet:
                         print(f"fetching {what} from {url} to {file}", file=sys.stderr)
                     complete(url, file, digest, what, quiet or not sys.stderr.isatty())
+            with suppress(OSError):  # on Windows another may wait for it, who will do so
+                claim.unlink()  # now that the file is there nobody needs it; after a failure others may hold it
     return file
 
 

@@ -39,9 +39,8 @@ def beginning(wall_time: float) -> Any:
 class EventFile:
     """An event file that is written by the thread that flushes it.
 
-    TensorBoard's own writes in a thread, which dies of a full disk with a traceback that nobody can catch. Here `flush`
-    raises OSError; the file then ends with the last whole event, and what waited is dropped: a run that goes on writes
-    it again.
+    The thread of TensorBoard's own dies of a full disk with a traceback that nobody can catch. Here `flush` raises
+    OSError; the file then ends with the last whole event, and what waited is dropped: a run that goes on writes it.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -57,17 +56,16 @@ class EventFile:
         self.waiting.append(Event(wall_time=time.time(), step=step, **content))
 
     def flush(self) -> None:
-        data, self.waiting = memoryview(records(self.waiting)), []
-        done = 0
+        data, self.waiting = records(self.waiting), []
         try:
-            while done < len(data):
-                done += self.file.write(data[done:]) or 0
+            while data:
+                data = data[self.file.write(data) :]
         except OSError:
             with suppress(OSError):
                 self.file.truncate(self.size)
                 self.file.seek(self.size)
             raise
-        self.size += done
+        self.size = self.file.tell()
 
     def close(self) -> None:
         try:

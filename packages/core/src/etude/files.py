@@ -28,8 +28,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def write(file: Path, data: bytes | memoryview, before: Path | None = None) -> None:
     """Writes a file so that after a crash at any moment either the old or the new content is there, never a mixture.
 
-    With `before` the old file is kept under that name (for a moment it is the only one). An existing file keeps its
-    permissions and a link its place. Raises OSError.
+    With `before` the old file is kept under that name. It keeps its permissions, and a link its place. Raises OSError.
     """
     try:
         old = file.stat()
@@ -138,23 +137,22 @@ def why(error: OSError) -> str:
 def given(path: str | Path) -> Path:
     """A path that the user gave. Raises UserError for what can be the name of nothing."""
     text = os.fspath(path)
-    if not text.strip():
-        raise UserError(f"{text!r} is not a path: give the name of a file or folder")
+    wrong = "" if text.strip() else "give the name of a file or folder"
     try:
         os.lstat(text)
     except ValueError:
-        raise UserError(f"{shortened(text)!r} is not a path: no name can contain one of its characters") from None
+        wrong = "no name can contain one of its characters"
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise UserError(f"{shortened(text)!r} is not a path: it is too long; give a shorter one") from None
+        wrong = "it is too long; give a shorter one" if error.errno == errno.ENAMETOOLONG else wrong
+    if wrong:
+        raise UserError(f"{shortened(text)!r} is not a path: {wrong}")
     return Path(text)
 
 
 def lock(stream: IO[Any], wait: str = "") -> None:
-    """Holds an open file against other processes; closing it gives the lock back, and so does a crash.
+    """Holds an open file against other processes, until it is closed; where there are no locks, a line says so.
 
-    Where the file system has no locks, a line says so. Raises BlockingIOError if another process holds it; with `wait`
-    it says that instead, and waits.
+    Raises BlockingIOError if another process holds it; with `wait` it says that instead, and waits.
     """
     import filelock  # its own imports take longer than `--help`
 
@@ -168,24 +166,6 @@ def lock(stream: IO[Any], wait: str = "") -> None:
         if error.errno not in (*ABSENT, errno.ENOLCK):
             raise
         print(f"{stream.name}: there are no locks here: see that no other process works in its folder", file=sys.stderr)
-
-
-@contextmanager
-def alone(claim: Path, wait: str) -> Iterator[None]:
-    """Nobody else is in here at the same time with this `claim`, a file that is made for it and removed afterwards."""
-    while True:
-        with claim.open("ab") as held:
-            lock(held, wait)
-            if not claim.exists() or not os.path.samestat(os.fstat(held.fileno()), claim.stat()):
-                continue  # while we waited, its holder removed it
-            try:
-                yield
-            finally:
-                if os.name == "nt":
-                    held.close()  # only then can it be removed, unless another waits for it, who will do so
-                with suppress(PermissionError):
-                    claim.unlink(missing_ok=True)
-            return
 
 
 def read_json(file: Path, kind: type[dict[str, Any]] | type[list[Any]], remedy: str, needs: Mapping[str, Any]) -> Any:
@@ -255,10 +235,9 @@ class Said(io.FileIO):
 
 
 def mend_streams() -> None:
-    """Gives this process the standard streams that it was started without, and lets the others take any character.
+    """Lets the standard streams take any character, and raise Unsaid for what cannot be written.
 
-    Without this a file that is opened later would be stream 1 or 2, and hold what libraries say. What cannot be written
-    to them raises Unsaid from now on.
+    Those that this process was started without it is given: else a file that is opened later would be stream 1 or 2.
     """
     if None in (sys.stdin, sys.stdout, sys.stderr):
         while (number := os.open(os.devnull, os.O_RDWR)) <= 2:

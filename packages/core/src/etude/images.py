@@ -29,8 +29,8 @@ class Broken(Exception):
 def load(file: Path) -> Image.Image:
     """The picture in a file, turned as its EXIF says, of an animation the first frame; mode L, RGB, RGBA, I or F.
 
-    Of more than LARGE pixels it is averaged down. A JPEG may be of any size, as it is decoded at a fraction of it; of
-    other files more than MOST pixels are refused. Raises Broken, for whatever cannot be read.
+    Of more than LARGE pixels it is averaged down, a JPEG as it is decoded; of other files more than MOST are refused.
+    Raises Broken, for whatever cannot be read.
     """
     try:
         status = os.stat(file)

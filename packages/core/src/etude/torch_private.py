@@ -44,8 +44,7 @@ NAMES = {
     "RecordWriter": ("tensorboard.summary.writer.record_writer", "RecordWriter"),
     # Event by event, and as written (EventFileLoader converts them): a loop over the records, 20 lines.
     "EventLoader": ("tensorboard.backend.event_processing.event_file_loader", "LegacyEventFileLoader"),
-    # What SummaryWriter puts into an event, for files of our own (`etude.events`): a parameter of its for its file. Its
-    # add_hparams, beside, makes a folder of its own.
+    # What SummaryWriter puts into an event, for files of our own (`etude.events`): a parameter of its for its file.
     "hparams": ("torch.utils.tensorboard.summary", "hparams"),
     "text": ("torch.utils.tensorboard.summary", "text"),
     "graph": ("torch.utils.tensorboard._pytorch_graph", "graph"),

@@ -19,11 +19,11 @@ from etude.signals import Stopped, watch_signals
 from etude.stacked import Unstackable
 from etude.stacked.batch import stack_batches
 from etude.stacked.proof import Proof
-from etude.stacked.stack import Stack, Training, structure
+from etude.stacked.stack import Stack, Training, normalise_rows, structure
 from etude.train.device import Device, choose
 from etude.train.loop import course
 from etude.train.run import Run, first_start
-from etude.train.step import Learner, Score, Step, Taken
+from etude.train.step import Learner, Request, Step, Taken
 from etude.train.task import Split, Task, summary
 from etude.train.totals import Totals
 
@@ -39,9 +39,7 @@ class StackedLearner:
         self.proof = Proof(self.device)
         self.scored_alone = ""  # why the runs are scored one after the other
 
-    def do(
-        self, learners: Sequence[Learner], requests: Mapping[Learner, Step | Score]
-    ) -> Mapping[Learner, Taken | Totals]:
+    def do(self, learners: Sequence[Learner], requests: Mapping[Learner, Request]) -> Mapping[Learner, Taken | Totals]:
         """Takes a step of all runs that go on, which are `learners`, or scores some of them. Raises Unstackable."""
         if len(learners) != len(self.stack.learners):
             self.stack = Stack(learners)
@@ -50,7 +48,7 @@ class StackedLearner:
             return dict(zip(requests, self.train(steps), strict=True))
         if not self.scored_alone:
             try:
-                [split] = {request.split for request in requests.values() if isinstance(request, Score)}
+                [split] = {request for request in requests.values() if not isinstance(request, Step)}
                 return dict(zip(requests, self.score(list(requests), split), strict=True))
             except Exception as error:  # alone it comes again, if it is no matter of stacking
                 self.scored_alone = reason(error)
@@ -68,7 +66,8 @@ class StackedLearner:
         sizes = torch.tensor([float(len(step.ids)) for step in steps], device=device.where, dtype=stack.weights.dtype)
         found = self.compute("train", batches, Training(states, sizes))
         totals = [found[r] for r in batches]
-        norms = stack.normalise(sizes, torch.stack([total.counts["loss"] for total in totals]))
+        counts = torch.stack([total.counts["loss"] for total in totals])
+        norms = normalise_rows(stack.gradient(), sizes, counts, [learner.cfg.clip for learner in stack.learners])
         stack.update([step.lr for step in steps])
         return [Taken(total, norm) for total, norm in zip(totals, norms.unbind(), strict=True)]
 
@@ -113,8 +112,8 @@ class Replica:
     log: TextIO  # where it says what it says
     result: dict[str, Any] | None = None
     error: UserError | None = None
-    requests: Generator[Step | Score, Any, dict[str, Any]] | None = None
-    request: Step | Score | None = None
+    requests: Generator[Request, Any, dict[str, Any]] | None = None
+    request: Request | None = None
     answer: Taken | Totals | None = None
 
     def advance(self) -> None:
@@ -157,7 +156,7 @@ def fit(replicas: Sequence[Replica]) -> str:
                 except Stopped as signal:
                     stopped = signal
             active = [one for one in active if one.request is not None]
-            due = [one for one in active if isinstance(one.request, Score)] or active  # then all step
+            due = [one for one in active if not isinstance(one.request, Step)] or active  # then all step
             try:
                 if active:
                     stacked = stacked or StackedLearner([one.learner for one in active])

@@ -211,23 +211,9 @@ class Stack:
                 values.append(torch.tensor(numbers, dtype=torch.float64, device=self.weights.device))
         return places, values
 
-    def normalise(self, assumed: Tensor, counts: Tensor) -> Tensor:
-        """As `step.normalise`, for the gradient [R, D]; returns the norms [R]."""
-        gradient, clips = self.weights.grad, [learner.cfg.clip or torch.inf for learner in self.learners]
-        assert gradient is not None
-        norms = torch.linalg.vector_norm(gradient, dim=1)
-        factors = (assumed / counts.clamp(min=1)).to(norms.dtype)
-        norms = norms * factors
-        if min(clips) < torch.inf:
-            factors = factors * (norms.new_tensor(clips) / (norms + 1e-6)).clamp(max=1)
-        if gradient.device.type != "cpu" or bool((factors != 1).any()):
-            gradient.mul_(factors[:, None])
-        return norms
-
     def update(self, lrs: Sequence[float]) -> None:
         """A step of every replica's optimiser, each with its learning rate and weight decay; ends the gradient."""
-        gradient, self.weights.grad = self.weights.grad, None
-        assert gradient is not None
+        gradient, self.weights.grad = self.gradient(), None
         groups: dict[tuple[float, float], list[int]] = {}
         for r, (learner, lr) in enumerate(zip(self.learners, lrs, strict=True)):
             groups.setdefault((lr, learner.cfg.weight_decay), []).append(r)
@@ -239,6 +225,11 @@ class Stack:
             lists = [weights, gradient[:, at].unbind(), *slots, steps]
             for (lr, decay), some in groups.items():
                 optimise(self.kind, [[x[r] for r in some] for x in lists], lr, decay if decays else 0.0, knobs)
+
+    def gradient(self) -> Tensor:
+        """[R, D]"""
+        assert self.weights.grad is not None
+        return self.weights.grad
 
 
 def optimise(kind: str, lists: list[list[Tensor]], lr: float, weight_decay: float, knobs: dict[str, Any]) -> None:
@@ -260,3 +251,16 @@ def optimise(kind: str, lists: list[list[Tensor]], lr: float, weight_decay: floa
         squares, moments = slots if knobs["momentum"] > 0 else (slots[0], [])
         common |= {name: knobs[name] for name in ("alpha", "eps", "momentum", "centered")}
         torch_private.rmsprop(weights, gradients, squares, [], moments, steps, foreach=True, **common)
+
+
+def normalise_rows(gradient: Tensor, assumed: Tensor, counts: Tensor, clips: Sequence[float]) -> Tensor:
+    """As `step.normalise`, for every row of `gradient` [R, D], in place; returns the norms [R]."""
+    norms = torch.linalg.vector_norm(gradient, dim=1)
+    factors = (assumed / counts.clamp(min=1)).to(norms.dtype)
+    norms = norms * factors
+    if any(clip > 0 for clip in clips):
+        limits = norms.new_tensor([clip if clip > 0 else torch.inf for clip in clips])
+        factors = factors * (limits / (norms + 1e-6)).clamp(max=1)
+    if gradient.device.type != "cpu" or bool((factors != 1).any()):
+        gradient.mul_(factors[:, None])
+    return norms

@@ -20,6 +20,13 @@ from etude.train.norm import synchronise_batch_norm
 T = TypeVar("T")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+WHY = {
+    ("cuda", "bf16"): "this GPU multiplies it natively",
+    ("cuda", "fp16"): "this GPU multiplies no bf16",
+    ("mps", "fp32"): "half precision is not offered on Apple GPUs",
+    ("cpu", "bf16"): "this CPU multiplies it in AMX",
+    ("cpu", "fp32"): "this CPU has no AMX, in which bf16 would be faster",
+}
 REFUSED = {
     ("mps", "bf16"): "is not offered on Apple GPUs: use fp32 or auto",
     ("mps", "fp16"): "is not offered on Apple GPUs: use fp32 or auto",
@@ -127,12 +134,8 @@ class Device:
         return values
 
     def agree(self, value: T) -> T:
-        """The first process's value, on all."""
+        """The first process's value, on all, who wait for each other."""
         return self.gather(value)[0]
-
-    def wait(self) -> None:
-        """Until every process is here."""
-        self.gather(None)
 
     def name(self) -> str:
         """The hardware in words, for people: "NVIDIA H200", "AMD EPYC (2 threads)"."""
@@ -206,7 +209,8 @@ def precision_of(fit: Fit, where: torch.device, began: str) -> tuple[str, str]:
         raise UserError(f"fit.precision {fit.precision} {refusal}")
     if fit.precision != "auto":
         return fit.precision, ""
-    precision, why = fastest(where)
+    precision = best_precision(where)
+    why = WHY[where.type, precision]
     if (where.type, began) in REFUSED:
         return precision, f"the run began in {began}, which is not offered here; auto: {why}"
     if began in ("", precision):
@@ -215,21 +219,10 @@ def precision_of(fit: Fit, where: torch.device, began: str) -> tuple[str, str]:
 
 
 def best_precision(where: torch.device) -> str:
-    """The fastest that is safe: bf16 or fp16 where they are multiplied faster than fp32, else fp32."""
-    return fastest(where)[0]
-
-
-def fastest(where: torch.device) -> tuple[str, str]:
-    """The precision that auto takes, and why.
+    """The fastest that is safe, which auto takes: bf16 or fp16 where they are multiplied faster than fp32, else fp32.
 
     CPUs with AVX512-BF16 but no AMX multiply bf16, too, but training in it takes 1.4 times as long as in fp32.
     """
     if where.type == "cuda":
-        if torch.cuda.get_device_capability(where) >= (8, 0):
-            return "bf16", "this GPU multiplies it natively"
-        return "fp16", "this GPU multiplies no bf16"
-    if where.type == "mps":
-        return "fp32", "half precision is not offered on Apple GPUs"
-    if torch.cpu.get_capabilities().get("amx_bf16"):
-        return "bf16", "this CPU multiplies it in AMX"
-    return "fp32", "this CPU has no AMX, in which bf16 would be faster"
+        return "bf16" if torch.cuda.get_device_capability(where) >= (8, 0) else "fp16"
+    return "bf16" if where.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16") else "fp32"

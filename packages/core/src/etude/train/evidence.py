@@ -68,8 +68,8 @@ def of(
 ) -> dict[str, Any]:
     """The content of test-blocks.json, for the `scores` that `evaluate` reports of the whole test part.
 
-    `own`: the task's own way to say what each score is without a block. A score of which the blocks tell something else
-    than what is reported (because `evaluate` computes it in another way) has no evidence.
+    `own`: the task's own way to say what each score is without a block. A score that `evaluate` computes otherwise than
+    the blocks has no evidence.
     """
     ids = np.concatenate(task.plan("test", 0, batch_size))
     parts, found, kept = blocks(ids), {}, {}

@@ -22,15 +22,14 @@ from etude.train.device import Device
 from etude.train.progress import Progress
 from etude.train.reporter import Reporter
 from etude.train.run import Run, compare_data
-from etude.train.step import Learner, Score, Step
+from etude.train.step import Learner, Request, Step
 from etude.train.task import Task, parameters, summary
 
 
 def fit(task: Task, cfg: Fit, run: Run, device: Device) -> dict[str, Any]:
     """Trains `task` to the end and returns the result, which is also written to the run folder.
 
-    Goes on from the run's last checkpoint if there is one. Raises Stopped after a signal, UserError when the loss stops
-    being a number or a checkpoint cannot be written.
+    Goes on from its last checkpoint. Raises Stopped after a signal, UserError as for a loss that is no number.
     """
     learner = Learner(task, cfg, device)
     answer = None
@@ -39,12 +38,11 @@ def fit(task: Task, cfg: Fit, run: Run, device: Device) -> dict[str, Any]:
             try:
                 request = requests.send(answer)
             except StopIteration as end:
-                result: dict[str, Any] = end.value
-                return result
+                return dict(end.value)
             answer = learner.do(request)
 
 
-def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Score, Any, dict[str, Any]]:
+def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Request, Any, dict[str, Any]]:
     """The course of a run: asks for what is to be computed next, and decides, saves and reports what came of it.
 
     Each request is answered with `send`: by `learner` alone or, in `etude.stacked`, by a program that computes the
@@ -74,7 +72,7 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
             reporter.flush()
             check_equal(task.model, progress, device)
 
-            valid = task.scores((yield Score("valid")))
+            valid = task.scores((yield "valid"))
             reporter.check_scores(valid)
             improved = is_better(task, valid, progress.rows)
             progress.end_epoch(task.scores(progress.seen), valid)
@@ -107,8 +105,9 @@ def begin(learner: Learner, run: Run) -> Progress:
             reason = f"{run.path}/checkpoints/last.pt is no checkpoint to go on from ({error!r})"
             raise UserError(f"{reason}: put a copy of it there, or give --run another folder") from None
     run.write_rows(progress.rows)
-    words = {"data": task.data, "model": summary(task), "architecture": str(task.model), "metric": task.metric}
-    run.about(words | {"better": task.better[task.metric], "fingerprints": fingerprints})
+    words = {"task": type(run.config).__module__.partition(".")[0], "data": task.data, "model": summary(task)}
+    words |= {"architecture": str(task.model), "metric": task.metric, "better": task.better[task.metric]}
+    run.write_result("about.json", words | {"fingerprints": fingerprints})
     run.open_tensorboard(progress.step + 1 if progress.step else 0, f"best/{task.metric}")
     check_equal(task.model, progress, device)
     progress.start_clock()

@@ -20,8 +20,7 @@ def batch_norms(model: nn.Module) -> list[AnyBatchNorm]:
 def synchronise_batch_norm(model: nn.Module, weight: float = 1.0) -> None:
     """Makes every batch norm of a model count over all processes, in place; state dicts stay as they are.
 
-    What is here counts `weight` times; 0 is for who only goes along with the others, who wait for each other.
-    nn.SyncBatchNorm refuses CPU tensors, hence this.
+    What is here counts `weight` times: 0 only goes along with the others. nn.SyncBatchNorm refuses CPU tensors.
     """
     for module in batch_norms(model):
         if module.momentum is None or not module.track_running_stats:
@@ -46,17 +45,14 @@ def sum_over_processes(x: Tensor) -> Tensor:
     return x
 
 
-def synchronised(norm: AnyBatchNorm, x: Tensor, weight: float) -> Tensor:
+def synchronised(norm: Any, x: Tensor, weight: float) -> Tensor:
     """The forward pass of batch norm (Ioffe & Szegedy 2015) over all processes: [B, C, ...] -> [B, C, ...].
 
     Of a single value over all processes there is no variance: running statistics stand in, as in `etude.layers.norm`.
     """
     if not norm.training:
-        return type(norm).forward(norm, x)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    assert norm.num_batches_tracked is not None
-    assert norm.momentum is not None
+        found: Tensor = type(norm).forward(norm, x)
+        return found
     others = [d for d in range(x.dim()) if d != 1]
     shape = [1, -1] + [1] * (x.dim() - 2)
     y = x.float()

@@ -12,8 +12,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,9 +70,8 @@ class Run:
     ) -> None:
         """Creates the folder, or opens the one an earlier start of the same run left.
 
-        `again` is the command that goes on with this run, `command` the one that trains it alone, where this process
-        trains it in a stack with others. Raises UserError if the folder cannot be written, holds something else or
-        another configuration, or is in use.
+        `again` is the command that goes on with it, `command` the one that trains it alone, if it is in a stack here.
+        Raises UserError if the folder cannot be written, holds something else or another configuration, or is in use.
         """
         self.path, self.config, self.device, self.again = path, config, device, again
         self._tb: Any = None
@@ -109,15 +108,10 @@ class Run:
             self._lock.close()
             raise
 
-    @contextmanager
-    def _writing(self, file: Path) -> Iterator[None]:
+    def _writing(self, file: Path) -> AbstractContextManager[None]:
         """Makes a file that cannot be written the user's matter, in one line."""
-        try:
-            yield
-        except OSError as error:
-            remedy = "free some space" if error.errno in files.FULL else "see that it can be written"
-            told = f"cannot save {error.filename or file}: {files.why(error)}; the checkpoint before it is intact"
-            raise UserError(f"{told}: {remedy}, then {self.again}") from None
+        remedy = f"free some space, or see that it can be written, then {self.again}"
+        return files.reported(f"cannot save {file}", f"the checkpoint before it is intact: {remedy}")
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file of the run folder, whole or not at all. Raises UserError if it cannot be."""
@@ -150,11 +144,6 @@ class Run:
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """metrics.jsonl, one row per epoch; written as a whole, so that no epoch ever stands in it twice."""
         self.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-
-    def about(self, told: dict[str, Any]) -> None:
-        """about.json: what is trained on what, in words, for whoever reads the folder later (`etude.report.read`)."""
-        task = type(self.config).__module__.partition(".")[0]
-        self.write_result("about.json", {"task": task} | told)
 
     def write_result(self, name: str, result: dict[str, Any]) -> None:
         self.write(name, (json.dumps(result, indent=1) + "\n").encode())

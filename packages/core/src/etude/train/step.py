@@ -56,11 +56,7 @@ class Taken(NamedTuple):
     norm: Tensor  # of the gradient, before it is clipped
 
 
-@dataclass(frozen=True)
-class Score:
-    """A request for the totals of a part of the data, in evaluation mode; `Totals` are the answer."""
-
-    split: Split
+Request = Step | Split  # of a split the `Totals` are the answer, in evaluation mode
 
 
 class Learner:
@@ -90,11 +86,11 @@ class Learner:
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
 
-    def do(self, request: Step | Score) -> Taken | Totals:
+    def do(self, request: Request) -> Taken | Totals:
         """Raises UserError if torch.compile cannot do its part, such as where there is no C++ compiler."""
         try:
-            if isinstance(request, Score):
-                return evaluate(self.task, request.split, self.device, self.cfg.batch_size)
+            if not isinstance(request, Step):
+                return evaluate(self.task, request, self.device, self.cfg.batch_size)
             with self.device.step_threads():
                 return train_step(self, request)
         except RuntimeError as error:
@@ -148,10 +144,9 @@ def backward(learner: Learner, step: Step, number: int, piece: np.ndarray, count
 
 
 def separate(model: nn.Module) -> list[Tensor]:
-    """The gradients of a model, no two in the same memory, so that what is done in place is done to each once.
+    """The gradients of a model, no two in the same memory, so that what is done in place, as clipping, is done once.
 
-    Such as adding the gradient of the next piece, and clipping. Autograd hands on, without a copy, what several
-    parameters get alike, such as the two biases of an LSTM.
+    Autograd hands on, without a copy, what several parameters get alike, such as the two biases of an LSTM.
     """
     found: dict[int, Tensor] = {}
     for parameter in model.parameters():

@@ -11,7 +11,7 @@ import copy
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -24,8 +24,7 @@ from etude.train.step import Learner, Step, train_step
 from etude.train.task import Task
 
 LARGE = 0.2  # seconds of all threads' work for a step; with more it is worth sharing out, and too long to be tried
-PASS = 0.02  # seconds of work, about, that are timed at a time, in turns
-ROUNDS, BUDGET = (3, 15), 0.3  # how often, and after how many seconds it is enough
+ROUNDS, BUDGET = (3, 75), 0.3  # how many steps, in turns, and after how many seconds it is enough
 MUCH = 1.5  # times as fast is worth a word to the user where it cannot be chosen
 
 
@@ -76,38 +75,32 @@ def tried(task: Task, cfg: Fit, device: Device, most: int) -> Trial | None:
             for x, old in zip(tensors, before, strict=True):
                 x.copy_(old)
 
-    def timed(threads: int, numbers: Sequence[int]) -> tuple[float, list[Tensor]]:
-        """Seconds for each of the steps of these numbers, and what came of them."""
+    def timed(threads: int, n: int) -> tuple[float, list[Tensor]]:
+        """Seconds for the step of this number, and what came of it."""
         restore()
         model.train()
-        took, found = 0.0, []
-        for n in numbers:
-            step = Step(1, n, plan[n], cfg.lr)
-            began = time.perf_counter()
-            with replace(device, threads=threads).step_threads():
-                totals, norm = train_step(learner, step)
-            took += time.perf_counter() - began
-            gradients = [x.grad for x in model.parameters() if x.grad is not None]  # Adam hides their last bits
-            sums = (*totals.sums.values(), *totals.counts.values(), norm)
-            found += [x.detach().clone() for x in (*tensors, *gradients, *sums)]
-        return took / len(numbers), found
+        step, began = Step(1, n, plan[n], cfg.lr), time.perf_counter()
+        with replace(device, threads=threads).step_threads():
+            totals, norm = train_step(learner, step)
+        took = time.perf_counter() - began
+        gradients = [x.grad for x in model.parameters() if x.grad is not None]  # Adam hides their last bits
+        sums = (*totals.sums.values(), *totals.counts.values(), norm)
+        return took, [x.detach().clone() for x in (*tensors, *gradients, *sums)]
 
+    rounds: list[Trial] = []
     with torch.random.fork_rng(devices=[]):
         try:
-            timed(most, [0])  # what a first step sets up
+            timed(most, 0)  # what a first step sets up
             worked = time.process_time()  # of this process alone, however busy the machine is
-            timed(most, [0])
-            work = time.process_time() - worked
-            if work > LARGE:
+            timed(most, 0)
+            if time.process_time() - worked > LARGE:
                 return None
-            at_a_time = min(5, max(1, round(PASS / max(work, 1e-6))), len(plan))
-            rounds: list[Trial] = []
             began = time.perf_counter()
             for r in range(ROUNDS[1]):
                 if r >= ROUNDS[0] and time.perf_counter() - began > BUDGET:
                     break
-                numbers = [(r * at_a_time + k) * len(plan) // (ROUNDS[1] * at_a_time) for k in range(at_a_time)]
-                (one, mine), (every, theirs) = timed(1, numbers), timed(most, numbers)
+                n = r * len(plan) // ROUNDS[1]
+                (one, mine), (every, theirs) = timed(1, n), timed(most, n)
                 rounds.append(Trial(one, every, all(map(torch.equal, mine, theirs))))
         finally:
             restore()

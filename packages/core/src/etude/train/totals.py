@@ -22,11 +22,9 @@ class Totals:
     def add(self, sums: Sums) -> None:
         for name, (value, count) in sums.items():
             value = exact(value)
-            if isinstance(count, Tensor):
-                count = exact(count)
-            else:  # filled on the device: a copy from here would make a GPU wait
+            if not isinstance(count, Tensor):  # filled on the device: a copy from here would make a GPU wait
                 count = torch.full((), count, dtype=torch.float64, device=value.device)
-            self.include(name, value, count)
+            self.include(name, value, exact(count))
 
     def include(self, name: str, value: Tensor, count: Tensor) -> None:
         """Raises ValueError where shapes differ, which would add up to something else."""
