@@ -554,13 +554,6 @@ def test_without_a_hash_an_archive_is_kept(server, tmp_path, name):
     assert left(file) == {name: body}
 
 
-def test_what_was_coded_on_the_way_is_not_kept(server, tmp_path):
-    server.answer, server.headers = sent(gzip.compress(b"text")), {"Content-Encoding": "gzip"}
-    file = tmp_path / "sets" / "set.csv"
-    assert "sent it encoded as gzip" in refusal(server, file, None)
-    assert left(file) == {}
-
-
 def test_a_redirect_to_a_page_of_errors(server, tmp_path):
     def elsewhere(request):
         server.answer = sent(PAGE)

@@ -36,7 +36,7 @@ def state(number):
 def test_a_checkpoint_is_read_back_and_the_one_before_is_kept(one):
     for number in (1, 2, 3):
         one.save("last", state(number), keep=True)
-    assert different(one.last(), state(3), "state") is None
+    assert different(checkpoint.newest(one.path, True), state(3), "state") is None
     assert checkpoint.load(one.path / "checkpoints" / "last.prev.pt")["number"] == 2
     assert sorted(p.name for p in (one.path / "checkpoints").iterdir()) == ["last.prev.pt", "last.pt"]
 
@@ -75,7 +75,7 @@ def test_a_damaged_checkpoint_is_said_so_and_the_one_before_is_used(one, capsys)
     said = 0
     for name, data in damages(good):
         file.write_bytes(data)
-        found = one.last()
+        found = checkpoint.newest(one.path, True)
         error = capsys.readouterr().err
         if found["number"] == 1:
             assert "last.pt is damaged" in error, name
@@ -145,7 +145,7 @@ def test_a_checkpoint_that_runs_code_is_refused(name, one, capsys):
     file = one.path / "checkpoints" / f"{name}.pt"
     torch.save({"model": Evil()}, file)
     with pytest.raises(UserError, match="is refused"):
-        one.last() if name == "last" else checkpoint.read(one.path)
+        checkpoint.newest(one.path, True) if name == "last" else checkpoint.read(one.path)
     with zipfile.ZipFile(file, "w") as records:  # the same by hand, in an archive with correct checksums
         records.writestr("archive/data.pkl", pickle.dumps(Evil(), protocol=2))
         records.writestr("archive/version", "3")
@@ -167,7 +167,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(one):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
-    assert one.last()["number"] == 1
+    assert checkpoint.newest(one.path, True)["number"] == 1
     assert [p.name for p in (one.path / "checkpoints").iterdir()] == ["last.pt"]
 
 

@@ -115,10 +115,9 @@ def complete(url: str, file: Path, digest: str | None, what: str, quiet: bool) -
 
 def fault(part: Path, ending: str, digest: str | None, total: int | None) -> str:
     """What is wrong with what was transferred; "" if it has its digest or, without one, seems whole."""
-    size = part.stat().st_size
     with part.open("rb") as content:
         begins = content.read(1000)
-    if not size:
+    if not begins:
         return "the answer is empty"
     if re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html)\b", begins, re.IGNORECASE):
         return "the server sent an HTML page: open the address in a browser, the network may want you to log in"
@@ -129,7 +128,7 @@ def fault(part: Path, ending: str, digest: str | None, total: int | None) -> str
         return "" if got == wanted.lower() else f"its {kind or 'sha256'} is {got}, not {wanted}"
     if total is None:
         return "the server does not say how long it is"
-    if size != total:
+    if (size := part.stat().st_size) != total:
         return f"it has {size:,} bytes, not {total:,}"
     fits = begins.startswith(BEGINNINGS.get(ending, b"")) and (ending != ".zip" or zipfile.is_zipfile(part))
     return "" if fits else f"what the server sent is not a {ending} file"
@@ -174,9 +173,6 @@ def transfer(url: str, out: BinaryIO, version: Path | None, what: str, quiet: bo
                 out.truncate(0)
                 raise HTTPException("the server sent another part than the one requested")
             total = int(span[2])
-        coded = answer.headers.get("Content-Encoding", "identity")
-        if version and coded != "identity" and ".gz." not in version.name:
-            raise HTTPException(f"the server sent it encoded as {coded}, which was not requested")
         if version and not have:
             version.unlink(missing_ok=True)
             if now.startswith('"'):  # a strong one: RFC 9110, section 8.8.3

@@ -1,9 +1,8 @@
 """Random numbers that are a function of what they are for.
 
-The numbers of example `id` in epoch `epoch` follow from `(seed, epoch, id)` alone, by hashing a counter (Salmon et al.
-2011, "Parallel random numbers: as easy as 1, 2, 3"), so augmentation does not depend on how examples are batched,
-shared out or interrupted. The hash is the output function of SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable
-pseudorandom number generators").
+The numbers of example `id` follow from `(seed, epoch, id)` alone, by hashing a counter (Salmon et al. 2011, "Parallel
+random numbers: as easy as 1, 2, 3"), however examples are batched, shared out or interrupted. The hash is the output
+function of SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators").
 """
 
 import numpy as np

@@ -2,7 +2,6 @@
 
 import io
 import os
-import re
 import socket
 import time
 from contextlib import suppress
@@ -17,8 +16,8 @@ def next_file(folder: Path) -> Path:
 
     The number in it is the time, or later: the clock may have been set back since the last start.
     """
-    found = (re.match(r"events\.out\.tfevents\.(\d+)", file.name) for file in folder.glob("events.out.tfevents.*"))
-    number = max([int(time.time()), *(int(name[1]) + 1 for name in found if name)])
+    there = [int(file.name.split(".")[3]) for file in folder.glob("events.out.tfevents.[0-9]*.*")]
+    number = max([int(time.time()), *(number + 1 for number in there)])
     return folder / f"events.out.tfevents.{number:010d}.{socket.gethostname()}.{os.getpid()}.etude"
 
 

@@ -60,12 +60,11 @@ def write(file: Path, data: bytes | memoryview, before: Path | None = None) -> N
 
 
 def through(file: Path, data: bytes | memoryview) -> None:
-    """Adds to what is there, such as a pipe, without creating it: what stands in it is not cut off."""
+    """Adds to what is there, such as a pipe: what stands in it is not cut off."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(Unsaid, ValueError):
             stream.flush()  # what was said before comes before it, if this is the same stream
-    binary = getattr(os, "O_BINARY", 0)  # on Windows
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_APPEND | binary), "wb") as out:
+    with file.open("ab") as out:
         out.write(data)
         sync(out)
 
@@ -98,10 +97,7 @@ def offered() -> Iterator[None]:
 
 
 def put(out: str | Path, content: bytes, remedy: str = "give --out a file in a folder that exists") -> None:
-    """Writes what the user asked for, whole or not at all, to a path that they gave; "-" is standard output.
-
-    Raises UserError, with `remedy`, if it cannot be.
-    """
+    """Writes what the user asked for, whole or not at all, to their path; "-" is standard output. Raises UserError."""
     if str(out) == "-":
         sys.stdout.flush()
         sys.stdout.buffer.write(content)
@@ -243,10 +239,9 @@ def mend_streams() -> None:
         while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
             os.set_inheritable(number, True)
         os.close(number)
-        empty = Path(os.devnull)
-        sys.stdin = sys.stdin or empty.open(encoding="utf-8")
-        sys.stdout = sys.stdout or empty.open("w", encoding="utf-8")
-        sys.stderr = sys.stderr or empty.open("w", encoding="utf-8")
+        for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+            if getattr(sys, name) is None:
+                setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
         if not isinstance(stream, io.TextIOWrapper):

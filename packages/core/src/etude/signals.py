@@ -27,9 +27,8 @@ class Stopped(Exception):
 def watch_signals(every: bool = False) -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM in the list it gives, so that what is under way can be finished and saved.
 
-    A second one acts at once, as it would without us, or is collected, too, if `every` is; but not within a second of
-    the first, since Ctrl-C under `uv run` and `timeout` may deliver the same one twice. Outside the main thread, which
-    alone gets signals, there are none.
+    A second one acts at once, as it would without us, or is collected, too, with `every`; but not within a second of
+    the first, since Ctrl-C under `uv run` and `timeout` may deliver one twice. Only the main thread gets any.
     """
     asked: list[int] = []
     first = math.inf

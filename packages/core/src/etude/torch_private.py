@@ -6,10 +6,7 @@ Such names change without notice, so torch is capped in each pyproject.toml to t
 
 from functools import reduce
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import torch
+from typing import Any
 
 FUNCTORCH = "torch._C._functorch"
 NAMES = {
@@ -59,7 +56,7 @@ def __getattr__(name: str) -> Any:
     return found
 
 
-def uncompiled(model: "torch.nn.Module") -> None:
+def uncompiled(model: Any) -> None:
     """Takes `model.compile()` back, in place, since a compiled model cannot be traced. There is no public way yet."""
     model._compiled_call_impl = None
 

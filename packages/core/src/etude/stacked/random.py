@@ -41,9 +41,8 @@ def standing_for(x: Tensor) -> Tensor:
 class StackedFunctions(TorchFunctionMode):
     """Within it a stacked step draws, row by row, what every replica would draw alone, and reads what all agree on.
 
-    `states` are the states of the generator, one for each replica, moved on by each draw. In a padded batch of `width`
-    a size of that number stands for the replica's own width: so many numbers are drawn, and the rest is filled up with
-    zeros. Any other function that draws is refused by `vmap`.
+    `states`: the generator's, one for each replica, moved on by each draw. In a padded batch a size of `width` stands
+    for the replica's own: so many numbers are drawn, and the rest is zeros. `vmap` refuses whatever else draws.
     """
 
     def __init__(self, states: list[Tensor] | None, device: Device, width: int, widths: Sequence[int]) -> None:

@@ -1,7 +1,6 @@
 """Checkpoints: written whole, read without running code, and put back into a model.
 
-A state is plain data: dicts, lists, numbers, texts and tensors. What a run goes on from is gathered by `loop.save` and
-put back by `loop.begin`.
+A state is plain data: dicts, lists, numbers, texts and tensors. `loop.save` gathers it, `loop.begin` puts it back.
 """
 
 import copy

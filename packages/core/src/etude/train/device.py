@@ -170,8 +170,8 @@ class Device:
 def choose(fit: Fit, began: str = "") -> Device:
     """The device of this process; under torchrun it joins the other processes (gloo on CPU, nccl on GPU).
 
-    `began` is the precision that the run to go on with began in: auto keeps it, whatever is fastest here. Raises
-    UserError when what was asked for is not there: there is no silent fall-back.
+    `began` is the precision that the run to go on with began in, which auto keeps. Raises UserError when what was asked
+    for is not there: there is no silent fall-back.
     """
     world, rank = processes.count_off()
     where = hardware(fit.device, world)
@@ -186,14 +186,13 @@ def hardware(asked: str, world: int) -> torch.device:
     """Where this process computes, one of `world`."""
     gpus, apple = torch.cuda.device_count() if torch.cuda.is_available() else 0, torch.backends.mps.is_available()
     local = processes.number("LOCAL_RANK", 0, max(gpus, world) - 1, 0)
-    if (asked == "cuda" and not gpus) or (asked == "mps" and not apple):
+    kind = asked if asked != "auto" else "cuda" if gpus else "mps" if apple else "cpu"
+    if (kind == "cuda" and not gpus) or (kind == "mps" and not apple):
         raise UserError(f"fit.device is {asked}, but PyTorch finds no such device here: use --fit.device auto")
-    if asked == "mps" or (asked == "auto" and apple and not gpus):
-        if world > 1:
-            raise UserError("several processes cannot share an Apple GPU: give --fit.device cpu, or start one process")
-        return torch.device("mps")
-    if asked == "cpu" or not gpus:
-        return torch.device("cpu")
+    if kind == "mps" and world > 1:
+        raise UserError("several processes cannot share an Apple GPU: give --fit.device cpu, or start one process")
+    if kind != "cuda":
+        return torch.device(kind)
     if local >= gpus:
         raise UserError(f"LOCAL_RANK is {local}, but there are {gpus} GPUs here: start {gpus} processes a machine")
     where = torch.device("cuda", local)

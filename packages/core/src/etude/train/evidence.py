@@ -1,8 +1,8 @@
 """What is kept of the scores of a test part, so that a study knows how far they depend on these very examples.
 
-The part is cut into at most 50 blocks that are alike, by a fixed permutation of the ids. Of every score its value
-without each block is computed from sums and counts as the score itself is, and the pseudo-values of the jackknife are
-kept (see `etude.study`). More would say hardly more: Student's t of 49 degrees of freedom is 2.01, that of 199 1.97.
+The part is cut into at most 50 blocks that are alike. Of every score its value without each block is computed from sums
+and counts as the score itself is, and the pseudo-values of the jackknife are kept (see `etude.study`). More would say
+hardly more: Student's t of 49 degrees of freedom is 2.01, that of 199 1.97.
 """
 
 import math
@@ -30,10 +30,7 @@ def blocks(ids: np.ndarray) -> list[np.ndarray]:
 
 
 def stepped(task: Task, device: Device, batch_size: int, parts: Sequence[np.ndarray]) -> Without:
-    """Every score of the test part whole and without each block, from the totals of the blocks; in this process alone.
-
-    Nothing, where what is left without a block has no data for one of them.
-    """
+    """Every score of the test part whole and without each block, by this process; none if one has no data in the rest."""
     order = np.concatenate(task.plan("test", 0, batch_size))
     places = np.argsort(order)  # of each id in the plan, which may be by length
     totals, whole = [], Totals()

@@ -45,15 +45,15 @@ def fit(task: Task, cfg: Fit, run: Run, device: Device) -> dict[str, Any]:
 def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Request, Any, dict[str, Any]]:
     """The course of a run: asks for what is to be computed next, and decides, saves and reports what came of it.
 
-    Each request is answered with `send`: by `learner` alone or, in `etude.stacked`, by a program that computes the
-    requests of many runs. `asked`: the signals so far. The result and what is raised are those of `fit`.
+    It is sent the answers, by `learner` alone or by a program for many runs (`etude.stacked`). `asked`: the signals so
+    far. The result and what is raised are those of `fit`.
     """
     task, cfg, device, progress = learner.task, learner.cfg, learner.device, begin(learner, run)
     with Reporter(run, cfg, device, progress, learner.scaler, min(10.0, 1 / learner.time_share)) as reporter:
         if progress.step == 0:
             save(learner, run, progress)
             look(task, run, device, "before", 0)
-        while progress.epoch <= cfg.epochs and not out_of_patience(cfg, progress):
+        while progress.epoch <= cfg.epochs and not 0 < cfg.patience <= len(progress.rows) - progress.best_epoch:
             epoch, plan = progress.epoch, task.plan("train", progress.epoch, cfg.batch_size)
             task.model.train()
             progress.start_clock()
@@ -96,7 +96,7 @@ def begin(learner: Learner, run: Run) -> Progress:
     Raises UserError if the checkpoint is of other data, or none that one can go on from.
     """
     task, device, progress, fingerprints = learner.task, learner.device, Progress(), dict(learner.task.fingerprints)
-    if state := run.last():
+    if state := checkpoint.newest(run.path, tell=device.leads):
         compare_data(run.path, state.get("fingerprints"), fingerprints)
         try:
             learner.restore(state, run.path)
@@ -186,7 +186,3 @@ def look(task: Task, run: Run, device: Device, when: str, step: int) -> None:
     if device.leads:
         task.model.eval()
         task.show(run, when, step)
-
-
-def out_of_patience(cfg: Fit, progress: Progress) -> bool:
-    return cfg.patience > 0 and len(progress.rows) - progress.best_epoch >= cfg.patience

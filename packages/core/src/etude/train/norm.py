@@ -38,10 +38,10 @@ class SumOverProcesses(torch.autograd.Function):
     backward = forward  # type: ignore[assignment]
 
 
+@processes.reaching()
 def sum_over_processes(x: Tensor) -> Tensor:
     x = x.clone()
-    with processes.reaching():
-        dist.all_reduce(x)
+    dist.all_reduce(x)
     return x
 
 
@@ -51,8 +51,7 @@ def synchronised(norm: Any, x: Tensor, weight: float) -> Tensor:
     Of a single value over all processes there is no variance: running statistics stand in, as in `etude.layers.norm`.
     """
     if not norm.training:
-        found: Tensor = type(norm).forward(norm, x)
-        return found
+        return type(norm).forward(norm, x)
     others = [d for d in range(x.dim()) if d != 1]
     shape = [1, -1] + [1] * (x.dim() - 2)
     y = x.float()

@@ -19,9 +19,7 @@ PATIENCE = 300  # seconds that the first processes wait for the last
 
 def number(name: str, least: int, most: int, default: int) -> int:
     """A whole number from the environment. Raises UserError if it is none, or not in `least` .. `most`."""
-    text = os.environ.get(name)
-    if text is None:
-        return default
+    text = os.environ.get(name, str(default))
     if not re.fullmatch(r"[0-9]{1,9}", text.strip()) or not least <= int(text) <= most:
         wrong = f"the environment variable {name} is {text!r}, not a whole number from {least} to {most}"
         raise UserError(f"{wrong}: unset it, or start several processes with torchrun, which sets it")
@@ -42,7 +40,7 @@ def join(backend: str, world: int, rank: int) -> None:
     """Meets the other processes, until this one ends. Raises UserError if some do not come in `PATIENCE` seconds."""
     from torch.distributed.rendezvous import rendezvous  # which PyTorch may have been built without
 
-    place = f"{os.environ['MASTER_ADDR']}:{number('MASTER_PORT', 1, 65535, 0)}"
+    place = f"{os.environ['MASTER_ADDR']}:{number('MASTER_PORT', 1, 65535, 1)}"
     try:
         store, rank, world = next(rendezvous("env://", rank, world, timeout=timedelta(seconds=PATIENCE)))
         dist.init_process_group(backend, store=store, rank=rank, world_size=world)

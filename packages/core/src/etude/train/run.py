@@ -119,8 +119,6 @@ class Run:
             with self._writing(self.path / name):
                 files.write(self.path / name, data)
 
-    # -- checkpoints
-
     def save(self, name: str, state: State, keep: bool = False) -> None:
         """Writes checkpoints/NAME.pt whole or not at all; with `keep` the one before stays as NAME.prev.pt."""
         if not self.device.leads:
@@ -130,16 +128,10 @@ class Run:
         with self._writing(file):
             files.write(file, buffer.getbuffer(), before=file.with_suffix(".prev.pt") if keep else None)
 
-    def last(self) -> State | None:
-        """The newest readable checkpoint of this run, None before the first; see `checkpoint.newest`."""
-        return checkpoint.newest(self.path, tell=self.device.leads)
-
     def finished(self) -> State | None:
         """The result, if the run has come to its end."""
         needs = {"valid": dict, "epochs": int, "best_epoch": int}
         return files.read_json(self.path / "result.json", dict, "delete it and start the run again", needs)
-
-    # -- what people read
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """metrics.jsonl, one row per epoch; written as a whole, so that no epoch ever stands in it twice."""
@@ -197,10 +189,7 @@ class Run:
         self._show(step, summary=torch_private.text(tag, text))
 
     def embedding(self, tag: str, points: torch.Tensor, columns: dict[str, list[str]], step: int) -> None:
-        """Shows points, float [N, D], in TensorBoard's projector; each is labelled by its entry of every column.
-
-        The projector takes the first line of labels for their names, but not where there is a single column.
-        """
+        """Shows points, float [N, D], in TensorBoard's projector; each is labelled by its entry of every column."""
         if self._tb is None:
             return
         from google.protobuf.text_format import MessageToString
@@ -212,6 +201,7 @@ class Run:
         with self._writing(self.path / place):
             (self.path / place).mkdir(parents=True, exist_ok=True)
         self.write(f"{place}/tensors.tsv", table(rows))
+        # The projector reads names of columns only where there are several.
         self.write(f"{place}/metadata.tsv", table([columns, *labels] if len(columns) > 1 else labels))
         shown = ProjectorConfig()
         for file in sorted((self.path / "tb").glob("*/*/tensors.tsv")):  # those of earlier starts, too
@@ -294,19 +284,14 @@ def trained_on(folder: Path) -> Any:
     return about.get("fingerprints") if about else None
 
 
-def compare_data(
-    folder: Path, kept: Any, found: Mapping[str, str], otherwise: str = "give --run another folder"
-) -> None:
-    """Raises UserError unless the data are those of which the run in `folder` `kept` the fingerprints.
-
-    Says so where that cannot be known, as a run of before there were any has kept none.
-    """
-    if not kept:
+def compare_data(folder: Path, kept: Any, found: Mapping[str, str], remedy: str = "give --run another folder") -> None:
+    """Raises UserError unless the data are those of which the run in `folder` `kept` the fingerprints."""
+    if not kept:  # in a run of before there were any
         unknown = "whether the data have changed since cannot be checked"
         print(f"{folder} does not say what it was trained on: {unknown}", file=sys.stderr)
     elif parts := [part for part, fingerprint in found.items() if kept.get(part) != fingerprint]:
         told = f"{folder} was trained on other data, which have changed since under the same name"
-        raise UserError(f"{told} (part {', '.join(parts)}): put them back as they were, or {otherwise}")
+        raise UserError(f"{told} (part {', '.join(parts)}): put them back as they were, or {remedy}")
 
 
 def git_commit() -> str | None:

@@ -163,8 +163,7 @@ def micro_batches(ids: np.ndarray, accumulate: int, device: Device, least: int =
     A small batch makes fewer pieces, of at least `least` examples unless it is smaller itself. A piece is empty only
     where another process has one at the same time that is not.
     """
-    count = accumulate * device.world
-    pieces = np.array_split(ids, min(count, max(1, len(ids) // least)))
+    pieces = np.array_split(ids, min(accumulate * device.world, max(1, len(ids) // least)))
     rounds = math.ceil(len(pieces) / device.world)
     pieces += [ids[:0]] * (rounds * device.world - len(pieces))
     return list(enumerate(pieces))[device.rank :: device.world]

@@ -50,8 +50,7 @@ class Task(Protocol):
         """Shows a person what the model does now; `when` is "before" training, "epoch 3" or "after", after the last.
 
         Called in the first process only, in evaluation mode, without gradients, and at the end with the best weights.
-        It writes with `Run.picture`, `text`, `scalars`, `graph` and `embedding`: what is shown at every moment is given
-        `when`, as in `run.picture("predictions", board, step, when)`.
+        It writes with `Run.picture`, `text`, `scalars`, `graph` and `embedding`; what is shown each time takes `when`.
         """
 
     def assets(self) -> dict[str, Any]:

@@ -39,8 +39,8 @@ class Trial(NamedTuple):
 def choose(task: Task, cfg: Fit, device: Device, begun: Mapping[str, Any]) -> tuple[Device, str]:
     """The device with the number of threads for training steps, and a line for people if there is something to say.
 
-    `begun` is the first entry of environment.json, empty before the first start. Nothing is chosen where the user has
-    said how many threads there are, where a run has several processes, and for a model that is compiled for them.
+    `begun` is the first entry of environment.json, or empty. Nothing is chosen where the user has said how many threads
+    there are, where a run has several processes, and for a model that is compiled for them.
     """
     most = torch.get_num_threads()
     given = any(name in os.environ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
@@ -59,10 +59,7 @@ def choose(task: Task, cfg: Fit, device: Device, begun: Mapping[str, Any]) -> tu
 
 
 def tried(task: Task, cfg: Fit, device: Device, most: int) -> Trial | None:
-    """Tries training steps from all over the first epoch on one thread and on `most`; None if a step is too long.
-
-    Task, model and generator are afterwards as they were before.
-    """
+    """Tries training steps of the first epoch on one thread and on `most`, without a trace; None if one is too long."""
     learner = Learner(copy.copy(task), cfg, device)  # copied, so that what a step counts is not counted twice
     model, plan = learner.model, task.plan("train", 1, cfg.batch_size)
     tensors = [*model.parameters(), *model.buffers()]
