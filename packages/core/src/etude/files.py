@@ -239,9 +239,10 @@ def mend_streams() -> None:
         while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
             os.set_inheritable(number, True)
         os.close(number)
-        for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-            if getattr(sys, name) is None:
-                setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))
+        empty = Path(os.devnull)
+        sys.stdin = sys.stdin or empty.open(encoding="utf-8")
+        sys.stdout = sys.stdout or empty.open("w", encoding="utf-8")
+        sys.stderr = sys.stderr or empty.open("w", encoding="utf-8")
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
         if not isinstance(stream, io.TextIOWrapper):

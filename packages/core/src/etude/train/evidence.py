@@ -30,7 +30,7 @@ def blocks(ids: np.ndarray) -> list[np.ndarray]:
 
 
 def stepped(task: Task, device: Device, batch_size: int, parts: Sequence[np.ndarray]) -> Without:
-    """Every score of the test part whole and without each block, by this process; none if one has no data in the rest."""
+    """Every score of the test part whole and without each block, by this process; nothing if a rest has no data."""
     order = np.concatenate(task.plan("test", 0, batch_size))
     places = np.argsort(order)  # of each id in the plan, which may be by length
     totals, whole = [], Totals()
