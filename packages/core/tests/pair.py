@@ -109,7 +109,7 @@ def main(out):
         if where.rank == 1:  # ends without a word: the other says so
             torch.save(found, out / f"{where.rank}.pt")
             return
-        found["left"] = error(UserError, where.wait)
+        found["left"] = error(UserError, lambda: where.gather(None))
     torch.save(found, out / f"{where.rank}.pt")
 
 
