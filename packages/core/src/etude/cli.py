@@ -140,7 +140,7 @@ def train(package: Package, words: list[str]) -> int:
     path = where.agree(path or run.new_folder(package.name))
     call = invocation(package)
     one = run.Run(path, config, where, again=f"go on with: {call} train --run {shlex.quote(str(path))}")
-    where.wait()  # until the folder is there
+    where.agree(None)  # that the folder is there
 
     def say(line: str) -> None:
         if where.leads:
@@ -152,7 +152,7 @@ def train(package: Package, words: list[str]) -> int:
     try:
         done = one.finished()
         if done:
-            one.compare_data(run.trained_on(path), task.fingerprints)
+            run.compare_data(path, run.trained_on(path), task.fingerprints)
         result = done or loop.fit(task, config.fit, one, where)
     except Stopped as stopped:
         say(f"stopped by {stopped}; {one.again}")
@@ -271,16 +271,10 @@ def compare_data(package: Package, folder: Path, state: dict[str, Any], task: An
     given = {setting.name for setting in configs.settings(flags, configs.knobs(package.config))}
     if any(name == "fit.seed" or name.split(".")[0] == "data" for name in given):
         return
-    kept, found = state.get("fingerprints"), dict(task.fingerprints)
+    found = dict(task.fingerprints)
     if any(not name.startswith("fit.") for name in given):
         found = {"test": found["test"]}
-    if not kept:
-        print(f"{folder} does not say what it was trained on: whether {run.UNKNOWN}", file=sys.stderr)
-    elif parts := run.changed(kept, found):
-        raise UserError(
-            f"the data under this name have changed since {folder} was trained on them (part {', '.join(parts)}): "
-            "put them back as they were, or give --data ... to score other data"
-        )
+    run.compare_data(folder, state.get("fingerprints"), found, "give --data ... to score other data")
 
 
 def inputs_of(takes: Parser, words: list[str]) -> Namespace:

@@ -24,10 +24,8 @@ SLOTS = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",), "rmspr
 class Training(NamedTuple):
     """What a training step needs of every replica, beside its batch."""
 
-    states: list[Tensor]
-    """of the generator"""
-    sizes: Tensor
-    """[R] how many examples are in the batch: what a loss is divided by until its count is known"""
+    states: list[Tensor]  # of the generator
+    sizes: Tensor  # [R] how many examples are in the batch: what a loss is divided by until its count is known
 
 
 class StepModule(nn.Module):
@@ -139,8 +137,7 @@ class Stack:
     def share_others(self) -> dict[str, Tensor]:
         """Moves buffers, and parameters that do not learn, to memory that is shared: [R, ...] by name."""
         found = {}
-        models = zip(self.parameters, self.learners, strict=True)
-        tensors = [{**p, **dict(learner.model.named_buffers())} for p, learner in models]
+        tensors = [{**p, **dict(x.model.named_buffers())} for p, x in zip(self.parameters, self.learners, strict=True)]
         for name in [name for name in tensors[0] if name not in self.names]:
             found[name] = torch.stack([some[name].detach() for some in tensors])
             for some, row in zip(tensors, found[name], strict=True):
@@ -205,10 +202,7 @@ class Stack:
         return found
 
     def differing_dropouts(self, rows: Sequence[int]) -> tuple[list[Place], list[Tensor]]:
-        """Where the replicas' dropout differs now, in the first task, and the numbers [R] that stand there in a step.
-
-        It is read anew at each step, as it may change in the course of training.
-        """
+        """Where the replicas' dropout differs in this step, in the first task, and the numbers [R] that stand there."""
         places, values = [], []
         for n, place in enumerate(self.dropouts[0]):
             numbers = [attributes[name] for attributes, name in (self.dropouts[r][n] for r in rows)]
