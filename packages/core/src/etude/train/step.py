@@ -17,6 +17,7 @@ from etude.train.device import Device
 from etude.train.norm import batch_norms, uncounted
 from etude.train.task import Split, Task
 from etude.train.totals import Sums, Totals
+from etude.train.watch import Watch
 
 
 def check_plain(value: Any, name: str) -> None:
@@ -83,17 +84,23 @@ class Learner:
         self.optimizer, self.scaler = optim.optimizer(cfg, self.model), device.scaler()
         self.scaler.scale(torch.zeros((), device=device.where))  # so it is ready even where another has all the pieces
         self.norms = bool(batch_norms(self.model))
+        if cfg.watch and device.world > 1:
+            raise UserError("fit.watch would see the units of one process only: train in one, or with --fit.no-watch")
+        self.watch = Watch(self.model) if cfg.watch else None
         self.time_share = 1.0  # of the time that passes, where several runs are trained together
 
     def state(self) -> dict[str, Any]:
         model, optimizer, scaler = self.model.state_dict(), self.optimizer.state_dict(), self.scaler.state_dict()
-        return {"model": model, "optimizer": optimizer, "scaler": scaler, "assets": self.task.assets()}
+        watched = {"watch": self.watch.state()} if self.watch else {}
+        return {"model": model, "optimizer": optimizer, "scaler": scaler, "assets": self.task.assets(), **watched}
 
     def restore(self, state: dict[str, Any], where: Path) -> None:
         checkpoint.fill(self.model, state, where)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
+        if self.watch:
+            self.watch.restore(state["watch"])
 
     def do(self, request: Step | Score) -> Taken | Totals:
         """Raises UserError if torch.compile cannot do its part, such as where there is no C++ compiler."""
@@ -114,7 +121,9 @@ class Learner:
 
 def train_step(learner: Learner, step: Step) -> Taken:
     """Takes an optimiser step of one run."""
-    cfg, device, scaler, totals = learner.cfg, learner.device, learner.scaler, Totals()
+    cfg, device, scaler, totals, watch = learner.cfg, learner.device, learner.scaler, Totals(), learner.watch
+    if watch:
+        watch.begin()
     optim.set_learning_rate(learner.optimizer, step.lr)
     learner.optimizer.zero_grad(set_to_none=True)
     for number, piece in micro_batches(step.ids, cfg.accumulate, device, 2 if learner.norms else 1):
@@ -127,9 +136,13 @@ def train_step(learner: Learner, step: Step) -> Taken:
     totals.all_reduce(device, learner.model)
     gradients = [p.grad for p in learner.model.parameters() if p.grad is not None]
     scaler.unscale_(learner.optimizer)  # after the sum, so that all processes find the same overflow
+    if watch:
+        watch.measure([p.grad for p in watch.parameters.values()])
     norm = normalise(gradients, len(step.ids), totals.counts["loss"], cfg.clip)
     scaler.step(learner.optimizer)
     scaler.update()
+    if watch:
+        watch.end(len(step.ids) / totals.counts["loss"].clamp(min=1), len(step.ids))
     return Taken(totals, norm)
 
 
