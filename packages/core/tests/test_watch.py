@@ -116,7 +116,9 @@ def by_hand(fit, steps):
         optimizer.step()
         update = []
         for old, new in zip(before, layers.values(), strict=True):
-            change = sum(float((b.detach().double() - a.double()).square().sum()) for a, b in zip(old, new, strict=True))
+            change = sum(
+                float((b.detach().double() - a.double()).square().sum()) for a, b in zip(old, new, strict=True)
+            )
             update.append((change / sum(float(a.double().square().sum()) for a in old)) ** 0.5)
         y = [torch.cat(outputs[n]) for n in range(len(KINDS))]
         dead = [float(torch.tensor([len(column.unique()) == 1 for column in x.T]).double().mean()) for x in y]
@@ -198,7 +200,9 @@ def test_a_killed_run_goes_on_with_its_history(tmp_path):
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "lstm"])
 def test_a_stacked_run_measures_what_it_measures_alone(kind, tmp_path):
     cfgs = [
-        Config(kind, True, 0.1 * (n + 1), examples=240, fit=dataclasses.replace(FIT, seed=n, lr=1e-3 * (n + 1), watch=True))
+        Config(
+            kind, True, 0.1 * (n + 1), examples=240, fit=dataclasses.replace(FIT, seed=n, lr=1e-3 * (n + 1), watch=True)
+        )
         for n in range(3)
     ]
     alone(cfgs, tmp_path / "alone")

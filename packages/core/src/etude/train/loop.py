@@ -89,13 +89,15 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
                 save_best(task, run, epoch, valid)
             look(task, run, device, f"epoch {epoch}", progress.step)
             if watch:
-                watch.write(run)
+                watch.show(run, f"epoch {epoch}", progress.step, task)
             reporter.flush()
             save(learner, run, progress)  # after all else of this epoch: what a kill cuts off is done again, not twice
             run.write_rows(progress.rows)
             if (stop := agreed(asked, device)) and progress.epoch <= cfg.epochs:
                 raise Stopped(stop)
         reporter.check_steps()
+        if watch:
+            watch.show(run, "after", progress.step, task)
         return finish(task, run, device, progress)
 
 

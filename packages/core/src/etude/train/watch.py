@@ -13,7 +13,9 @@ from torch.nn.modules import activation
 from etude import torch_private
 from etude.errors import UserError
 from etude.train.run import Run
+from etude.train.task import Task
 from etude.train.totals import exact
+from etude.train.watched import pictures
 
 MOST = 8192  # steps of the history: with 30 layers and their activations, 4 MB
 FIRST = 128  # of them those that are kept however many come
@@ -219,8 +221,15 @@ class Watch:
         tags += [f"{what}/{name}" for what in ("dead", "saturated") for name in self.activations]
         run.scalars({tag: x for tag, x in zip(tags, last.tolist(), strict=True) if math.isfinite(x)}, self.done)
 
-    def write(self, run: Run) -> None:
-        """watch.npz, with what `arrays` says; without pickled objects."""
-        buffer = io.BytesIO()
-        np.savez(buffer, **self.arrays())  # type: ignore[arg-type]
+    def show(self, run: Run, when: str, step: int, task: Task) -> None:
+        """Writes watch.npz, with what `arrays` says and no pickled objects, and after epochs 1, 2, 4, 8, ... pictures.
+
+        Beside what is measured stands what a task's `predicted_gradients() -> dict[str, float]`, if it has one, says of
+        the gradient at initialisation: see `watched.by_layer`.
+        """
+        buffer, found = io.BytesIO(), self.arrays()
+        np.savez(buffer, allow_pickle=False, **found)
         run.write("watch.npz", buffer.getvalue())
+        if when == "after" or int(when.removeprefix("epoch ")).bit_count() == 1:
+            for tag, picture in pictures(found, getattr(task, "predicted_gradients", dict)()):
+                run.picture(tag, picture, step, when)
