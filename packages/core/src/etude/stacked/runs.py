@@ -73,9 +73,9 @@ class StackedLearner:
         stack.measure()
         norms = normalise_rows(stack.gradient(), sizes, counts, [learner.cfg.clip for learner in stack.learners])
         stack.update([step.lr for step in steps])
-        for learner, step, count in zip(stack.learners, steps, counts, strict=True):
+        for r, (learner, step) in enumerate(zip(stack.learners, steps, strict=True)):
             if learner.watch:
-                learner.watch.end(len(step.ids) / count.clamp(min=1), len(step.ids))
+                learner.watch.end(len(step.ids) / counts[r].clamp(min=1), len(step.ids), stack.units[r])
         return [Taken(total, norm) for total, norm in zip(totals, norms.unbind(), strict=True)]
 
     @torch.no_grad()

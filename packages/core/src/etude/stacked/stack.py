@@ -17,7 +17,7 @@ from etude.train.device import Device
 from etude.train.step import Learner
 from etude.train.task import Task
 from etude.train.totals import Totals
-from etude.train.watch import Seen
+from etude.train.watch import Key, Units
 
 SLOTS = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",), "rmsprop": ("square_avg", "momentum_buffer")}
 
@@ -37,15 +37,17 @@ class StepModule(nn.Module):
     def __init__(self, learner: Learner) -> None:
         super().__init__()
         self.task, self.model, self.watch = learner.task, learner.model, learner.watch
+        self.key: Key = ()
 
     def forward(self, batch: Any) -> Any:
         if self.watch and self.model.training:
             self.watch.begin()
         sums = self.task.step(batch)
+        self.key, seen = self.watch.take() if self.watch else ((), None)
         return {
             name: (x, n if isinstance(n, Tensor) else torch.full((), n, dtype=torch.float64, device=x.device))
             for name, (x, n) in sums.items()
-        }, self.watch.take() if self.watch else {}
+        }, [] if seen is None else [seen]
 
 
 def is_dropout(owner: Any, name: str) -> bool:
@@ -130,7 +132,7 @@ class Stack:
         ends = {decays: at for decays, at in ends.items() if vectors[0][:, at].numel()}
         self.parts = [(decays, at, [x[:, at].unbind() for x in vectors]) for decays, at in ends.items()]
         self.module = StepModule(learners[0])
-        self.seen: dict[int, Seen] = {}
+        self.units: dict[int, Units] = {}
         """what `fit.watch` saw of each replica, by row, in the step computed last"""
         self.dropouts = [dropouts(learner.task) for learner in learners]
         if len({len(places) for places in self.dropouts}) > 1:
@@ -205,7 +207,8 @@ class Stack:
             tensors = [x for x in batch.leaves if isinstance(x, Tensor)]
             found: dict[str, tuple[Tensor, Tensor]]
             found, seen = vmap(one, randomness="error")(given, values, tensors)
-        self.seen |= {r: {key: x[n] for key, x in seen.items()} for n, r in enumerate(rows)}
+        for units in seen:
+            self.units |= {r: (self.module.key, x) for r, x in zip(rows, units, strict=True)}
         if not every:
             for name, x in self.others.items():
                 x[rows] = others[name]
@@ -248,10 +251,9 @@ class Stack:
         """As `Watch.measure`, for the learners that watch."""
         for r, learner in enumerate(self.learners):
             if watch := learner.watch:
-                named = dict(zip(self.names, self.cut(self.gradient()[r]), strict=True))
+                rows = self.cut(self.gradient()[r])
                 watch.begin()
-                watch.measure([named[name] for name in watch.parameters])
-                watch.seen = self.seen[r]
+                watch.measure(dict(zip(self.names, rows, strict=True)), torch_private.foreach_norm(rows))
 
 
 def optimise(kind: str, lists: list[list[Tensor]], lr: float, weight_decay: float, knobs: dict[str, Any]) -> None:

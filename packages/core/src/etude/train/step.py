@@ -1,6 +1,7 @@
 """One optimiser step, and the scoring of a part of the data."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -134,15 +135,17 @@ def train_step(learner: Learner, step: Step) -> Taken:
                 backward(learner, step, number, step.ids[:1], counts=False)
         separate(learner.model)  # the next piece is added in place
     totals.all_reduce(device, learner.model)
-    gradients = [p.grad for p in learner.model.parameters() if p.grad is not None]
+    named = {name: p.grad for name, p in learner.model.named_parameters() if p.grad is not None}
+    gradients = list(named.values())
     scaler.unscale_(learner.optimizer)  # after the sum, so that all processes find the same overflow
+    norms = torch_private.foreach_norm(gradients)
     if watch:
-        watch.measure([p.grad for p in watch.parameters.values()])
-    norm = normalise(gradients, len(step.ids), totals.counts["loss"], cfg.clip)
+        watch.measure(named, norms)
+    norm = normalise(gradients, norms, len(step.ids), totals.counts["loss"], cfg.clip)
     scaler.step(learner.optimizer)
     scaler.update()
     if watch:
-        watch.end(len(step.ids) / totals.counts["loss"].clamp(min=1), len(step.ids))
+        watch.end(len(step.ids) / totals.counts["loss"].clamp(min=1), len(step.ids), watch.take())
     return Taken(totals, norm)
 
 
@@ -196,9 +199,12 @@ def micro_batches(ids: np.ndarray, accumulate: int, device: Device, least: int =
     return list(enumerate(pieces))[device.rank :: device.world]
 
 
-def normalise(gradients: list[Tensor], assumed: int, count: Tensor, clip: float) -> Tensor:
-    """Makes gradients of sum / assumed those of sum / count, clips them, and returns their norm before the clipping."""
-    norm = torch.nn.utils.get_total_norm(gradients)
+def normalise(gradients: list[Tensor], norms: Sequence[Tensor], assumed: int, count: Tensor, clip: float) -> Tensor:
+    """Makes gradients of sum / assumed those of sum / count, clips them, and returns their norm before the clipping.
+
+    `norms`: those of each.
+    """
+    norm = torch.linalg.vector_norm(torch.stack(list(norms)))
     factor: Tensor | float = 1.0
     if count.device.type != "cpu" or float(count) != assumed:
         factor = (assumed / count.clamp(min=1)).to(norm.dtype).to(norm.device)

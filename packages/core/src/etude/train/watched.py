@@ -42,7 +42,7 @@ def colours(count: int) -> Any:
 
 
 def by_step(found: Arrays, shown: Mapping[str, str]) -> Image.Image:
-    """Arrays of `found` against the step, a panel each, logarithmic unless shares; a line a layer, depth as its colour."""
+    """Arrays of `found` against the step, a panel each; a line a layer, from dark to light with depth."""
     canvas, panels = blank(8, 0.9 + 3.1 * len(shown), len(shown))
     step = found["step"]
     some = slice(None, None, max(1, len(step) // POINTS))
@@ -110,7 +110,7 @@ def depth(axis: Any, layers: Sequence[str]) -> None:
 def by_layer(found: Arrays, predicted: Mapping[str, float]) -> Image.Image:
     """The gradient norm against the layers at some steps; dashed what theory `predicted` for step 0.
 
-    `predicted`: norms at initialisation by the name of the layer. Only their ratios count: the line goes through what was
+    `predicted`: norms at initialisation by the layer. Only their ratios count: the line goes through what was
     measured of the last of these layers. Raises ValueError for the name of no layer.
     """
     layers, steps = list(found["layers"]), list(found["step"])
