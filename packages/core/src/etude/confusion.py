@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from etude import pictures
 
 
 def count(truths: Tensor, answers: Tensor, classes: int) -> Tensor:
@@ -31,14 +32,9 @@ def per_class(confusion: Tensor, classes: Sequence[str], what: str) -> tuple[lis
 
 def picture(counts: Tensor, classes: Sequence[str], what: str) -> Image.Image:
     """Counts of `what`, int64 [K, K], as an image; the colour is the part of the row."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     k = len(classes)
     size = 0.34 if counts.max() < 1000 else 0.44  # inches a cell, wide enough for its number
-    figure = Figure(figsize=(size * k + 2.2, size * k + 1.6), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    canvas, (axes,) = pictures.blank(size * k + 2.2, size * k + 1.6)
     parts = (counts / counts.sum(1, keepdim=True).clamp(min=1)).numpy()
     shown = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
     for row, column in (counts > 0).nonzero().tolist():
@@ -47,6 +43,5 @@ def picture(counts: Tensor, classes: Sequence[str], what: str) -> Image.Image:
     axes.set_xticks(range(k), classes, rotation=90 if max(map(len, classes)) > 2 else 0)
     axes.set_yticks(range(k), classes)
     axes.set(xlabel="read as", ylabel="is", title=f"Confusion matrix, validation part (numbers: {what})")
-    figure.colorbar(shown, ax=axes, label="part of the row", shrink=0.8)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    canvas.figure.colorbar(shown, ax=axes, label="part of the row", shrink=0.8)
+    return pictures.drawn(canvas)

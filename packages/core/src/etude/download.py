@@ -39,11 +39,19 @@ def root() -> Path:
 
 
 def cache() -> Path:
-    """Where is kept what can be made again: `etude` in the user's cache folder, which may be emptied at any time."""
+    """Where is kept what can be made again: `etude` in the user's cache folder, which may be emptied at any time.
+
+    A user without a home folder, as in a container that runs under any user's number, has `cache` in $ETUDE_DATA.
+    """
     given = os.environ.get("XDG_CACHE_HOME") or "~/.cache"  # empty is unset: XDG Base Directory Specification
     if not os.path.isabs(given) and not given.startswith("~"):
         raise UserError(f"the variable XDG_CACHE_HOME is {given!r}, no absolute path: make it one or unset it")
-    return at_home(given) / "etude"
+    try:
+        return at_home(given) / "etude"
+    except UserError:
+        if data := os.environ.get("ETUDE_DATA"):
+            return at_home(data) / "cache"
+        raise
 
 
 def at_home(path: str) -> Path:
@@ -173,6 +181,9 @@ def transfer(url: str, out: BinaryIO, version: Path | None, what: str, quiet: bo
                 out.truncate(0)
                 raise HTTPException("the server sent another part than the one requested")
             total = int(span[2])
+        coded = answer.headers.get("Content-Encoding", "identity")
+        if version and coded != "identity" and ".gz." not in version.name:
+            raise HTTPException(f"the server sent it encoded as {coded}, which was not requested")
         if version and not have:
             version.unlink(missing_ok=True)
             if now.startswith('"'):  # a strong one: RFC 9110, section 8.8.3

@@ -69,7 +69,7 @@ def through(file: Path, data: bytes | memoryview) -> None:
         sync(out)
 
 
-def sync(out: IO[bytes]) -> None:
+def sync(out: IO[Any]) -> None:
     """Makes sure that what was written survives a power failure, where that can be made sure."""
     out.flush()
     with offered():
