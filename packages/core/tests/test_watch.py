@@ -16,7 +16,7 @@ from toy.config import Config as ToyConfig
 from etude import config, draw
 from etude.errors import UserError
 from etude.testing import CPU, Cut, cut_off, different
-from etude.train import checkpoint, loop, optim, run
+from etude.train import checkpoint, loop, optim, run, watched
 from etude.train.device import Device
 from etude.train.step import Learner, Step, train_step
 from etude.train.watch import FIRST, Watch
@@ -273,3 +273,27 @@ def test_what_cannot_be_watched_is_refused_in_one_line():
         Learner(Plain(), dataclasses.replace(FIT, watch=True), Device(torch.device("cpu"), "fp32", world=2))
     with pytest.raises(UserError, match="nothing to watch"):
         Watch(nn.BatchNorm1d(3))
+
+
+def test_running_means_are_those_of_the_last_hundred_steps():
+    step = np.array([*range(128), *range(128, 1000, 4)])
+    y = np.random.default_rng(0).normal(size=len(step)).astype(np.float32)
+    y[[3, 200]] = np.inf, np.nan
+    slow = [y[(step > last - 100) & (step <= last) & np.isfinite(y)].astype(np.float64).mean() for last in step]
+    np.testing.assert_allclose(watched.running_mean(step, y), slow, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3000])
+def test_pictures_are_drawn_of_whatever_was_measured(steps):
+    """No warning of matplotlib's, which would be an error here, for gradients that are 0, infinite or no number."""
+    layers, activations = np.array(["a", "b", "c"]), np.array(["x"])
+    gradient = np.geomspace(1e-30, 1, 3)[None].repeat(steps, 0).astype(np.float32)
+    gradient[:1, 0], gradient[5:6, 1], gradient[7:8, 2] = 0, np.inf, np.nan
+    found = {"step": np.arange(steps), "layers": layers, "gradient": gradient, "update": 0 * gradient}
+    found |= {"activations": activations, "dead": np.ones((steps, 1)), "saturated": np.full((steps, 1), np.nan)}
+    drawn = dict(watched.pictures(found, {"a": 0.1, "c": 1.0}))
+    assert len(drawn) == (4 if steps else 0)
+    assert all(picture.size[0] >= 700 for picture in drawn.values())
+    if steps:
+        with pytest.raises(ValueError, match="names d, which is no layer"):
+            list(watched.pictures(found, {"d": 1.0}))

@@ -1,6 +1,6 @@
 """The run folder: what one training run leaves behind, readable by people and enough to go on or to predict.
 
-config.yaml  environment.json  about.json  metrics.jsonl  result.json  log.txt  samples/  tb/
+config.yaml  environment.json  about.json  metrics.jsonl  result.json  log.txt  watch.npz  samples/  tb/
 checkpoints/{last,last.prev,best}.pt
 """
 
