@@ -52,10 +52,10 @@ class Dense:
         self.x = torch.randn(EXAMPLES, INPUTS)
         self.labels = self.x[:, :CLASSES].argmax(1)
 
-    def plan(self, _split: Split, _epoch: int, batch_size: int) -> list[np.ndarray]:
+    def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:  # noqa: ARG002
         return even_batches(np.arange(EXAMPLES), batch_size)
 
-    def load(self, _split: Split, ids: np.ndarray, _epoch: int) -> tuple[Tensor, Tensor]:
+    def load(self, split: Split, ids: np.ndarray, epoch: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         return self.x[ids], self.labels[ids]
 
     def step(self, batch: tuple[Tensor, Tensor]) -> Sums:

@@ -289,7 +289,7 @@ def test_pictures_are_drawn_of_whatever_was_measured(steps):
     layers, activations = np.array(["a", "b", "c"]), np.array(["x"])
     gradient = np.geomspace(1e-30, 1, 3)[None].repeat(steps, 0).astype(np.float32)
     gradient[:1, 0], gradient[5:6, 1], gradient[7:8, 2] = 0, np.inf, np.nan
-    found = {"step": np.arange(steps), "layers": layers, "gradient": gradient, "update": 0 * gradient}
+    found = {"step": np.arange(steps), "layers": layers, "gradient": gradient, "update": np.zeros_like(gradient)}
     found |= {"activations": activations, "dead": np.ones((steps, 1)), "saturated": np.full((steps, 1), np.nan)}
     drawn = dict(watched.pictures(found, {"a": 0.1, "c": 1.0}))
     assert len(drawn) == (4 if steps else 0)

@@ -166,7 +166,7 @@ class Watch:
             for name in names:
                 if found[name] < TINY:
                     found[name] = torch.linalg.vector_norm(gradients[name], dtype=torch.float64)
-        zero = None if len(names) == len(self.parameters) else torch.zeros((), device=self.where)
+        zero = torch.zeros((), device=self.where)
         self.norms = [found.get(name, zero) for name in self.parameters]
 
     def end(self, factor: Tensor, examples: int, units: Units) -> None:
