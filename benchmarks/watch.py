@@ -118,10 +118,10 @@ def compare(kind: str, seconds: float, base: Fit) -> None:
     low, _, high = statistics.quantiles([b / a for a, b in times])
     print(f"{kind:5} {where}: {1000 * off:.2f} ms off, {1000 * on:.2f} ms on, ratio {on / off:.3f}", end="")
     print(f" (of neighbours {low:.3f} .. {high:.3f}; {len(times)} steps each)", end="")
-    watch = learners[1].watch
-    assert watch is not None
+    watching = learners[1].watch
+    assert watching is not None
     start = time.process_time()
-    found = watch.arrays()
+    found = watching.arrays()
     list(watched.pictures(found, {}))
     print(f"; pictures {time.process_time() - start:.1f} s")
 

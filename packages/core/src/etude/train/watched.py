@@ -57,7 +57,7 @@ def by_step(found: Arrays, shown: Mapping[str, str]) -> Image.Image:
             axes.set_yscale("log")
         axes.set_ylabel(label)
         axes.grid(alpha=0.25)
-        legend(canvas, axes, names)
+        legend(canvas, axes, names.tolist())
     panels[0].set_title(f"Single steps (thin), running mean of {MEAN} steps (thick)", fontsize=10)
     panels[-1].set_xlabel("optimiser step, from 0")
     return drawn(canvas)
@@ -90,7 +90,7 @@ def as_map(found: Arrays) -> Image.Image:
     axes.patch.set(hatch="////", edgecolor="0.6")
     mesh = axes.pcolormesh(edges, np.arange(len(layers) + 1) + 0.5, shown, cmap="viridis", rasterized=True)
     canvas.figure.colorbar(mesh, ax=axes, label="log10 of the gradient's L2 norm")
-    depth(axes.yaxis, layers)
+    depth(axes.yaxis, layers.tolist())
     axes.set(xlabel="optimiser step, from 0", ylabel="layer")
     if shown.mask.any():
         axes.set_title("hatched: the gradient is 0 or not finite", fontsize=10)
