@@ -25,7 +25,7 @@ class Model:
     activation: Literal["sigmoid", "tanh", "relu", "leaky-relu", "gelu", "selu", "identity"] = "relu"
     """the function applied to each unit"""
     initialisation: Literal["default", "lecun", "xavier", "he", "orthogonal", "sigma"] = "default"
-    """torch's default (uniform); normal weights with variance 1 / inputs (lecun), 2 / (inputs + outputs) (xavier) or 2 /
+    """torch's default (uniform); normal weights of variance 1 / inputs (lecun), 2 / (inputs + outputs) (xavier) or 2 /
     inputs (he); orthogonal matrices; or as sigma-w and sigma-b say. Biases begin at 0, but for default and sigma"""
     sigma_w: float = 1.0
     """with initialisation sigma: weights are normal with variance sigma-w^2 / inputs"""
@@ -34,7 +34,7 @@ class Model:
     norm: Literal["none", "batch", "layer"] = "none"
     """before the activation: none; over the batch (Ioffe & Szegedy 2015); over the units (Ba et al. 2016)"""
     residual: bool = False
-    """add what enters a hidden layer to what comes out of it (He et al. 2016); not in the first, which changes the size"""
+    """add what enters a hidden layer to what comes out of it (He et al. 2016); the first has none"""
     dropout: float = 0.0
     """the fraction of each hidden layer's outputs that is zeroed at random in training (Srivastava et al. 2014)"""
 
@@ -60,7 +60,7 @@ class Config:
     """One run of grad-flow."""
 
     data: Literal["sample", "mnist", "fashion-mnist"] = "sample"
-    """sample: the 1,797 digits of 8 x 8 pixels that come with scikit-learn; the others are downloaded when first used"""
+    """sample: the 1,797 digits of 8 x 8 pixels in scikit-learn; the others are downloaded when first used"""
     model: Model = field(default_factory=Model)
     fit: Fit = field(
         default_factory=lambda: Fit(

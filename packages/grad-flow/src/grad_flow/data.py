@@ -149,7 +149,7 @@ def fetch(name: str, folder: Path, missing: list[Path]) -> None:
 
 
 def read_rows(path: str, name: str) -> Tensor:
-    """The images in a CSV file, a row each, of the pixels of a data set `name`: float32 [N, s, s]; "-" is standard input.
+    """The images in a CSV file, a row each, of the pixels of a data set `name`: float32 [N, s, s]; "-" is stdin.
 
     Blank lines do not count. Raises UserError, naming file and line, for what is no such row.
     """

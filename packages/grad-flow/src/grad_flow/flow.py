@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from grad_flow.kernels import Gradients
 from grad_flow.model import DeepDenseNet
 
 
@@ -15,10 +16,7 @@ from grad_flow.model import DeepDenseNet
 class Flow:
     """Of a batch, in training mode; all on the CPU."""
 
-    weights: np.ndarray
-    """norm of the gradient by each weight matrix, [L + 1]"""
-    signals: np.ndarray
-    """norm of the gradient by what comes out of each hidden matrix, all examples and units as one vector, [L]"""
+    gradients: Gradients
     correlations: Tensor
     """of what comes out of each matrix, over its units, for every two examples, [L + 1, B, B]"""
     activations: list[Tensor]
@@ -26,7 +24,7 @@ class Flow:
 
 
 def measure(model: DeepDenseNet, images: Tensor, labels: Tensor) -> Flow:
-    """For images [B, s, s] and labels [B]; the loss is the mean. The model, its mode and its gradients stay as they are."""
+    """For images [B, s, s] and labels [B]; the loss is the mean. The model stays as it is, its gradients too."""
     model = copy.deepcopy(model).train()
     linears = [*(layer.linear for layer in model.hidden), model.classify]  # type: ignore[union-attr]
     outputs: list[Tensor] = []
@@ -42,4 +40,4 @@ def measure(model: DeepDenseNet, images: Tensor, labels: Tensor) -> Flow:
     norms = np.array([float(gradient.double().norm()) for gradient in gradients])
     units = [F.normalize(found.detach().double().cpu(), dim=1, eps=1e-300) for found in outputs]
     correlations = torch.stack([unit @ unit.T for unit in units])
-    return Flow(norms[: len(linears)], norms[len(linears) :], correlations, activations)
+    return Flow(Gradients(norms[: len(linears)], norms[len(linears) :]), correlations, activations)

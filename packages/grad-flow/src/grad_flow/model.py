@@ -1,5 +1,7 @@
 """The dense network. Shapes: B images, s x s pixels, W units, K classes."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -73,8 +75,5 @@ def initialise(linear: nn.Linear, config: Model) -> None:
 def network(inputs: int, config: Model) -> Network:
     """The model as the theory sees it."""
     sizes = config.sizes(inputs)
-    laws = tuple(
-        law(config.initialisation, ins, outs, config.sigma_w, config.sigma_b)
-        for ins, outs in zip(sizes, sizes[1:], strict=False)
-    )
+    laws = tuple(law(config.initialisation, ins, outs, config.sigma_w, config.sigma_b) for ins, outs in pairwise(sizes))
     return Network(config.activation, config.norm, config.residual, config.dropout, sizes, laws)

@@ -27,7 +27,7 @@ def board(flow: Flow, predicted: Gradients, correlations: Tensor, two: list[tupl
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3)
     figure.subplots_adjust(0.055, 0.12, 0.985, 0.93, wspace=0.22)
-    norms(axes[0], flow, predicted)
+    norms(axes[0], flow.gradients, predicted)
     ridges(axes[1], flow.activations)
     depth = np.arange(1, len(correlations) + 1)
     for (name, a, b), colour, mark in zip(two, (BLUE, ORANGE), "os", strict=False):
@@ -40,11 +40,12 @@ def board(flow: Flow, predicted: Gradients, correlations: Tensor, two: list[tupl
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
 
-def norms(axes: Any, flow: Flow, predicted: Gradients) -> None:
+def norms(axes: Any, found: Gradients, predicted: Gradients) -> None:
     """The norm of the gradient by weights and by pre-activations, and what the theory says of both at the start."""
-    parts = [("weights", flow.weights, predicted.weights, BLUE, "o")]
-    parts += [("pre-activations", flow.signals, predicted.signals, ORANGE, "s")]
-    smallest = max(min(float(found[found > 0].min(initial=1)) for _, *both, _, _ in parts for found in both), 1e-30)
+    parts = [("weights", found.weights, predicted.weights, BLUE, "o")]
+    parts += [("pre-activations", found.signals, predicted.signals, ORANGE, "s")]
+    both = np.concatenate([values for _, *both, _, _ in parts for values in both])
+    smallest = float(both[both > 0].min(initial=1))
     for name, measured, theory, colour, mark in parts:
         layers = np.arange(1, len(measured) + 1)
         axes.plot(layers, np.maximum(measured, smallest), f"{mark}-", color=colour, label=f"by {name}", **MARKS)

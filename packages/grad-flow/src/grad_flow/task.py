@@ -19,7 +19,7 @@ from grad_flow import kernels, show
 from grad_flow.config import CLASSES, SCORES, SIDES, Config
 from grad_flow.data import NAMES, Dataset, Images, read_rows
 from grad_flow.data import load as load_data
-from grad_flow.flow import Flow, measure
+from grad_flow.flow import measure
 from grad_flow.kernels import Gradients, Walk, factor
 from grad_flow.model import DeepDenseNet, network
 from grad_flow.theory import fixed_point, norm_factor
@@ -40,8 +40,8 @@ class Dense(Predictor):
 
     metric, better = "accuracy", SCORES
 
-    def __init__(self, config: Config, data: Dataset, where: torch.device, start: dict[str, Any] | None = None) -> None:
-        """`start`: what an earlier start measured before the first step; None where this is before it."""
+    def __init__(self, config: Config, data: Dataset, where: torch.device, start: Gradients | None = None) -> None:
+        """`start`: the gradients measured before the first step; None where this is before it."""
         super().__init__(config, data.name)
         self.where = where
         self.summary = " > ".join(map(str, config.model.sizes(SIDES[data.name] ** 2)))
@@ -54,7 +54,7 @@ class Dense(Predictor):
         self.model.mean.fill_(pixels.mean())
         self.model.std.fill_(pixels.std())
         self.few = Images(data.train.images[:SHOWN], data.train.labels[:SHOWN])
-        self.start = start or measured(measure(self.model, self.few.images.float(), self.few.labels))
+        self.start = start or measure(self.model, self.few.images.float(), self.few.labels).gradients
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -74,7 +74,10 @@ class Dense(Predictor):
         images, labels = batch
         logs = self.model(images)
         n, answers = len(labels), logs.detach().argmax(1)
-        sums: Sums = {"loss": (F.nll_loss(logs, labels, reduction="sum"), n), "accuracy": ((answers == labels).sum(), n)}
+        sums: Sums = {
+            "loss": (F.nll_loss(logs, labels, reduction="sum"), n),
+            "accuracy": ((answers == labels).sum(), n),
+        }
         if not self.model.training:
             sums["confusion"] = (confusion.count(labels, answers, CLASSES), n)
         return sums
@@ -83,7 +86,8 @@ class Dense(Predictor):
         return totals.means()
 
     def assets(self) -> dict[str, Any]:
-        return {"name": self.name, "start": self.start}
+        start = {"weights": self.start.weights.tolist(), "signals": self.start.signals.tolist()}
+        return {"name": self.name, "start": start}
 
     # -- theory
 
@@ -139,11 +143,6 @@ class Dense(Predictor):
         return found
 
 
-def measured(flow: Flow) -> dict[str, Any]:
-    """The norms of gradients as a checkpoint keeps them."""
-    return {"weights": flow.weights.tolist(), "signals": flow.signals.tolist()}
-
-
 def make(config: Config, where: torch.device) -> Task:
     return Dense(config, load_data(config.data, config.fit.seed), where)
 
@@ -153,8 +152,15 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
     if where is None:
         return Predictor(config, name)
     if SIDES[config.data] != SIDES[name] or NAMES[config.data] != NAMES[name]:
-        raise UserError(f"this run knows the classes and pixels of {name}, not those of {config.data}: give another --data")
-    return Dense(config, load_data(config.data, config.fit.seed), where, assets["start"])
+        raise UserError(
+            f"this run knows the classes and pixels of {name}, not those of {config.data}: give another --data"
+        )
+    return Dense(
+        config,
+        load_data(config.data, config.fit.seed),
+        where,
+        Gradients(*(np.array(assets["start"][of]) for of in ("weights", "signals"))),
+    )
 
 
 def describe(task: Dense, totals: Totals) -> tuple[str, dict[str, Any]]:
@@ -178,8 +184,8 @@ def factors(task: Dense) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     # The first matrix has another number of inputs, the last another of outputs.
     for name, ours, theirs in (
-        ("signal", start["signals"], predicted.signals),
-        ("weight", start["weights"][1:-1], predicted.weights[1:-1]),
+        ("signal", start.signals, predicted.signals),
+        ("weight", start.weights[1:-1], predicted.weights[1:-1]),
     ):
         values = factor(ours), factor(theirs)
         found[f"{name}_factor"], found[f"{name}_factor_predicted"] = (x if np.isfinite(x) else None for x in values)

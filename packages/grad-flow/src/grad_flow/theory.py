@@ -199,5 +199,10 @@ def law(initialisation: str, inputs: int, outputs: int, sigma_w: float, sigma_b:
         return sigma_w, sigma_b
     if initialisation == "default":
         return math.sqrt(1 / 3), math.sqrt(1 / (3 * inputs))
-    squares = {"lecun": 1.0, "he": 2.0, "xavier": 2 * inputs / (inputs + outputs), "orthogonal": inputs / max(inputs, outputs)}
+    squares = {
+        "lecun": 1.0,
+        "he": 2.0,
+        "xavier": 2 * inputs / (inputs + outputs),
+        "orthogonal": inputs / max(inputs, outputs),
+    }
     return math.sqrt(squares[initialisation]), 0.0
