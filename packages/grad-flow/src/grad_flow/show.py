@@ -34,8 +34,9 @@ def board(flow: Flow, predicted: Gradients, correlations: Tensor, two: list[tupl
         axes[2].plot(depth, flow.correlations[:, a, b], mark, color=colour, label=name, **MARKS)
         axes[2].plot(depth, correlations[:, a, b], "--", color=colour, label="predicted at the start", lw=1.2)
     axes[2].set(xlabel="layer", ylabel="correlation of pre-activations over units", ylim=(-1.05, 1.05))
+    axes[2].set(xticks=spread(len(depth)), yticks=(-1, -0.5, 0, 0.5, 1))
     axes[2].set_title("Two inputs by depth", **TITLE)
-    axes[2].legend(fontsize=8)
+    axes[2].legend(fontsize=8, loc="lower left")
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
@@ -48,12 +49,27 @@ def norms(axes: Any, found: Gradients, predicted: Gradients) -> None:
     smallest = float(both[both > 0].min(initial=1))
     for name, measured, theory, colour, mark in parts:
         layers = np.arange(1, len(measured) + 1)
-        axes.plot(layers, np.maximum(measured, smallest), f"{mark}-", color=colour, label=f"by {name}", **MARKS)
-        axes.plot(layers, np.maximum(theory, smallest), "--", color=GREY, lw=1.4, zorder=3)
+        axes.plot(layers, logs(measured, smallest), f"{mark}-", color=colour, label=f"by {name}", **MARKS)
+        axes.plot(layers, logs(theory, smallest), "--", color=GREY, lw=1.4, zorder=3)
     axes.plot([], [], "--", color=GREY, label="predicted at the start")
-    axes.set(yscale="log", xlabel="layer", ylabel="norm of the gradient of the mean loss (log scale)")
+    # Matplotlib's own logarithmic axis takes as long to draw as all the rest.
+    low, high = (int(end) for end in (np.floor(logs(both, smallest).min()), np.ceil(logs(both, smallest).max())))
+    powers = range(low, high + 1, max(1, (high - low + 3) // 5))
+    axes.set_yticks(powers, [f"1e{power}" for power in powers])
+    axes.set(
+        xticks=spread(len(parts[0][1])), xlabel="layer", ylabel="norm of the gradient of the mean loss (log scale)"
+    )
     axes.set_title("Gradient by layer", **TITLE)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="best" if low == high else "lower right")
+
+
+def logs(values: np.ndarray, smallest: float) -> np.ndarray:
+    return np.log10(np.maximum(values, smallest))
+
+
+def spread(count: int, most: int = 6) -> list[int]:
+    """At most so many of the layers 1 to count, among them the first and the last."""
+    return sorted({round(layer) for layer in np.linspace(1, count, min(count, most))})
 
 
 def ridges(axes: Any, activations: list[Tensor]) -> None:
@@ -69,6 +85,8 @@ def ridges(axes: Any, activations: list[Tensor]) -> None:
         middle = (edges[1:] + edges[:-1]) / 2
         colour = (0.04 + 0.5 * row / len(values), 0.37, 0.65 - 0.4 * row / len(values))
         axes.fill_between(middle, row, row + height, color=colour, alpha=0.8, lw=0, zorder=len(values) - row)
-    axes.set_yticks(np.arange(len(chosen)), [str(layer + 1) for layer in chosen])
+    rows = [row - 1 for row in spread(len(chosen))]
+    axes.set_yticks(rows, [str(chosen[row] + 1) for row in rows])
+    axes.locator_params(axis="x", nbins=5)
     axes.set(xlabel="activation", ylabel="layer", xlim=(low, high), ylim=(0, len(chosen) + 0.1))
     axes.set_title("Activations by layer (share of units and images)", **TITLE)

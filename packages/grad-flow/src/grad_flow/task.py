@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from etude import confusion, draw, pictures
+from etude import confusion, draw
 from etude.errors import UserError
 from etude.fingerprint import fingerprint
 from etude.train.run import Run
@@ -120,18 +120,12 @@ class Dense(Predictor):
     # -- pictures
 
     def show(self, run: Run, when: str, step: int) -> None:
-        """The same training images before, and at the end; then also the confusion matrix and the graph."""
+        """Gradients, activations and correlations of the same training images, before the first step and at the end."""
         if when.startswith("epoch"):
             return
         images, labels = self.few.images.float().to(self.where), self.few.labels.to(self.where)
         flow = measure(self.model, images, labels)
         run.picture("flow", show.board(flow, self.predicted, self.way.correlations(), self.two()), step, when)
-        if when != "after":
-            return
-        part = self.parts["valid"]
-        answers = torch.cat([self.model(images.float()).argmax(1) for images in part.images.split(1000)])
-        counts = confusion.count(part.labels.cpu(), answers.cpu(), CLASSES)
-        run.picture("confusion", pictures.confusion(counts, NAMES[self.name], "images"), step)
 
     def two(self) -> list[tuple[str, int, int]]:
         """Two images of one class, and two of two, among those that are measured."""
