@@ -35,6 +35,10 @@ NAMES = {
     "rmsprop": ("torch.optim.rmsprop", "rmsprop"),
     # All gradients times a number in one call: a loop with Tensor.mul_.
     "foreach_mul": ("torch", "_foreach_mul_"),
+    # The like for what `fit.watch` measures of all weights: loops with torch.linalg.vector_norm, Tensor.sub_ and copy_.
+    "foreach_norm": ("torch", "_foreach_norm"),
+    "foreach_sub": ("torch", "_foreach_sub_"),
+    "foreach_copy": ("torch", "_foreach_copy_"),
     # d, y -> d * y * (1 - y)  and  d, y -> d * (1 - y * y), each in one operation and with `grad_input=`: the formulas.
     "sigmoid_backward": ("torch", "ops.aten.sigmoid_backward.grad_input"),
     "tanh_backward": ("torch", "ops.aten.tanh_backward.grad_input"),

@@ -70,8 +70,12 @@ class StackedLearner:
         found = self.compute("train", batches, Training(states, sizes))
         totals = [found[r] for r in batches]
         counts = torch.stack([total.counts["loss"] for total in totals])
+        stack.measure()
         norms = normalise_rows(stack.gradient(), sizes, counts, [learner.cfg.clip for learner in stack.learners])
         stack.update([step.lr for step in steps])
+        for r, (learner, step) in enumerate(zip(stack.learners, steps, strict=True)):
+            if learner.watch:
+                learner.watch.end(len(step.ids) / counts[r].clamp(min=1), len(step.ids), stack.units[r])
         return [Taken(total, norm) for total, norm in zip(totals, norms.unbind(), strict=True)]
 
     @torch.no_grad()

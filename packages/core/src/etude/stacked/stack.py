@@ -17,6 +17,7 @@ from etude.train.device import Device
 from etude.train.step import Learner
 from etude.train.task import Task
 from etude.train.totals import Totals
+from etude.train.watch import Key, Units
 
 SLOTS = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",), "rmsprop": ("square_avg", "momentum_buffer")}
 
@@ -33,16 +34,20 @@ class Training(NamedTuple):
 class StepModule(nn.Module):
     """A task's step as the forward pass of a module, so that `functional_call` can give it other weights."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, learner: Learner) -> None:
         super().__init__()
-        self.task, self.model = task, task.model
+        self.task, self.model, self.watch = learner.task, learner.model, learner.watch
+        self.key: Key = ()
 
     def forward(self, batch: Any) -> Any:
+        if self.watch and self.model.training:
+            self.watch.begin()
         sums = self.task.step(batch)
+        self.key, seen = self.watch.take() if self.watch else ((), None)
         return {
             name: (x, n if isinstance(n, Tensor) else torch.full((), n, dtype=torch.float64, device=x.device))
             for name, (x, n) in sums.items()
-        }
+        }, [] if seen is None else [seen]
 
 
 def is_dropout(owner: Any, name: str) -> bool:
@@ -126,7 +131,9 @@ class Stack:
         ends = {True: slice(decaying), False: slice(decaying, None)}  # whether weight decay falls on it
         ends = {decays: at for decays, at in ends.items() if vectors[0][:, at].numel()}
         self.parts = [(decays, at, [x[:, at].unbind() for x in vectors]) for decays, at in ends.items()]
-        self.module = StepModule(learners[0].task)
+        self.module = StepModule(learners[0])
+        self.units: dict[int, Units] = {}
+        """what `fit.watch` saw of each replica, by row, in the step computed last"""
         self.dropouts = [dropouts(learner.task) for learner in learners]
         if len({len(places) for places in self.dropouts}) > 1:
             raise Unstackable("its dropout is not at the same places in each run")
@@ -198,7 +205,10 @@ class Stack:
 
         with device.autocast():
             tensors = [x for x in batch.leaves if isinstance(x, Tensor)]
-            found: dict[str, tuple[Tensor, Tensor]] = vmap(one, randomness="error")(given, values, tensors)
+            found: dict[str, tuple[Tensor, Tensor]]
+            found, seen = vmap(one, randomness="error")(given, values, tensors)
+        for units in seen:
+            self.units |= {r: (self.module.key, x) for r, x in zip(rows, units, strict=True)}
         if not every:
             for name, x in self.others.items():
                 x[rows] = others[name]
@@ -236,6 +246,14 @@ class Stack:
         """[R, D]"""
         assert self.weights.grad is not None
         return self.weights.grad
+
+    def measure(self) -> None:
+        """As `Watch.measure`, for the learners that watch."""
+        for r, learner in enumerate(self.learners):
+            if watch := learner.watch:
+                rows = self.cut(self.gradient()[r])
+                watch.begin()
+                watch.measure(dict(zip(self.names, rows, strict=True)), torch_private.foreach_norm(rows))
 
 
 def optimise(kind: str, lists: list[list[Tensor]], lr: float, weight_decay: float, knobs: dict[str, Any]) -> None:

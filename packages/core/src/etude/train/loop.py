@@ -55,7 +55,8 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
     requests of many runs. `asked`: the signals so far. The result and what is raised are those of `fit`.
     """
     task, cfg, device, progress = learner.task, learner.cfg, learner.device, begin(learner, run)
-    with Reporter(run, cfg, device, progress, learner.scaler, min(10.0, 1 / learner.time_share)) as reporter:
+    pause, watch = min(10.0, 1 / learner.time_share), learner.watch
+    with Reporter(run, cfg, device, progress, learner.scaler, pause, watch) as reporter:
         if progress.step == 0:
             save(learner, run, progress)
             look(task, run, device, "before", 0)
@@ -87,12 +88,16 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
                 progress.best_epoch = epoch
                 save_best(task, run, epoch, valid)
             look(task, run, device, f"epoch {epoch}", progress.step)
+            if watch:
+                watch.show(run, f"epoch {epoch}", progress.step, task)
             reporter.flush()
             save(learner, run, progress)  # after all else of this epoch: what a kill cuts off is done again, not twice
             run.write_rows(progress.rows)
             if (stop := agreed(asked, device)) and progress.epoch <= cfg.epochs:
                 raise Stopped(stop)
         reporter.check_steps()
+        if watch:
+            watch.show(run, "after", progress.step, task)
         return finish(task, run, device, progress)
 
 

@@ -1,6 +1,7 @@
 """One optimiser step, and the scoring of a part of the data."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from etude.train.device import Device
 from etude.train.norm import batch_norms, uncounted
 from etude.train.task import Split, Task
 from etude.train.totals import Sums, Totals
+from etude.train.watch import Watch
 
 
 def check_plain(value: Any, name: str) -> None:
@@ -83,17 +85,23 @@ class Learner:
         self.optimizer, self.scaler = optim.optimizer(cfg, self.model), device.scaler()
         self.scaler.scale(torch.zeros((), device=device.where))  # so it is ready even where another has all the pieces
         self.norms = bool(batch_norms(self.model))
+        if cfg.watch and device.world > 1:
+            raise UserError("fit.watch would see the units of one process only: train in one, or with --fit.no-watch")
+        self.watch = Watch(self.model) if cfg.watch else None
         self.time_share = 1.0  # of the time that passes, where several runs are trained together
 
     def state(self) -> dict[str, Any]:
         model, optimizer, scaler = self.model.state_dict(), self.optimizer.state_dict(), self.scaler.state_dict()
-        return {"model": model, "optimizer": optimizer, "scaler": scaler, "assets": self.task.assets()}
+        watched = {"watch": self.watch.state()} if self.watch else {}
+        return {"model": model, "optimizer": optimizer, "scaler": scaler, "assets": self.task.assets(), **watched}
 
     def restore(self, state: dict[str, Any], where: Path) -> None:
         checkpoint.fill(self.model, state, where)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
+        if self.watch:
+            self.watch.restore(state["watch"])
 
     def do(self, request: Step | Score) -> Taken | Totals:
         """Raises UserError if torch.compile cannot do its part, such as where there is no C++ compiler."""
@@ -114,7 +122,9 @@ class Learner:
 
 def train_step(learner: Learner, step: Step) -> Taken:
     """Takes an optimiser step of one run."""
-    cfg, device, scaler, totals = learner.cfg, learner.device, learner.scaler, Totals()
+    cfg, device, scaler, totals, watch = learner.cfg, learner.device, learner.scaler, Totals(), learner.watch
+    if watch:
+        watch.begin()
     optim.set_learning_rate(learner.optimizer, step.lr)
     learner.optimizer.zero_grad(set_to_none=True)
     for number, piece in micro_batches(step.ids, cfg.accumulate, device, 2 if learner.norms else 1):
@@ -125,11 +135,17 @@ def train_step(learner: Learner, step: Step) -> Taken:
                 backward(learner, step, number, step.ids[:1], counts=False)
         separate(learner.model)  # the next piece is added in place
     totals.all_reduce(device, learner.model)
-    gradients = [p.grad for p in learner.model.parameters() if p.grad is not None]
+    named = {name: p.grad for name, p in learner.model.named_parameters() if p.grad is not None}
+    gradients = list(named.values())
     scaler.unscale_(learner.optimizer)  # after the sum, so that all processes find the same overflow
-    norm = normalise(gradients, len(step.ids), totals.counts["loss"], cfg.clip)
+    norms = torch_private.foreach_norm(gradients)
+    if watch:
+        watch.measure(named, norms)
+    norm = normalise(gradients, norms, len(step.ids), totals.counts["loss"], cfg.clip)
     scaler.step(learner.optimizer)
     scaler.update()
+    if watch:
+        watch.end(len(step.ids) / totals.counts["loss"].clamp(min=1), len(step.ids), watch.take())
     return Taken(totals, norm)
 
 
@@ -183,9 +199,12 @@ def micro_batches(ids: np.ndarray, accumulate: int, device: Device, least: int =
     return list(enumerate(pieces))[device.rank :: device.world]
 
 
-def normalise(gradients: list[Tensor], assumed: int, count: Tensor, clip: float) -> Tensor:
-    """Makes gradients of sum / assumed those of sum / count, clips them, and returns their norm before the clipping."""
-    norm = torch.nn.utils.get_total_norm(gradients)
+def normalise(gradients: list[Tensor], norms: Sequence[Tensor], assumed: int, count: Tensor, clip: float) -> Tensor:
+    """Makes gradients of sum / assumed those of sum / count, clips them, and returns their norm before the clipping.
+
+    `norms`: those of each.
+    """
+    norm = torch.linalg.vector_norm(torch.stack(list(norms)))
     factor: Tensor | float = 1.0
     if count.device.type != "cpu" or float(count) != assumed:
         factor = (assumed / count.clamp(min=1)).to(norm.dtype).to(norm.device)
