@@ -75,9 +75,8 @@ def measured(name: str, width: int, seeds: int, data: str) -> tuple[list[Row], l
         model = DeepDenseNet(images[0].numel(), cfg.model)
         model.mean.copy_(one.model.mean)
         model.std.copy_(one.model.std)
-        one.start = flow.measure(model, images, labels).gradients
-        norms.append(one.start)
-        found = {key: "" if value is None else f"{value:.6g}" for key, value in task.factors(one).items()}
+        norms.append(flow.measure(model, images, labels).gradients)
+        found = {key: "" if value is None else f"{value:.6g}" for key, value in task.factors(one, norms[-1]).items()}
         networks.append(about | {"seed": str(seed)} | found)
     layers = []
     for of in ("signals", "weights"):

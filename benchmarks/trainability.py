@@ -1,10 +1,11 @@
-"""Which networks train at all: accuracy after a fixed budget over (sigma_w, depth), with the depth 6 xi_c of the theory.
+"""Which networks train at all: accuracy after a fixed budget over (sigma_w, depth), and the theory's depth of 6 xi_c.
 
-`python benchmarks/trainability.py` trains tanh networks (sigma_b^2 = 0.05) on MNIST, as Schoenholz et al. 2017 (figure 5),
-all of one depth as one program, and writes packages/grad-flow/results/trainability.csv, a line a run. `--table` makes
-from that file the table of the README, and the picture packages/grad-flow/results/trainability.png. A run `trains` if
-its test accuracy is above 55 %, half-way between chance and none wrong; the depth at which half of the runs do is read
-off between two depths of the grid, on a logarithmic scale.
+`python benchmarks/trainability.py` trains tanh networks (sigma_b^2 = 0.05) on MNIST, as Schoenholz et al. 2017 do for
+their figure 5, all of one depth as one program, and writes packages/grad-flow/results/trainability.csv, a line a run.
+Then it prints the table of the README and draws trainability.png beside the file, which `--table` does from that file
+alone. A run trains if its test accuracy is above 55 %, half-way between chance and none wrong. The depth at which half
+of the runs do is read off between two depths of the grid, on a logarithmic scale; with several learning rates each
+setting and depth has the best of them.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from grad_flow.data import load
 from grad_flow.model import DeepDenseNet
 from grad_flow.theory import fixed_point
 
-RESULTS = Path(__file__).parents[1] / "packages/grad-flow/results"
+FILE = Path(__file__).parents[1] / "packages/grad-flow/results/trainability.csv"
 SIGMAS = (0.5, 0.75, 1.0, 1.1, 1.2, 1.6, 2.0, 2.5, 3.0, 4.0)
 DEPTHS = (4, 6, 8, 11, 16, 23, 32, 45, 64)
 SIGMA_B = 0.05**0.5
@@ -170,7 +171,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--lr", type=float, nargs="+", default=[0.01])
     parser.add_argument("--depths", type=int, nargs="+", default=DEPTHS)
-    parser.add_argument("--out", type=Path, default=RESULTS / "trainability.csv")
+    parser.add_argument("--out", type=Path, default=FILE)
     args = parser.parse_args()
     if not args.table:
         args.out.parent.mkdir(exist_ok=True)

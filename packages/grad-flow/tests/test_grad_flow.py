@@ -142,7 +142,7 @@ def test_a_run_says_what_was_measured_before_its_first_step(trained, capsys):
     assert found["accuracy"] > 0.85
     torch.manual_seed(0)
     fresh = task.make(config.parse(Config, ["--fit.epochs", "8"]), CPU)
-    assert found["signal_factor"] == pytest.approx(task.factors(fresh)["signal_factor"], rel=1e-9)
+    assert found["signal_factor"] == pytest.approx(task.factors(fresh, fresh.start)["signal_factor"], rel=1e-9)
     assert found["signal_factor"] == pytest.approx(found["signal_factor_predicted"], rel=0.1)
     assert found["fixed_point"] == pytest.approx(1 / math.sqrt(6), rel=1e-6)
     assert f"{found['signal_factor']:.4f} by pre-activations" in "\n".join(lines)
@@ -150,11 +150,12 @@ def test_a_run_says_what_was_measured_before_its_first_step(trained, capsys):
 
 @pytest.mark.parametrize(("depth", "signal", "weight"), [(1, False, False), (2, True, False), (3, True, True)])
 def test_too_few_layers_have_no_factor(depth, signal, weight):
-    found = task.factors(task.make(config.parse(Config, ["--model.depth", str(depth)]), CPU))
+    made = task.make(config.parse(Config, ["--model.depth", str(depth)]), CPU)
+    found = task.factors(made, made.start)
     assert (found["signal_factor"] is not None, found["weight_factor"] is not None) == (signal, weight)
     assert (found["signal_factor_predicted"] is not None) == signal
     residual = task.make(config.parse(Config, ["--model.depth", str(depth), "--model.residual"]), CPU)
-    assert task.factors(residual)["fixed_point"] is None
+    assert task.factors(residual, residual.start)["fixed_point"] is None
 
 
 def test_predict_names_the_digits(trained, rows, capsys):

@@ -1,5 +1,6 @@
 """grad-flow as a Task: a dense network, and what theory says of its gradients before the first step."""
 
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -54,7 +55,9 @@ class Dense(Predictor):
         self.model.mean.fill_(pixels.mean())
         self.model.std.fill_(pixels.std())
         self.few = Images(data.train.images[:SHOWN], data.train.labels[:SHOWN])
-        self.start = start or measure(self.model, self.few.images.float(), self.few.labels).gradients
+        start = start or measure(self.model, self.few.images.float(), self.few.labels).gradients
+        # In one array, as runs of a stack may differ in arrays, but an array of one number is a number to them.
+        self.norms = np.concatenate([start.weights, start.signals])
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -86,8 +89,13 @@ class Dense(Predictor):
         return totals.means()
 
     def assets(self) -> dict[str, Any]:
-        start = {"weights": self.start.weights.tolist(), "signals": self.start.signals.tolist()}
-        return {"name": self.name, "start": start}
+        return {"name": self.name, "start": {name: found.tolist() for name, found in asdict(self.start).items()}}
+
+    @property
+    def start(self) -> Gradients:
+        """What was measured before the first step."""
+        weights = self.config.model.depth + 1
+        return Gradients(self.norms[:weights], self.norms[weights:])
 
     # -- theory
 
@@ -153,7 +161,7 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
         config,
         load_data(config.data, config.fit.seed),
         where,
-        Gradients(*(np.array(assets["start"][of]) for of in ("weights", "signals"))),
+        Gradients(**{name: np.array(found) for name, found in assets["start"].items()}),
     )
 
 
@@ -162,7 +170,7 @@ def describe(task: Dense, totals: Totals) -> tuple[str, dict[str, Any]]:
     scores, counts = task.scores(totals), totals.sums["confusion"].cpu()
     lines, classes = confusion.per_class(counts, NAMES[task.name], "images")
     lines.append(f"accuracy {scores['accuracy']:.2%}  loss {scores['loss']:.4f}")
-    found = factors(task)
+    found = factors(task, task.start)
     lines.append("before the first step, the norm of the gradient changed per layer, on its way back, by a factor of")
     for name, of in (("signal", "by pre-activations"), ("weight", "by weights of hidden layers")):
         if found[f"{name}_factor"] is not None:
@@ -172,9 +180,9 @@ def describe(task: Dense, totals: Totals) -> tuple[str, dict[str, Any]]:
     return "\n".join(lines), {**scores, **found, "images": int(counts.sum()), "per_class": classes}
 
 
-def factors(task: Dense) -> dict[str, float | None]:
+def factors(task: Dense, start: Gradients) -> dict[str, float | None]:
     """See `describe`; None where there are too few layers, and with residual connections, where nothing is fixed."""
-    start, predicted, config = task.start, task.predicted, task.config.model
+    predicted, config = task.predicted, task.config.model
     found: dict[str, float | None] = {}
     # The first matrix has another number of inputs, the last another of outputs.
     for name, ours, theirs in (
