@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from etude.config import Fit, Scores, at_least, keep_path, probabilities
+from etude.errors import UserError
 from etude.package import Package
 
 SCORES: Scores = {"loss": "lower", "accuracy": "higher", "macro_f1": "higher", "top2": "higher"}
@@ -57,6 +58,19 @@ class Model:
         at_least(1, "model", self, "embedding", "hidden", "layers", "channels")
         at_least(0, "model", self, "ngrams")
         probabilities("model", self, "dropout")
+        if self.widths and min(self.widths) < 1:
+            raise UserError("model.widths must be numbers of letters, each at least 1: for instance 2 3 4")
+        directions = 2 if self.reading == "both" else 1
+        gates = {"lstm": 4, "gru": 3}.get(self.cell, 1)
+        read = self.embedding if self.order == "embedding" else 100
+        inputs = [read, *[directions * self.hidden] * (self.layers - 1)]
+        weights = sum(directions * gates * self.hidden * (size + self.hidden) for size in inputs)
+        weights += sum(width * read * self.channels for width in self.widths)
+        if self.layers > 100 or weights > 10**8:
+            raise UserError(
+                f"this network would have about {weights:.0e} weights in {self.layers} layers: use 1e8 and 100 at most, "
+                "with a smaller model.hidden, model.layers or model.channels"
+            )
 
 
 @dataclass(frozen=True)
@@ -74,8 +88,10 @@ class Config:
     fit: Fit = field(default_factory=lambda: Fit(epochs=15, batch_size=64, clip=1.0, precision="fp32"))
 
     def __post_init__(self) -> None:
-        at_least(0, "config", self, "per_epoch")
-        probabilities("config", self, "label_smoothing")
+        if self.per_epoch < 0:
+            raise UserError(f"per-epoch must be at least 0, which is all names, not {self.per_epoch}")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"label-smoothing is a part, from 0 to below 1, not {self.label_smoothing}")
 
 
 PACKAGE = Package("names-rnn", Config, next_step="--data names", scores=SCORES, number=9, embeds=True)

@@ -21,12 +21,12 @@ from etude.errors import UserError
 from etude.text.lines import ended, lines
 from names_rnn import sample
 from names_rnn.config import Data
-from names_rnn.letters import ASCII, Alphabet, fold, tidy
+from names_rnn.letters import ASCII, Alphabet, fold
 
 ARCHIVE = "https://download.pytorch.org/tutorial/data.zip"
 SPLIT = -1  # the stream that the parts are drawn from; epochs, which draw their order likewise, count from 1
 TENTH = 10  # one part in so many is validated on, one tested on
-Pair = tuple[str, int]  # a tidy name and the number of its language
+Pair = tuple[str, int]  # a name and the number of its language
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def load(config: Data, seed: int, alphabet: Alphabet | None = None) -> Dataset:
     else:
         alike = defaultdict(list)
         for row in dict.fromkeys(rows):
-            alike[fold(row[0]) or row[0]].append(row)
+            alike[fold(row[0]).strip() or row[0].strip()].append(row)
         groups = [sorted(group, key=lambda row: (row[1], row[0])) for _, group in sorted(alike.items())]
     parts = [[row for group in part for row in group] for part in divided(groups, seed)]
     for what, part in zip(("training", "validation", "test"), parts, strict=True):
@@ -123,6 +123,7 @@ def read(name: str, kind: str) -> tuple[str, tuple[str, ...], list[Pair]]:
 def read_folder(folder: Path, kind: str) -> tuple[tuple[str, ...], list[Pair]]:
     """The languages of a folder of Language.txt, and one name a line; empty lines are passed over.
 
+    A name is all of its line, as in the lab: the space after some of the Korean names is a letter.
     Raises UserError if there are less than two languages, a file has no names, or a name none of the letters of `kind`.
     """
     if not folder.is_dir():
@@ -134,12 +135,13 @@ def read_folder(folder: Path, kind: str) -> tuple[tuple[str, ...], list[Pair]]:
     rows: list[Pair] = []
     for label, path in enumerate(texts):
         had = len(rows)
-        for number, line in enumerate(ended(lines(path, "give a text file, one name a line")), 1):
-            name = tidy(line)
-            if name and kind == "ascii" and not fold(name):
+        for number, name in enumerate(ended(lines(path, "give a text file, one name a line")), 1):
+            if not name.strip():
+                continue
+            if kind == "ascii" and not fold(name).strip():
                 none = f"{path}, line {number}: {name!r} has none of the {len(ASCII)} letters"
                 raise UserError(f"{none}: delete the line, or use --data.letters unicode")
-            rows += [(name, label)] if name else []
+            rows.append((name, label))
         if len(rows) == had:
             raise UserError(f"{path} has no names: write one a line, or delete the file")
     return tuple(path.stem for path in texts), rows
