@@ -68,8 +68,8 @@ class Model:
         weights += sum(width * read * self.channels for width in self.widths)
         if self.layers > 100 or weights > 10**8:
             raise UserError(
-                f"this network would have about {weights:.0e} weights in {self.layers} layers: use 1e8 and 100 at most, with "
-                " a smaller model.hidden, model.layers or model.channels"
+                f"this network would have about {weights:.0e} weights in {self.layers} layers, of at most 1e8 and 100: "
+                "use a smaller model.hidden, model.layers or model.channels"
             )
 
 

@@ -94,30 +94,25 @@ class Convolutions(nn.Module):
 class NGrams(nn.Module):
     """A weight for each n-gram and language: sum of the weights / sqrt(how many n-grams a name has), edges included.
 
-    N-grams are hashed into buckets (Weinberger et al. 2009), so that no list of them is kept.
+    N-grams are hashed into buckets (Weinberger et al. 2009), so that no list of them is kept. Dropout leaves some out.
     """
 
-    def __init__(self, longest: int, languages: int) -> None:
+    def __init__(self, longest: int, languages: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.longest = longest
+        self.longest, self.dropout = longest, nn.Dropout(dropout)
         self.weight = nn.Parameter(torch.zeros(BUCKETS, languages))
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Letters [B, T] -> [B, K]."""
         framed = F.pad(ids + EDGE, (1, 1))
         place = torch.arange(framed.shape[1], device=ids.device)
-        framed = framed.where((place > 0) & (place <= lengths[:, None]), 0)
-        framed = framed.where((place != 0) & (place != lengths[:, None] + 1), EDGE)
-        total, count = 0.0, 0.0
+        framed = framed.where((place > 0) & (place <= lengths[:, None]), EDGE)
+        total, count = torch.zeros(()), torch.zeros(())
         key = torch.zeros_like(framed)
-        for n in range(1, self.longest + 1):
-            if n > 1:
-                key, framed_n = key[:, :-1], framed[:, n - 1 :]
-            else:
-                framed_n = framed
-            key = (key * 1_000_003 + framed_n + 7919) % 2_147_483_647
-            real = (place[: key.shape[1]] + n <= lengths[:, None] + 2)[..., None]
-            total = total + F.embedding(key % BUCKETS, self.weight).where(real, 0).sum(1)
+        for n in range(1, min(self.longest, framed.shape[1]) + 1):
+            key = (key[:, : framed.shape[1] - n + 1] * 1_000_003 + framed[:, n - 1 :] + 7_919) % 2_147_483_647
+            real = (place[: key.shape[1]] + n <= lengths[:, None] + 2)[..., None].float()
+            total = total + (F.embedding(key % BUCKETS, self.weight) * self.dropout(real)).sum(1)
             count = count + real.sum(1)
         return total / count.sqrt()
 
@@ -140,7 +135,7 @@ class Classifier(nn.Module):
         self.pooling = Pooling(config.pooling, (1 + both) * config.hidden, both)
         width = (1 + both) * config.hidden
         self.convolutions = Convolutions(size, config.widths, config.channels) if config.widths else None
-        self.ngrams = NGrams(config.ngrams, languages) if config.ngrams else None
+        self.ngrams = NGrams(config.ngrams, languages, config.dropout) if config.ngrams else None
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(width + (self.convolutions.size if self.convolutions else 0), languages)
 
