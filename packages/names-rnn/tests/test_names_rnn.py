@@ -230,6 +230,8 @@ def test_languages_are_drawn_alike_or_as_frequent():
         assert (times > 0).mean() > 0.85 and 0.7 < times.var() / times.mean() < 1.4  # Poisson
     np.testing.assert_allclose(as_is / 20_000, counts / len(labels), atol=0.01)
     assert np.bincount(plans[1]).max() - np.bincount(plans[1]).min() == 1
+    ids = np.concatenate(made("--drawing", "root", "--per-epoch", "20000").plan("train", 3, 64))
+    np.testing.assert_allclose(np.bincount(labels[ids]) / 20_000, counts**0.5 / (counts**0.5).sum(), atol=0.01)
     assert (np.concatenate(uniform.plan("train", 4, 64)) != plans[0]).any()
     assert sorted(np.concatenate(made().plan("train", 1, 64))) == list(range(len(labels)))
 

@@ -109,8 +109,9 @@ class Surnames(Predictor):
         if split != "train":
             return even_batches(np.arange(count), batch_size)
         seed, n = self.config.fit.seed, self.config.per_epoch or count
-        if self.config.drawing == "uniform":
-            return even_batches(drawn(self.parts["train"].labels, n, seed, epoch), batch_size)
+        if self.config.drawing != "frequent":
+            power = {"uniform": 0.0, "root": 0.5}[self.config.drawing]
+            return even_batches(drawn(self.parts["train"].labels, power, n, seed, epoch), batch_size)
         if n == count:
             return even_batches(draw.shuffled(count, seed, epoch), batch_size)
         ids = np.concatenate([draw.shuffled(count, seed, epoch, again) for again in range(-(-n // count))])
@@ -175,12 +176,13 @@ class Surnames(Predictor):
         return "\n".join(lines)
 
 
-def drawn(labels: np.ndarray, n: int, *parts: int) -> np.ndarray:
-    """`n` ids, each of a language that is drawn first, all alike, then of one of its names: int64 [n]."""
+def drawn(labels: np.ndarray, power: float, n: int, *parts: int) -> np.ndarray:
+    """`n` ids: a language is drawn in proportion to count ** power, then one of its names: int64 [n]."""
     order = np.argsort(labels, kind="stable")
     counts = np.bincount(labels)
-    u = draw.uniform(np.arange(n), 2, *parts, DRAWN).numpy()
-    language = (u[:, 0] * len(counts)).astype(np.int64)
+    u = draw.uniform(np.arange(n), 2, *parts, DRAWN).double().numpy()
+    shares = np.cumsum(counts**power / (counts**power).sum())
+    language = np.searchsorted(shares[:-1], u[:, 0], side="right")
     return order[(np.cumsum(counts) - counts)[language] + (u[:, 1] * counts[language]).astype(np.int64)]
 
 
