@@ -79,8 +79,8 @@ class Config:
 
     data: Data = field(default_factory=Data)
     drawing: Literal["frequent", "root", "uniform"] = "frequent"
-    """training names as frequent as they are; or of a language that is drawn first: uniform: all alike; root: as frequent
-    as the square root of its number of names"""
+    """training names as frequent as they are; or of a language that is drawn first (uniform: all alike; root: as
+    frequent as the square root of its number of names)"""
     per_epoch: int = 0
     """training names that an epoch draws; 0: as many as there are"""
     label_smoothing: float = 0.0
