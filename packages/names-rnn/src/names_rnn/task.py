@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from etude import confusion, draw, pictures
+from etude import confusion, draw
 from etude.errors import UserError
 from etude.fingerprint import fingerprint
 from etude.markdown import literal
@@ -150,7 +150,7 @@ class Surnames(Predictor):
             return
         said, labels = self.probabilities(part.names), torch.from_numpy(part.labels)
         counts = confusion.count(labels, said.argmax(1), len(self.languages))
-        run.picture("confusion", pictures.confusion(counts, self.languages, "names"), step)
+        run.picture("confusion", confusion.picture(counts, self.languages, "names"), step)
         run.picture("calibration", show.calibration(said, labels), step)
         run.picture("languages", show.languages(confusion.f1(counts), counts.sum(1), self.languages), step)
         wrong = (said.argmax(1) != labels).nonzero()[:, 0]
