@@ -2,7 +2,7 @@
 
     ETUDE_DATA=... python benchmarks/names.py --data names --seeds 5 --out packages/names-rnn/results/peers.csv
 
-The most frequent language; naive Bayes and logistic regression (scikit-learn) on the counts and the tf-idf of n-grams of
+The most frequent language; naive Bayes and logistic regression (scikit-learn) on counts and tf-idf of n-grams of
 1 to 4 letters, learnt from the training part; alpha 0.1 and C 10, not tuned. `edges`: the n-grams also see where a name
 begins and ends (scikit-learn's char_wb, in lower case). One line a model, seed and part: accuracy and macro-F1.
 """

@@ -1,5 +1,7 @@
 """A recurrent network over the letters of a name. Shapes: B names, T letters, H units per direction, D directions."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -48,15 +50,17 @@ class Stepped(nn.Module):
         """x [B, T, I], lengths [B] -> the states after each letter [B, T, D * H], 0 where a name has ended."""
         for number in range(0, len(self.cells), self.directions):
             x = self.dropout(x) if number else x
-            read = [self.run(self.cells[number], x, lengths)]
+            read = [self.run(number, x, lengths)]
             if self.directions == 2:
-                back = self.run(self.cells[number + 1], turned(x, lengths), lengths)
+                back = self.run(number + 1, turned(x, lengths), lengths)
                 read.append(turned(back, lengths))
             x = torch.cat(read, 2)
         return x, None
 
-    def run(self, cell: nn.Module, x: Tensor, lengths: Tensor) -> Tensor:
-        hidden, states = cell.initHidden(len(x)), []
+    def run(self, number: int, x: Tensor, lengths: Tensor) -> Tensor:
+        cell = cast(RNNCell, self.cells[number])
+        hidden = cell.initHidden(len(x))
+        states = []
         for step, letter in enumerate(x.unbind(1)):
             hidden = cell(letter, hidden)
             states.append(hidden.where(lengths[:, None] > step, 0))
@@ -78,15 +82,15 @@ class Convolutions(nn.Module):
 
     def __init__(self, size: int, widths: tuple[int, ...], channels: int) -> None:
         super().__init__()
-        self.size = len(widths) * channels
+        self.widths, self.size = widths, len(widths) * channels
         self.maps = nn.ModuleList(nn.Conv1d(size, channels, width, padding=width - 1) for width in widths)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """x [B, T, I], 0 beyond the end -> [B, self.size]; a name is seen with its edges, whatever it is padded to."""
         found = []
-        for convolution in self.maps:
+        for width, convolution in zip(self.widths, self.maps, strict=True):
             y = F.relu(convolution(x.mT))
-            seen = torch.arange(y.shape[2], device=x.device) < lengths[:, None] + convolution.kernel_size[0] - 1
+            seen = torch.arange(y.shape[2], device=x.device) < lengths[:, None] + width - 1
             found.append(y.where(seen[:, None], 0).amax(2))
         return torch.cat(found, 1)
 
