@@ -166,7 +166,7 @@ def picture(found: list[Row], file: Path) -> None:
                 label=name,
             )
         axes.set(yscale="log", xlabel="layer", xticks=range(1, DEPTH + 2, 2))
-        axes.set(ylabel=f"norm of the gradient by {what}, last layer = 1 (log scale)")
+        axes.set(ylabel=f"gradient by {what}, last layer = 1 (log scale)")
     axes.legend(fontsize=8)
     figure.suptitle(
         "Before the first step: lines are theory, points are networks (width 512, 64 seeds, 95 % interval)", fontsize=11
