@@ -15,6 +15,7 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,8 @@ def train(depth: int, seeds: int, steps: int, lr: float, data: str) -> list[Row]
         torch.manual_seed(seed)
         knobs = Model(depth, WIDTH, "tanh", "sigma", sigma, SIGMA_B)
         models.append(DeepDenseNet(SIDES[data] ** 2, knobs))
-    layers = [[*(hidden.linear for hidden in model.hidden), model.classify] for model in models]  # type: ignore[union-attr]
+    hidden: list[list[Any]] = [list(model.hidden) for model in models]
+    layers = [[*(layer.linear for layer in of), model.classify] for of, model in zip(hidden, models, strict=True)]
     weights = [torch.stack([of[n].weight.detach() for of in layers]).requires_grad_() for n in range(depth + 1)]
     biases = [torch.stack([of[n].bias.detach() for of in layers])[:, None].requires_grad_() for n in range(depth + 1)]
     mean, std = images.train.images.float().mean(), images.train.images.float().std()

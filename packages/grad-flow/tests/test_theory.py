@@ -133,7 +133,10 @@ def digits():
 
 @pytest.mark.parametrize("case", CASES)
 def test_wide_networks_do_what_is_predicted(case, digits):
-    """Norms by layer, the mean of a few networks of 512 units: nothing is fitted, so they are held to be equal."""
+    """Norms by layer, the mean of a few networks of 512 units: nothing is fitted, so they are held to be equal.
+
+    What all layers have in common comes from ten outputs of eight networks, and so is known less well.
+    """
     images, labels = digits
     config = Model(depth=5, width=512, **CASES[case])
     squares, signals, correlations = [], [], []
@@ -146,13 +149,18 @@ def test_wide_networks_do_what_is_predicted(case, digits):
         correlations.append(flow.correlations)
     way = kernels.walk(network(64, config), model.inputs(images))
     predicted = kernels.gradients(network(64, config), way, labels)
-    np.testing.assert_allclose(np.sqrt(np.mean(squares, 0)), predicted.weights, rtol=0.15)
-    np.testing.assert_allclose(np.sqrt(np.mean(signals, 0)), predicted.signals, rtol=0.1)
+    for found, theirs in ((squares, predicted.weights), (signals, predicted.signals)):
+        ratio = np.sqrt(np.mean(found, 0)) / theirs
+        assert 0.75 < ratio[-1] < 1.33
+        np.testing.assert_allclose(ratio / ratio[-1], 1, rtol=0.1)
     factors = [kernels.factor(np.sqrt(of)) for of in signals]
     assert np.exp(np.mean(np.log(factors))) == pytest.approx(kernels.factor(predicted.signals), rel=0.02)
-    apart = (torch.stack(correlations).mean(0) - way.correlations()).abs()
-    assert float(apart.mean()) < 0.01
-    assert float(apart.max()) < 0.12
+    apart = (torch.stack(correlations).mean(0) - way.correlations()).abs()[
+        :-1
+    ]  # of the last matrix there are ten units
+    chance = 1 / math.sqrt(8 * 512)  # what a correlation over so many units is off by
+    assert float(apart.mean()) < 2 * chance
+    assert float(apart.max()) < 10 * chance
 
 
 def test_the_way_back_through_batch_norm_is_that_of_autograd():
@@ -182,8 +190,8 @@ def test_weights_are_drawn_by_the_law_that_the_theory_takes(initialisation, inpu
     model = DeepDenseNet(inputs, Model(depth=1, width=outputs, initialisation=initialisation, **sigmas))
     linear = model.hidden[0].linear
     sigma_w, sigma_b = theory.law(initialisation, inputs, outputs, *(sigmas.values() or (1.0, 0.0)))
-    assert float(linear.weight.std()) * math.sqrt(inputs) == pytest.approx(sigma_w, rel=0.02)
-    assert float(linear.bias.square().mean().sqrt()) == pytest.approx(sigma_b, rel=0.15, abs=1e-12)
+    assert float(linear.weight.detach().std()) * math.sqrt(inputs) == pytest.approx(sigma_w, rel=0.02)
+    assert float(linear.bias.detach().square().mean().sqrt()) == pytest.approx(sigma_b, rel=0.15, abs=1e-12)
 
 
 def test_a_factor_is_the_slope_of_a_line():

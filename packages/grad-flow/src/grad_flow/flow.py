@@ -2,10 +2,11 @@
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from grad_flow.kernels import Gradients
@@ -26,13 +27,14 @@ class Flow:
 def measure(model: DeepDenseNet, images: Tensor, labels: Tensor) -> Flow:
     """For images [B, s, s] and labels [B]; the loss is the mean. The model stays as it is, its gradients too."""
     model = copy.deepcopy(model).train()
-    linears = [*(layer.linear for layer in model.hidden), model.classify]  # type: ignore[union-attr]
+    hidden: list[Any] = list(model.hidden)
+    linears: list[nn.Linear] = [*(layer.linear for layer in hidden), model.classify]
     outputs: list[Tensor] = []
     activations: list[Tensor] = []
     for linear in linears:
         linear.register_forward_hook(lambda _module, _inputs, found: outputs.append(found))
-    for layer in model.hidden:
-        layer.activation.register_forward_hook(lambda _m, _i, found: activations.append(found.detach().cpu()))  # type: ignore[union-attr]
+    for layer in hidden:
+        layer.activation.register_forward_hook(lambda _m, _i, found: activations.append(found.detach().cpu()))
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
         loss = F.nll_loss(model.forward(images), labels)

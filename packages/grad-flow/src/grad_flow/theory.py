@@ -158,13 +158,13 @@ def fixed_point(activation: str, sigma_w: float, sigma_b: float, dropout: float 
     chi, grown = float(w2 / keep * found.slope), float(w2 / keep * found.growth)
     if q > HUGE:
         return FixedPoint(math.inf, math.nan, chi, math.inf, math.nan)
-    if chi <= 1 and not dropout:  # two inputs become one, and then part as a gradient does
+    if chi <= 1 + 1e-9 and not dropout:  # up to rounding; two inputs become one, and then part as a gradient does
         return FixedPoint(float(q), 1.0, chi, scale(grown), scale(chi))
     c = 0.5
     for _ in range(MANY):
         products, slopes = pairs(activation, q * torch.tensor([[1.0, c], [c, 1.0]], dtype=torch.float64))
-        before, c = c, min(1.0, float((w2 * products[0, 1] + b2) / q))
-        if abs(c - before) <= 1e-13:
+        last, c = c, min(1.0, float((w2 * products[0, 1] + b2) / q))
+        if abs(c - last) <= 1e-13:
             break
     return FixedPoint(float(q), c, chi, scale(grown), scale(float(w2 * slopes[0, 1])))
 
