@@ -34,8 +34,10 @@ STUDIES = {
     "cnn-emnist": ("kernel-size", "--fit.epochs 2 --model.channels 8", "--data emnist-letters"),
     "coco-caption": ("beam", "--fit.epochs 2", ""),
     "gauss-vae": ("objective", "--fit.epochs 2 --data.train 10000 --importance 500", ""),
+    "grad-flow": ("depth-sigmoid", "--fit.epochs 2", "--data mnist --fit.epochs 2"),
     "imdb-rnn": ("models", "--fit.epochs 2", "--data aclimdb"),
     "lstm-pos": ("direction", "--fit.epochs 2", "--data nerus"),
+    "names-rnn": ("drawing", "--fit.epochs 2", "--data names"),
     "text-ae": ("batch-norm", "--fit.epochs 2", "--data twitter"),
 }
 

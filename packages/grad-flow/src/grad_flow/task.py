@@ -94,8 +94,11 @@ class Dense(Predictor):
     @property
     def start(self) -> Gradients:
         """What was measured before the first step."""
+        return self.divided(self.norms)
+
+    def divided(self, norms: np.ndarray) -> Gradients:
         weights = self.config.model.depth + 1
-        return Gradients(self.norms[:weights], self.norms[weights:])
+        return Gradients(norms[:weights], norms[weights:])
 
     # -- theory
 
@@ -104,10 +107,15 @@ class Dense(Predictor):
         """What is predicted of signals, for the images that are measured."""
         return kernels.walk(self.network, self.entering)
 
-    @cached_property
+    @property
     def predicted(self) -> Gradients:
         """What is predicted of gradients before the first step, for the images that are measured."""
-        return kernels.gradients(self.network, self.way, self.few.labels)
+        return self.divided(self.predicted_norms)
+
+    @cached_property
+    def predicted_norms(self) -> np.ndarray:
+        found = kernels.gradients(self.network, self.way, self.few.labels)
+        return np.concatenate([found.weights, found.signals])  # in one array, as `norms`
 
     @property
     def network(self) -> kernels.Network:
