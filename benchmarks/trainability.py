@@ -137,9 +137,8 @@ def picture(found: list[Row], file: Path) -> None:
     where = np.linspace(sigmas[0], sigmas[-1], 200)
     xi = np.array([6 * fixed_point("tanh", float(sigma), SIGMA_B).xi_c for sigma in where])
     across = np.interp(where, sigmas, np.arange(len(sigmas)) + 0.5)
-    up = np.interp(
-        np.log(np.minimum(xi, 2 * depths[-1])), np.log(depths), np.arange(len(depths)) + 0.5, right=len(depths)
-    )
+    up = np.interp(np.log(xi), np.log(depths), np.arange(len(depths)) + 0.5)
+    up[xi > depths[-1]] = np.nan  # beyond the picture
     axes.plot(across, up, color="white", lw=4)
     axes.plot(across, up, color="black", lw=2, label="6 xi_c, theory")
     halves = [half(best[sigma]) for sigma in sigmas]
@@ -158,7 +157,7 @@ def picture(found: list[Row], file: Path) -> None:
     axes.set_title(
         f"tanh networks of width {found[0]['width']} on {found[0]['data']} after {found[0]['steps']} steps", fontsize=10
     )
-    axes.legend(loc="upper right", fontsize=9)
+    figure.legend(loc="outside lower left", ncols=2, fontsize=9)
     figure.colorbar(image, ax=axes, label="test accuracy, mean over the seeds")
     figure.savefig(file, dpi=110, metadata={"Software": None})
 
