@@ -159,8 +159,7 @@ def refusal(server, file, digest=SHA):
 
 
 def left(file):
-    """But for the lock of a failed try, which others may hold."""
-    return {path.name: path.read_bytes() for path in file.parent.iterdir() if path.name != f"{file.name}.lock"}
+    return {path.name: path.read_bytes() for path in file.parent.iterdir()}
 
 
 def test_a_user_without_a_home(monkeypatch, tmp_path):

@@ -12,7 +12,6 @@ import re
 import string
 import sys
 import zipfile
-from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -78,16 +77,12 @@ def fetch(url: str, file: Path, digest: str | None, what: str, quiet: bool = Fal
     """
     with files.reported(f"{file} cannot be written", "set ETUDE_DATA to another folder"):
         file.parent.mkdir(parents=True, exist_ok=True)
-        claim = Path(f"{file}.lock")
         if not file.exists():
-            with claim.open("ab") as held:
-                files.lock(held, f"waiting for another process that fetches {what}")
+            with files.alone(Path(f"{file}.lock"), f"waiting for another process that fetches {what}"):
                 if not file.exists():  # now that we have waited
                     if not quiet:
                         print(f"fetching {what} from {url} to {file}", file=sys.stderr)
                     complete(url, file, digest, what, quiet or not sys.stderr.isatty())
-            with suppress(OSError):  # on Windows another may wait for it, who will do so
-                claim.unlink()  # now that the file is there nobody needs it; after a failure others may hold it
     return file
 
 

@@ -164,6 +164,24 @@ def lock(stream: IO[Any], wait: str = "") -> None:
         print(f"{stream.name}: there are no locks here: see that no other process works in its folder", file=sys.stderr)
 
 
+@contextmanager
+def alone(claim: Path, wait: str) -> Iterator[None]:
+    """Nobody else is in here at the same time with this `claim`, a file that is made for it and removed afterwards."""
+    while True:
+        with claim.open("ab") as held:
+            lock(held, wait)
+            if not claim.exists() or not os.path.samestat(os.fstat(held.fileno()), claim.stat()):
+                continue  # while we waited, its holder removed it
+            try:
+                yield
+            finally:
+                if os.name == "nt":
+                    held.close()  # only then can it be removed, unless another waits for it, who will do so
+                with suppress(PermissionError):
+                    claim.unlink(missing_ok=True)
+            return
+
+
 def read_json(file: Path, kind: type[dict[str, Any]] | type[list[Any]], remedy: str, needs: Mapping[str, Any]) -> Any:
     """A JSON file of a run folder, None if it is not there: an object that has what it `needs`, or a list of such.
 
