@@ -382,3 +382,11 @@ def test_both_readmes_say_the_same():
     tables = [re.findall(r"^\| \[.*$", readme.read_text("utf-8"), flags=re.M) for readme in (english, russian)]
     assert [numbers(line) for line in tables[0]] == [numbers(line.replace(",", ".")) for line in tables[1]]
     assert {task.name for task in TASKS} == {line[3:].partition("]")[0] for line in tables[0]}
+
+
+@pytest.mark.parametrize("package", [task for task in TASKS if (task / "results").is_dir()], ids=by_name)
+def test_a_readme_has_the_tables_of_its_studies(package):
+    """As `benchmarks/studies.py` makes them from the results that are committed."""
+    text = (package / "README.md").read_text("utf-8")
+    for study, lines in runpy.run_path(str(ROOT / "benchmarks/studies.py"))["sections"](package.name).items():
+        assert "\n".join(lines) in text, study
