@@ -74,7 +74,8 @@ def legend(canvas: Any, axes: Any, names: Sequence[str]) -> None:
         )
         return
     scale = ScalarMappable(Normalize(0.5, len(names) + 0.5), ListedColormap(colours(len(names))))
-    canvas.figure.colorbar(scale, ax=axes, label=f"layer, from 1 ({names[0]}) to {len(names)} ({names[-1]})")
+    bar = canvas.figure.colorbar(scale, ax=axes)
+    bar.set_label(f"layer\n1: {names[0]}\n{len(names)}: {names[-1]}", fontsize=8)
 
 
 def as_map(found: Arrays) -> Image.Image:
