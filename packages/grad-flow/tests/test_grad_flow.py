@@ -5,6 +5,7 @@ import struct
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from etude import config
 from etude.errors import UserError
@@ -218,6 +219,12 @@ def test_another_set_of_classes_is_refused(trained, capsys, monkeypatch, tmp_pat
 
 
 # ------------------------------------------------------------------------------------------------------------- the data
+
+
+def test_the_sample_is_what_scikit_learn_loads():
+    expected, found = load_digits(), data.sample()
+    np.testing.assert_array_equal(found.images.numpy(), expected.images)
+    np.testing.assert_array_equal(found.labels.numpy(), expected.target)
 
 
 def test_the_parts_of_the_sample_share_no_image_and_differ_by_seed():

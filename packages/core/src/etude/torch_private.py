@@ -4,6 +4,7 @@ Such names change without notice, so torch is capped in each pyproject.toml to t
 `nox -s latest` tries the newest. A name is imported when it is first asked for: `--help` answers without torch.
 """
 
+import inspect
 from functools import reduce
 from importlib import import_module
 from typing import Any
@@ -63,6 +64,18 @@ def __getattr__(name: str) -> Any:
 def uncompiled(model: Any) -> None:
     """Takes `model.compile()` back, in place, since a compiled model cannot be traced. There is no public way yet."""
     model._compiled_call_impl = None
+
+
+def without_compiler(kind: Any) -> Any:
+    """An optimizer of torch's that does not import the compiler, which takes as long as importing all the rest.
+
+    Its methods are wrapped so that a compiler leaves them alone; here nothing compiles them.
+    """
+    import torch
+
+    methods = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    plain = {name: inspect.unwrap(getattr(kind, name)) for name in methods}
+    return type(kind.__name__, (kind,), {**plain, "step": torch.no_grad()(inspect.unwrap(kind.step))})
 
 
 def of_compiler(error: Exception) -> bool:
