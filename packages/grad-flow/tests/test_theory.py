@@ -133,27 +133,27 @@ def digits():
 
 @pytest.mark.parametrize("case", CASES)
 def test_wide_networks_do_what_is_predicted(case, digits):
-    """Norms by layer, the mean of a few networks of 512 units: nothing is fitted, so they are held to be equal.
+    """Norms by layer, the geometric mean of a few networks of 512 units: nothing is fitted, so they are held to be equal.
 
     What all layers have in common comes from ten outputs of eight networks, and so is known less well.
     """
     images, labels = digits
     config = Model(depth=5, width=512, **CASES[case])
-    squares, signals, correlations = [], [], []
+    weights, signals, correlations = [], [], []
     for seed in range(8):
         torch.manual_seed(seed)
         model = DeepDenseNet(64, config)
         model.mean.fill_(images.mean()), model.std.fill_(images.std())
         flow = measure(model, images, labels)
-        squares.append(flow.gradients.weights**2), signals.append(flow.gradients.signals**2)
+        weights.append(flow.gradients.weights), signals.append(flow.gradients.signals)
         correlations.append(flow.correlations)
     way = kernels.walk(network(64, config), model.inputs(images))
     predicted = kernels.gradients(network(64, config), way, labels)
-    for found, theirs in ((squares, predicted.weights), (signals, predicted.signals)):
-        ratio = np.sqrt(np.mean(found, 0)) / theirs
+    for found, theirs in ((weights, predicted.weights), (signals, predicted.signals)):
+        ratio = np.exp(np.mean(np.log(found), 0)) / theirs
         assert 0.75 < ratio[-1] < 1.33
         np.testing.assert_allclose(ratio / ratio[-1], 1, rtol=0.1)
-    factors = [kernels.factor(np.sqrt(of)) for of in signals]
+    factors = [kernels.factor(of) for of in signals]
     assert np.exp(np.mean(np.log(factors))) == pytest.approx(kernels.factor(predicted.signals), rel=0.02)
     apart = (torch.stack(correlations).mean(0) - way.correlations()).abs()[
         :-1

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from grad_flow.theory import moments, pairs, values
 
-DRAWS = 64  # of the logits of a batch, for the mean gradient of the loss
+DRAWS = 256  # networks, by the logits that they give a batch
 UNITS = 4096  # that are drawn of a layer with batch norm, whose means over a batch have no closed form
 EPS = 1e-5  # what torch's norms add to a variance
 Back = Callable[[Tensor], Tensor]
@@ -137,26 +137,42 @@ def centred(q: Tensor) -> Tensor:
 
 
 def gradients(network: Network, way: Walk, labels: Tensor) -> Gradients:
-    """What is predicted for labels [B]; the loss is the mean cross-entropy."""
+    """What is predicted for labels [B], as geometric means over networks; the loss is the mean cross-entropy.
+
+    Networks differ however wide they are, in their logits, and so does the gradient of their loss, with which all
+    begins. Without batch norm each pair of images goes its way back alone, so that the way is gone once, and met with
+    the loss of each network that is drawn. With it the way is gone with the mean over networks alone: it takes long.
+    """
     *_, last, classes = network.sizes
-    loss = of_loss(way.covariances[-1], labels, classes)
-    weights, signals = [(loss * way.entered[-1]).sum() * last], []
-    arrived = network.laws[-1][0] ** 2 * loss  # products of the gradients by the output of a hidden layer
+    losses = of_losses(way.covariances[-1], labels, classes)
+    arrived = torch.ones_like(losses[0])
+    if network.norm == "batch":
+        arrived, losses = losses.mean(0), torch.ones_like(losses[:1])
+    weights, signals = [arrived * way.entered[-1] * last], []  # [B, B], to be met with losses
+    arrived = network.laws[-1][0] ** 2 * arrived  # products of the gradients by the output of a hidden layer
     for layer in reversed(range(len(way.back))):
         inside = way.back[layer](arrived)
-        signals.append(inside.trace())
-        weights.append((inside * way.entered[layer]).sum() * network.sizes[layer])
+        signals.append(inside.diagonal().diag())
+        weights.append(inside * way.entered[layer] * network.sizes[layer])
         through = network.laws[layer][0] ** 2 * inside
         arrived = arrived + through if network.residual and layer else through
-    squares = (torch.stack(found[::-1]).clamp(min=0) for found in (weights, signals))
-    return Gradients(*(square.sqrt().numpy() for square in squares))
+    return Gradients(*(mean_norms(losses, found[::-1]) for found in (weights, signals)))
 
 
-def of_loss(q: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Products of the gradients of the mean cross-entropy by the logits, [B, B], for logits of covariance q [B, B]."""
+def mean_norms(losses: Tensor, met: list[Tensor]) -> np.ndarray:
+    """Of squared norms, each the sum over pairs of losses [n, B, B] times one of `met`: geometric means over n."""
+    squares = losses.flatten(1) @ torch.stack(met).flatten(1).T
+    return np.asarray((squares.clamp(min=0).log().mean(0) / 2).exp())
+
+
+def of_losses(q: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Products of the gradients of the mean cross-entropy by the logits, of networks that are drawn, [n, B, B].
+
+    `q`: the covariance of their logits, [B, B].
+    """
     normal = torch.randn(DRAWS, len(q), classes, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     wrong = (root_of(q) @ normal).softmax(-1) - F.one_hot(labels, classes)
-    return (wrong @ wrong.mT).mean(0) / len(q) ** 2
+    return wrong @ wrong.mT / len(q) ** 2
 
 
 def factor(norms: Sequence[float] | np.ndarray) -> float:
