@@ -4,6 +4,7 @@
 
 - mlp: 10 hidden layers of 256 units with ReLU, batches of 128 examples of 64 numbers
 - cnn: cnn-emnist as it is by default, on its sample
+- flow: grad-flow with ten layers of 256 units, on its sample
 - lstm: imdb-rnn as it is by default, on its sample
 
 Both sides take the same steps; pictures and files, which are made after epochs 1, 2, 4, 8, ..., are not counted but
@@ -26,6 +27,8 @@ from torch.nn import functional as F
 
 import cnn_emnist.config
 import cnn_emnist.task
+import grad_flow.config
+import grad_flow.task
 import imdb_rnn.config
 import imdb_rnn.task
 from etude.config import Fit, Scores
@@ -81,12 +84,17 @@ def cnn(where: torch.device) -> tuple[Task, Fit]:
     return cnn_emnist.task.make(parsed, where), parsed.fit
 
 
+def flow(where: torch.device) -> tuple[Task, Fit]:
+    parsed = grad_flow.config.Config(model=grad_flow.config.Model(depth=DEPTH, width=WIDTH))
+    return grad_flow.task.make(parsed, where), parsed.fit
+
+
 def lstm(where: torch.device) -> tuple[Task, Fit]:
     parsed = imdb_rnn.config.Config()
     return imdb_rnn.task.make(parsed, where), parsed.fit
 
 
-KINDS: dict[str, Callable[[torch.device], tuple[Task, Fit]]] = {"mlp": dense, "cnn": cnn, "lstm": lstm}
+KINDS: dict[str, Callable[[torch.device], tuple[Task, Fit]]] = {"mlp": dense, "cnn": cnn, "flow": flow, "lstm": lstm}
 
 
 def compare(kind: str, seconds: float, base: Fit) -> None:
