@@ -6,17 +6,17 @@ packages/grad-flow/results/trainability.csv, a line a run. Then it prints the ta
 trainability.png beside the file, which `--table` does from that file alone.
 
 A run trains if in the end it reads more than 55 %, half-way between chance and all, of the images that it learns from:
-the question is whether a gradient can move it, not whether what it learns holds elsewhere. The depth at which half of
-the runs train is read off between two depths of the grid, on a logarithmic scale. Where no network of a sigma_w trains,
-deeper ones are not tried.
+the question is whether a gradient can move it, not whether what it learns holds elsewhere. Where no network of a
+sigma_w trains, deeper ones are not tried; then the depth in the middle between the last at which half of the runs train
+and the next one is tried, and the depth at which half do is read off between two, on a logarithmic scale.
 """
 
 import argparse
 import csv
 import math
 import sys
-import time
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,7 @@ def train(depth: int, sigmas: list[float], seeds: int, steps: int, lr: float, da
         optimizer.step()
     with torch.no_grad():
         right = logits(part.images).argmax(2) == part.labels
+    print(f"depth {depth}: sigma_w {', '.join(f'{sigma:g}' for sigma in sigmas)}", file=sys.stderr, flush=True)
     about = {"data": data, "width": str(WIDTH), "depth": str(depth), "lr": f"{lr:g}", "steps": str(steps)}
     return [
         about | {"sigma_w": f"{sigma:g}", "seed": str(seed), "accuracy": f"{accuracy:.4f}"}
@@ -94,15 +95,36 @@ def accuracies(found: list[Row]) -> dict[float, dict[int, list[float]]]:
     return groups
 
 
-def half(of: dict[int, list[float]]) -> float:
-    """The depth at which half of the runs train: of the last crossing, between two depths; inf if it lies beyond."""
+def last_crossing(of: dict[int, list[float]]) -> tuple[int, int, float]:
+    """The last depth at which half of the runs train, the next one, and how far from one to the other half do, 0 to 1.
+
+    Raises ValueError if there is none.
+    """
     depths = sorted(of)
     parts = [float(np.mean(np.array(of[depth]) > TRAINS)) for depth in depths]
     for n in reversed(range(len(depths) - 1)):
         if parts[n] >= 0.5 > parts[n + 1]:
-            way = (parts[n] - 0.5) / (parts[n] - parts[n + 1])
-            return math.exp((1 - way) * math.log(depths[n]) + way * math.log(depths[n + 1]))
-    return math.inf if parts[-1] >= 0.5 else math.nan
+            return depths[n], depths[n + 1], (parts[n] - 0.5) / (parts[n] - parts[n + 1])
+    raise ValueError("half of the runs train at all depths, or at none")
+
+
+def half(of: dict[int, list[float]]) -> float:
+    """The depth at which half of the runs train; inf if it lies beyond all that were tried, NaN if below."""
+    try:
+        low, high, way = last_crossing(of)
+    except ValueError:
+        return math.inf if np.mean(np.array(of[max(of)]) > TRAINS) >= 0.5 else math.nan
+    return math.exp((1 - way) * math.log(low) + way * math.log(high))
+
+
+def middles(found: list[Row]) -> dict[int, list[float]]:
+    """Depths half-way between the two next to the last crossing, and for which sigma_w."""
+    chosen: dict[int, list[float]] = defaultdict(list)
+    for sigma, of in accuracies(found).items():
+        with suppress(ValueError):
+            low, high, _ = last_crossing(of)
+            chosen[round(math.sqrt(low * high))].append(sigma)
+    return chosen
 
 
 def table(found: list[Row]) -> list[str]:
@@ -163,6 +185,13 @@ def picture(found: list[Row], file: Path) -> None:
     figure.savefig(file, dpi=110, metadata={"Software": None})
 
 
+def write(file: Path, found: list[Row]) -> None:
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, found[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument(
@@ -182,14 +211,12 @@ def main() -> None:
         for depth in sorted(args.depths):
             if not sigmas:
                 break
-            began = time.perf_counter()
             found += (new := train(depth, sigmas, args.seeds, args.steps, args.lr, args.data))
+            write(args.out, found)
             sigmas = [sigma for sigma, of in accuracies(new).items() if max(of[depth]) > TRAINS]
-            print(f"depth {depth}: {time.perf_counter() - began:.0f} s; trained: {sigmas}", file=sys.stderr, flush=True)
-            with args.out.open("w", newline="", encoding="utf-8") as stream:
-                writer = csv.DictWriter(stream, found[0].keys(), lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(found)
+        for depth, sigmas in sorted(middles(found).items()):
+            found += train(depth, sigmas, args.seeds, args.steps, args.lr, args.data)
+            write(args.out, found)
     found = rows(args.out)
     print("\n".join(table(found)))
     picture(found, args.out.with_suffix(".png"))
