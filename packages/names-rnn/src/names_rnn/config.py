@@ -86,8 +86,8 @@ class Config:
     label_smoothing: float = 0.0
     """the fraction of the target that is spread over all languages in training (Szegedy et al. 2016)"""
     logit_adjustment: float = 0.0
-    """how much of the logarithm of a language's frequency is added to its logit in training only (Menon et al. 2021): the
-    more, the readier are rare languages named; 1: as if all were as frequent"""
+    """so much of the logarithm of a language's frequency is added to its logit, in training alone (Menon et al. 2021):
+    the more, the sooner are rare languages named; 1: as if all were as frequent"""
     model: Model = field(default_factory=Model)
     fit: Fit = field(default_factory=lambda: Fit(epochs=15, batch_size=64, clip=1.0, precision="fp32"))
 

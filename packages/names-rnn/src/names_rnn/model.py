@@ -1,6 +1,6 @@
 """A recurrent network over the letters of a name. Shapes: B names, T letters, H units per direction, D directions."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -120,7 +120,7 @@ class NGrams(nn.Module):
             key = (key[:, : framed.shape[1] - n + 1] * 1_000_003 + framed[:, n - 1 :] + 7_919) % 2_147_483_647
             yield key % BUCKETS, place[: key.shape[1]] + n <= lengths[:, None] + 2
 
-    def count(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def count(self, batches: Iterable[Sequence[Tensor]]) -> None:
         """The idf of the n-grams of training names, 1 + ln((1 + N) / (1 + df)); 0 of those that one name alone has."""
         df, names = torch.zeros(BUCKETS), 0
         for ids, lengths in batches:
