@@ -161,7 +161,7 @@ class Classifier(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(width + (self.convolutions.size if self.convolutions else 0), languages)
         self.offset: Tensor
-        self.register_buffer("offset", torch.zeros(languages))
+        self.register_buffer("offset", torch.zeros(languages), persistent=False)
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """int64 [B, T], [B] -> [B, K]. While it is trained, `offset` is added to the logits."""

@@ -92,9 +92,7 @@ class Surnames(Predictor):
         self.parts = {"train": dataset.train, "valid": dataset.valid, "test": dataset.test}
         self.rows = {split: self.alphabet.encode(part.names) for split, part in self.parts.items()}
         if self.model.ngrams is not None:
-            self.model.ngrams.count(
-                pad(self.rows["train"][n : n + 500], 0) for n in range(0, len(self.rows["train"]), 500)
-            )
+            self.model.ngrams.count(batch for _, *batch in padded_batches(self.rows["train"], 500, 0))
         frequency = np.bincount(dataset.train.labels, minlength=len(self.languages)) / len(dataset.train.labels)
         self.model.offset = config.logit_adjustment * torch.from_numpy(frequency).log().float()
         counts = data.sizes(list(self.parts.values()))
