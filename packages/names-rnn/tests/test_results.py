@@ -17,6 +17,7 @@ def test_the_readme_has_the_tables_of_the_results():
     text = (PACKAGE / "README.md").read_text("utf-8")
     for lines in (SCRIPT["table"](peers, runs), SCRIPT["table"](peers, runs, "rows"), SCRIPT["tried"](tried)):
         assert "\n".join(lines) in text
+    assert all(SCRIPT["ahead"](peers, runs, protocol) in text for protocol in ("distinct", "rows"))
     assert not [column for column in tried[0] if "test" in column]
 
 
