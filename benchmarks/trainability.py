@@ -17,6 +17,7 @@ import math
 import sys
 from collections import defaultdict
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -148,33 +149,34 @@ def picture(found: list[Row], file: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    best = accuracies(found)
-    sigmas, depths = sorted(best), sorted({depth for of in best.values() for depth in of})
+    groups = accuracies(found)
+    sigmas, depths = sorted(groups), sorted({int(row["depth"]) for row in found})
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    shown = np.array([[np.mean(best[sigma].get(depth, np.nan)) for sigma in sigmas] for depth in depths])
-    image = axes.pcolormesh(range(len(sigmas) + 1), range(len(depths) + 1), shown, cmap="viridis", vmin=0.1, vmax=1)
-    where = np.linspace(sigmas[0], sigmas[-1], 200)
+    bottom, top = depths[0] / 1.2, depths[-1] * 1.2
+    for n, sigma in enumerate(sigmas):  # each column has depths of its own, and a cell reaches half-way to the next
+        tried = sorted(groups[sigma])
+        edges = [bottom, *(math.sqrt(a * b) for a, b in pairwise(tried)), min(top, tried[-1] * 1.2)]
+        cells = [[float(np.mean(groups[sigma][depth]))] for depth in tried]
+        image = axes.pcolormesh([n, n + 1], edges, cells, cmap="viridis", vmin=0.1, vmax=1)
+    where = np.linspace(sigmas[0], sigmas[-1], 500)
     xi = np.array([6 * fixed_point("tanh", float(sigma), SIGMA_B).xi_c for sigma in where])
+    xi[xi > top] = np.nan  # beyond the picture
     across = np.interp(where, sigmas, np.arange(len(sigmas)) + 0.5)
-    up = np.interp(np.log(xi), np.log(depths), np.arange(len(depths)) + 0.5)
-    up[xi > depths[-1]] = np.nan  # beyond the picture
-    axes.plot(across, up, color="white", lw=4)
-    axes.plot(across, up, color="black", lw=2, label="6 xi_c, theory")
-    halves = [half(best[sigma]) for sigma in sigmas]
-    marks = [
-        (n + 0.5, np.interp(math.log(d), np.log(depths), np.arange(len(depths)) + 0.5))
-        for n, d in enumerate(halves)
-        if math.isfinite(d)
-    ]
+    axes.plot(across, xi, color="white", lw=4)
+    axes.plot(across, xi, color="black", lw=2, label="6 xi_c, theory")
+    halves = [(n + 0.5, half(groups[sigma])) for n, sigma in enumerate(sigmas)]
+    marks = [(x, depth) for x, depth in halves if math.isfinite(depth)]
     axes.plot(*np.array(marks).T, "o", color="white", mec="black", ms=7, label="half of the runs train")
     axes.set_xticks(np.arange(len(sigmas)) + 0.5, [f"{sigma:g}" for sigma in sigmas])
-    axes.set_yticks(np.arange(len(depths)) + 0.5, list(map(str, depths)))
+    axes.set(yscale="log", xlim=(0, len(sigmas)), ylim=(bottom, top))
+    axes.set_yticks(DEPTHS, list(map(str, DEPTHS)))
+    axes.minorticks_off()
     axes.set(
-        xlabel="sigma_w (standard deviation of the weights x root of their number of inputs)", ylabel="hidden layers"
+        xlabel="sigma_w (standard deviation of the weights x root of their number of inputs)",
+        ylabel="hidden layers (log scale)",
     )
-    axes.set(xlim=(0, len(sigmas)), ylim=(0, len(depths)))
     axes.set_title(
         f"tanh networks of width {found[0]['width']}, {IMAGES:,} images of {found[0]['data']}, after "
         f"{found[0]['steps']} steps (white: not tried)",
@@ -200,7 +202,7 @@ def main() -> None:
     parser.add_argument("--data", default="mnist", choices=["sample", "mnist", "fashion-mnist"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--lr", type=float, default=0.001)
+    parser.add_argument("--lr", type=float, default=0.0005)
     parser.add_argument("--depths", type=int, nargs="+", default=DEPTHS)
     parser.add_argument("--out", type=Path, default=FILE)
     args = parser.parse_args()
