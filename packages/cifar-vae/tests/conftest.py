@@ -1,4 +1,6 @@
 import pickle
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,3 +33,8 @@ def write_batches(folder, train, test, **changes):
 def few(tmp_path_factory):
     """A set of few pictures, for what goes through them many times: 96 to train, 40 to validate, 60 to test."""
     return write_batches(tmp_path_factory.mktemp("few"), 136, 60)
+
+
+@pytest.fixture(scope="session")
+def helpers():
+    return SimpleNamespace(write_batches=write_batches, copy=shutil.copytree)

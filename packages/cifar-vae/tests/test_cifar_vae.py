@@ -5,18 +5,39 @@ import dataclasses
 import pytest
 from PIL import Image
 
-from cifar_vae import data, sample
+from cifar_vae import data
 from cifar_vae.__main__ import PACKAGE, main
 from cifar_vae.config import CLASSIFYING, RESTORING
 from etude import testing
-from etude.testing import check_presets, check_task
+from etude.testing import check_task
 
 SMALL = ["--data.held-out", "0.3", "--fit.batch-size", "24", "--model.width", "8"]
 KINDS = {
     "ae": ["--model.latent", "12", "--data.augment", "shift"],
     "vae": ["--model.kind", "vae", "--model.latent", "12", "--objective.warmup", "2", "--objective.kl", "0.2"],
-    "vq": ["--model.kind", "vq", "--model.latent", "16", "--model.codes", "24", "--model.code", "4"],
-    "fsq": ["--model.kind", "fsq", "--model.latent", "16", "--model.levels", "5", "4", "--objective.noise", "0.05"],
+    "vq": [
+        "--model.kind",
+        "vq",
+        "--model.latent",
+        "16",
+        "--model.codes",
+        "24",
+        "--model.code",
+        "4",
+        "--model.no-linear",
+    ],
+    "fsq": [
+        "--model.kind",
+        "fsq",
+        "--model.latent",
+        "16",
+        "--model.levels",
+        "5",
+        "4",
+        "--objective.noise",
+        "0.05",
+        "--model.no-linear",
+    ],
 }
 
 

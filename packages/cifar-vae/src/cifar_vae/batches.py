@@ -16,6 +16,10 @@ from etude import files
 from etude.errors import UserError
 
 
+class Refused(Exception):
+    """A pickle that asks for more than arrays, numbers and texts."""
+
+
 class Kept:
     """Stands for an array, or for the type of its numbers: the arguments that it was to be made with, and its state."""
 
@@ -29,7 +33,7 @@ class Kept:
 def as_bytes(text: Any, encoding: Any) -> bytes:
     """How Python 3 writes bytes in the old protocol."""
     if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("it encodes what is no text of bytes")
+        raise Refused("it encodes what is no text of bytes")
     return text.encode("latin1")
 
 
@@ -45,7 +49,7 @@ ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
 class Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, and could run code")
+            raise Refused(f"it asks for {module}.{name}, and could run code")
         return ALLOWED[module, name]
 
 
@@ -56,7 +60,7 @@ def load(file: Path) -> dict[str, Any]:
             found = Reader(content, encoding="bytes").load()
     except OSError as error:
         raise UserError(f"{file} cannot be read ({files.why(error)}): set ETUDE_DATA to another folder") from None
-    except pickle.UnpicklingError as error:
+    except Refused as error:
         raise bad(file, f"is refused: {files.reason(error)}") from None
     except Exception as error:  # whatever pickle makes of bytes that are not its own
         raise bad(file, f"is damaged ({files.reason(error)})") from None

@@ -204,7 +204,7 @@ def read(file: Path) -> np.ndarray:
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
         square = (left, top, left + side, top + side)
-        picture = picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS, box=square, reducing_gap=None)
+        picture = picture.crop(square).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
 
 
