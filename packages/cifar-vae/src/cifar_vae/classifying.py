@@ -200,17 +200,17 @@ class Classifying(Classifier):
         run.picture("predictions", self.captioned(images, labels), step, when)
         if when != "after":
             return
-        everything, labels = torch.from_numpy(part.pictures), torch.from_numpy(part.classes)
+        everything, truth = torch.from_numpy(part.pictures), torch.from_numpy(part.classes)
         probabilities = self.probabilities(everything)
-        counts = confusion.count(labels, probabilities.argmax(1), len(self.classes))
+        counts = confusion.count(truth, probabilities.argmax(1), len(self.classes))
         run.picture("confusion", confusion_picture(counts, self.classes, "pictures"), step)
-        of_truth = probabilities.gather(1, labels[:, None])[:, 0]
-        wrong = (probabilities.argmax(1) != labels).nonzero()[:, 0]
+        of_truth = probabilities.gather(1, truth[:, None])[:, 0]
+        wrong = (probabilities.argmax(1) != truth).nonzero()[:, 0]
         worst = wrong[of_truth[wrong].argsort(stable=True)][: show.MANY]
         if len(worst):
-            run.picture("worst mistakes", self.captioned(everything[worst], labels[worst].numpy()), step)
+            run.picture("worst mistakes", self.captioned(everything[worst], truth[worst].numpy()), step)
         points = self.seen("valid")[0][0][: show.POINTS].cpu()
-        run.embedding("features", points, {"class": [self.classes[k] for k in labels[: show.POINTS].tolist()]}, step)
+        run.embedding("features", points, {"class": [self.classes[k] for k in truth[: show.POINTS].tolist()]}, step)
 
     def captioned(self, images: Tensor, labels: np.ndarray) -> Any:
         best, answers = self.probabilities(images).max(1)

@@ -69,8 +69,9 @@ def unseen(found: Dataset, trained_on: str, seen: Tensor) -> Dataset:
 
 
 def describe(task: Restoring | Classifying, totals: Totals) -> tuple[str, dict[str, Any]]:
-    of = classifying if isinstance(task, Classifying) else restoring
-    return of.describe(task, totals)  # type: ignore[arg-type]
+    if isinstance(task, Classifying):
+        return classifying.describe(task, totals)
+    return restoring.describe(task, totals)
 
 
 def predict(task: Restorer | Classifier, inputs: list[str], folder: str = "restored") -> list[str]:

@@ -124,7 +124,7 @@ def image_files(pictures: np.ndarray) -> list[dict[str, Any]]:
                 Image.fromarray(plain).save(out, kind, quality=quality, **({"method": 6} if kind == "WEBP" else {}))
                 bits += 8 * len(out.getvalue())
                 back = np.asarray(Image.open(out).convert("RGB"), np.float64)
-                errors += float(((back - plain) / 255).__pow__(2).mean())
+                errors += float(np.square((back - plain) / 255).mean())
             n = len(pictures)
             found.append({"format": kind, "quality": quality, "bits": bits / n, "mse": errors / n})
     return found
@@ -162,7 +162,7 @@ def at_bits(points: list[dict[str, Any]], kind: str, bits: float) -> float | Non
     found = sorted((p["bits"], p["mse"]) for p in points if p["format"] == kind)
     if not found or not found[0][0] <= bits <= found[-1][0]:
         return None
-    return float(np.interp(bits, *zip(*found, strict=True)))
+    return float(np.interp(bits, [b for b, _ in found], [error for _, error in found]))
 
 
 def entropy(counts: np.ndarray) -> float:
