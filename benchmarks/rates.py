@@ -2,8 +2,8 @@
 
     uv run --package cifar-vae python benchmarks/rates.py [RUN ...] [--data cifar10] [--out rates.png]
 
-Prints PCA's errors and the Gaussian rate-distortion curve of the training part; draws them with image files and the test
-scores of the runs, which `cifar-vae evaluate` has left in their test.json. Bars are 95 % intervals over test pictures.
+Prints PCA's errors and the Gaussian rate-distortion curve of the training part; draws them with image files and the
+test scores of the runs, which `cifar-vae evaluate` has left in their test.json. Bars are 95 % intervals over pictures.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from etude import draw
 from etude.layers.norm import BatchNorm
 
 DEAD = 0.03  # a code that is used less than this part of what all would be used alike is drawn anew
-ROUNDS = 10  # of k-means
+ROUNDS, EACH, BLOCK = 10, 32, 4_096  # of k-means; rows for each code; rows that are compared with all codes at once
 NEAR = 0.1  # how far beside another code one is drawn anew, in standard deviations of the codes
 
 
@@ -53,12 +53,13 @@ class Codebook(nn.Module):
 
     def begin(self, rows: Tensor, seed: int) -> None:
         """The codes by k-means of rows [N, C]; with fewer rows than codes some codes are the same."""
-        rows = rows[torch.from_numpy(draw.shuffled(len(rows), seed, self.codes)[: 64 * self.codes])]
+        rows = rows[torch.from_numpy(draw.shuffled(len(rows), seed, self.codes)[: EACH * self.codes])]
         found = rows[torch.arange(self.codes) % len(rows)]
         for _ in range(ROUNDS):
-            nearest = F.one_hot(distances(rows, found).argmin(1), self.codes).to(rows.dtype)
-            count = nearest.sum(0)
-            found = torch.where(count[:, None] > 0, nearest.T @ rows / count.clamp(min=1)[:, None], found)
+            nearest = torch.cat([distances(some, found).argmin(1) for some in rows.split(BLOCK)])
+            count = torch.bincount(nearest, minlength=self.codes).to(rows.dtype)
+            total = torch.zeros_like(found).index_add_(0, nearest, rows)
+            found = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], found)
         self.write((count + 1) / (len(rows) + self.codes), found)
 
     @torch.no_grad()

@@ -120,7 +120,8 @@ class Restoring(Restorer):
         sums["square"] = (error.double().square().sum().view(1), n)
         sums["logcosh_image"] = (distance(batch.x, restored, "logcosh").sum(), n)
         if read.codes is not None:
-            sums["codes"] = (F.one_hot(read.codes, self.config.model.book).sum((0, 1)), n)
+            which, nothing = read.codes.flatten(), torch.zeros(self.config.model.book, device=read.codes.device)
+            sums["codes"] = (nothing.scatter_add(0, which, torch.ones_like(which, dtype=torch.float32)), n)
         return sums
 
     def spoiled(self, x: Tensor) -> Tensor:
