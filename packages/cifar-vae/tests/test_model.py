@@ -74,8 +74,10 @@ def test_principal_components_are_those_of_scikit_learn():
         directions, spread = principal(rows, count)
         known = PCA(count, svd_solver="full").fit(rows.double())
         np.testing.assert_allclose(spread, np.sqrt(known.explained_variance_ * (n - 1) / n), rtol=5e-3)
-        cosines = np.abs((directions.double().numpy() * known.components_).sum(1))
-        assert cosines.min() > 0.99
+        # Where variances are nearly alike, single directions may be mixed; what all of them hold may not be less.
+        np.testing.assert_allclose(directions @ directions.T, np.eye(count), atol=1e-3)
+        held = float((rows @ directions.T).square().sum()) / (n * known.explained_variance_.sum() * (n - 1) / n)
+        assert 0.98 < held < 1.001
     few, spread = principal(rows[:4] - rows[:4].mean(0), 7)  # three directions, and four that are not there
     assert (few.norm(dim=1) > 0.5).tolist() == [True] * 3 + [False] * 4 and (spread[3:] == 1).all()
 
