@@ -21,7 +21,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
-TASKS = [path for path in PACKAGES if path.name != "core"]
+SHARED = {name: f"etude-{name}" for name in ("core", "report", "text", "testing")}  # folder -> distribution
+TASKS = [path for path in PACKAGES if path.name not in SHARED]
 VERBS = {"train", "evaluate", "predict", "embed", "study", "report"}
 TOYS = ("toy-one", "toy-two", "toy-three")
 
@@ -52,7 +53,7 @@ def workspace(tmp_path_factory):
     (root / "pyproject.toml").write_text(asking_for((ROOT / "pyproject.toml").read_text(), "dev"))
     core = root / "packages/core/src/etude"
     core.mkdir(parents=True)
-    for name in ("__init__.py", "errors.py", "dispatch.py"):
+    for name in ("errors.py", "dispatch.py"):
         shutil.copy(ROOT / "packages/core/src/etude" / name, core / name)
     text = (ROOT / "packages/core/pyproject.toml").read_text()
     (root / "packages/core/pyproject.toml").write_text(asking_for(text, "dependencies", "psutil"))
@@ -271,7 +272,9 @@ def test_task(package):
     assert about["project"]["name"] == name
     assert about["project"]["scripts"] == main
     assert about["project"]["entry-points"] == {"etude.tasks": main}
-    assert about["tool"] == {"uv": {"sources": {"etude-core": {"workspace": True}}}}
+    ours = {*SHARED.values()}.intersection(about["project"]["dependencies"])
+    assert ours - {"etude-text"} == {"etude-core", "etude-report"}  # the verb `report` is every task's
+    assert about["tool"] == {"uv": {"sources": {one: {"workspace": True} for one in ours}}}
     assert [path.name for path in (package / "src").iterdir() if path.suffix != ".egg-info"] == [module]
     for file in ("__init__.py", "__main__.py", "config.py", "data.py", "model.py", "task.py"):
         assert (package / "src" / module / file).is_file(), file
@@ -284,15 +287,27 @@ def module(package):
     return package.name.replace("-", "_")
 
 
+def owner_of(module):
+    """The distribution that has this part of the namespace `etude`."""
+    part = module.split(".")[1]
+    (folder,) = (
+        name for name in SHARED for path in (ROOT / f"packages/{name}/src/etude").glob(f"{part}*") if path.stem == part
+    )
+    return SHARED[folder]
+
+
 def imported(folder):
-    """The top-level modules that the Python files below `folder` import, in functions too."""
+    """The top-level modules that the Python files below `folder` import, in functions too; of `etude` the parts."""
     found = set()
     for file in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.Import):
-                found |= {alias.name.partition(".")[0] for alias in node.names}
+                names = {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
-                found.add(node.module.partition(".")[0])
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+            else:
+                continue
+            found |= {".".join(name.split(".")[: 2 if name.startswith("etude.") else 1]) for name in names}
     return found
 
 
@@ -303,17 +318,19 @@ def test_every_import_is_declared(package):
     asked = [*about["dependencies"], *itertools.chain(*about.get("optional-dependencies", {}).values())]
     declared = {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in asked} | {about["name"]}
     # An editable install does not say which modules it holds.
-    owners = packages_distributions() | {module(path): [path.name] for path in TASKS} | {"etude": ["etude-core"]}
+    modules = imported(package / "src") - set(sys.stdlib_module_names)
+    owners = packages_distributions() | {module(path): [path.name] for path in TASKS}
+    owners |= {name: [owner_of(name)] for name in modules if name.startswith("etude.")}
     borrowed = {
         name: owners[name]
-        for name in imported(package / "src") - set(sys.stdlib_module_names)
+        for name in modules
         if not {owner.lower().replace("_", "-") for owner in owners[name]} & declared
     }
     assert not borrowed
 
 
 def test_no_script_has_two_owners():
-    owned = [script for package in PACKAGES for script in read(package)["project"]["scripts"]]
+    owned = [script for package in PACKAGES for script in read(package)["project"].get("scripts", {})]
     assert sorted(owned) == sorted(["train", *(task.name for task in TASKS)])
 
 
@@ -365,3 +382,11 @@ def test_both_readmes_say_the_same():
     tables = [re.findall(r"^\| \[.*$", readme.read_text("utf-8"), flags=re.M) for readme in (english, russian)]
     assert [numbers(line) for line in tables[0]] == [numbers(line.replace(",", ".")) for line in tables[1]]
     assert {task.name for task in TASKS} == {line[3:].partition("]")[0] for line in tables[0]}
+
+
+@pytest.mark.parametrize("package", [task for task in TASKS if (task / "results").is_dir()], ids=by_name)
+def test_a_readme_has_the_tables_of_its_studies(package):
+    """As `benchmarks/studies.py` makes them from the results that are committed."""
+    text = (package / "README.md").read_text("utf-8")
+    for study, lines in runpy.run_path(str(ROOT / "benchmarks/studies.py"))["sections"](package.name).items():
+        assert "\n".join(lines) in text, study

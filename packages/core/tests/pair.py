@@ -14,7 +14,7 @@ from etude.config import Fit
 from etude.errors import UserError
 from etude.train import device, loop
 from etude.train.progress import Progress
-from etude.train.step import Learner, Score, Step
+from etude.train.step import Learner, Step
 from etude.train.totals import Totals
 
 FIT = Fit(device="cpu", precision="fp32", optimizer="sgd", lr=0.1, batch_size=20, epochs=1)
@@ -75,7 +75,7 @@ def scored(where):
     task.plan = lambda split, epoch, size: [np.array([1, 3, 4]), np.array([7]), np.array([8])]
     torch.manual_seed(0)
     learner = Learner(task, cfg.fit, where)
-    return learner.do(Score("valid")).state()
+    return learner.do("valid").state()
 
 
 RAGGED = [range(20), [1, 2], [3], [4, 5, 6], [7]]  # on two processes: both, one at a time
@@ -109,7 +109,7 @@ def main(out):
         if where.rank == 1:  # ends without a word: the other says so
             torch.save(found, out / f"{where.rank}.pt")
             return
-        found["left"] = error(UserError, where.wait)
+        found["left"] = error(UserError, lambda: where.gather(None))
     torch.save(found, out / f"{where.rank}.pt")
 
 

@@ -228,34 +228,6 @@ def test_without_locks(monkeypatch, number, capsys):
     assert "there are no locks here" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [errno.EBUSY, errno.EXDEV, errno.ENOTSUP, errno.EPERM])
-def test_without_renaming_over_a_file(failing, tmp_path, number):
-    """As over a file that is mounted by itself, in a container."""
-    (tmp_path / "out").write_text("old and longer")
-    failing("replace", number)
-    files.write(tmp_path / "out", b"new", before=tmp_path / "before")
-    assert (tmp_path / "out").read_bytes() == b"new" and (tmp_path / "before").read_bytes() == b"old and longer"
-    assert names(tmp_path) == ["before", "out"]
-
-
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
-def test_a_file_that_may_be_written_in_a_folder_that_may_not(monkeypatch, tmp_path, number):
-    (tmp_path / "out").write_text("old and longer")
-    real = Path.open
-
-    def closed(path, *args, **kwargs):
-        if path.suffix == ".tmp":
-            raise OSError(number, os.strerror(number))
-        return real(path, *args, **kwargs)
-
-    monkeypatch.setattr(Path, "open", closed)
-    files.write(tmp_path / "out", b"new")
-    assert (tmp_path / "out").read_bytes() == b"new"
-    with pytest.raises(OSError, match=os.strerror(number)):
-        files.write(tmp_path / "other", b"new")
-    assert names(tmp_path) == ["out"]
-
-
 # ----------------------------------------------------------------------------------------------------------- full disks
 
 
@@ -314,7 +286,8 @@ def test_a_full_disk_is_one_line_whichever_file_it_meets(full, capsys, name):
     line = said(capsys)
     assert "No space left on device" in line
     opening = "cannot write the run folder r: " in line
-    assert opening or "; the checkpoint before it is intact: free some space, then go on with: " in line
+    remedy = "; the checkpoint before it is intact: free some space, or see that it can be written, then go on with: "
+    assert opening or remedy in line
     full()
     assert toy("train", "--run", "r", "--fit.epochs", "2") == 0
     assert toy("train", "--run", "whole", "--fit.epochs", "2") == 0
@@ -336,17 +309,13 @@ def test_events_are_whole_after_a_full_disk(full, tmp_path):
     assert [(point.step, point.value) for point in scalars(tmp_path / "r", "x")] == [(1, 1.0), (3, 3.0)]
 
 
-def test_points_on_a_full_disk_are_one_line(tmp_path, monkeypatch):
+def test_points_on_a_full_disk_are_one_line(full, tmp_path):
     import torch
 
     one = run.Run(tmp_path / "r", Config(), CPU)
     one.open_tensorboard(0, "best/loss")
-
-    def fail(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr("torch.utils.tensorboard.writer.make_mat", fail)
-    with pytest.raises(UserError, match="cannot save .*tb: No space left on device"):
+    full("tensors.tsv")
+    with pytest.raises(UserError, match=r"cannot save .*tensors\.tsv: No space left on device"):
         one.embedding("latents", torch.zeros(2, 3), {"text": ["a", "b"]}, 0)
     one.close()
 

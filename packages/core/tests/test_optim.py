@@ -115,3 +115,29 @@ def test_momentum_and_decay_are_those_of_the_formulas(name, momentum):
 def test_a_momentum_that_is_none_is_refused(momentum):
     with pytest.raises(UserError, match=r"fit\.momentum is a part of the step before, from 0 to below 1, not"):
         Fit(momentum=momentum)
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("adamw", lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1, fused=True)),
+        ("sgd", lambda p: torch.optim.SGD(p, 0.01, momentum=0.9, nesterov=True, weight_decay=0.1, fused=True)),
+        ("rmsprop", lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.9, weight_decay=0.1, foreach=True)),
+    ],
+)
+def test_a_step_is_torchs_to_the_bit(name, plain):
+    x, weights = torch.randn(64, 5), []
+    for make in (
+        lambda model: optim.optimizer(Fit(optimizer=name, lr=0.01, weight_decay=0.1, momentum=0.9), model),
+        lambda model: plain([{"params": [model.weight]}, {"params": [model.bias], "weight_decay": 0.0}]),
+    ):
+        torch.manual_seed(1)
+        model = nn.Linear(5, 4)
+        optimizer = make(model)
+        for rows in x.split(8):
+            optimizer.zero_grad()
+            model(rows).square().sum().backward()
+            optimizer.step()
+        weights.append([p.detach().clone() for p in model.parameters()])
+        assert torch.is_grad_enabled()
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))

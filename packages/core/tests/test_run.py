@@ -36,7 +36,7 @@ def state(number):
 def test_a_checkpoint_is_read_back_and_the_one_before_is_kept(one):
     for number in (1, 2, 3):
         one.save("last", state(number), keep=True)
-    assert different(one.last(), state(3), "state") is None
+    assert different(checkpoint.newest(one.path, True), state(3), "state") is None
     assert checkpoint.load(one.path / "checkpoints" / "last.prev.pt")["number"] == 2
     assert sorted(p.name for p in (one.path / "checkpoints").iterdir()) == ["last.prev.pt", "last.pt"]
 
@@ -75,7 +75,7 @@ def test_a_damaged_checkpoint_is_said_so_and_the_one_before_is_used(one, capsys)
     said = 0
     for name, data in damages(good):
         file.write_bytes(data)
-        found = one.last()
+        found = checkpoint.newest(one.path, True)
         error = capsys.readouterr().err
         if found["number"] == 1:
             assert "last.pt is damaged" in error, name
@@ -145,7 +145,7 @@ def test_a_checkpoint_that_runs_code_is_refused(name, one, capsys):
     file = one.path / "checkpoints" / f"{name}.pt"
     torch.save({"model": Evil()}, file)
     with pytest.raises(UserError, match="is refused"):
-        one.last() if name == "last" else checkpoint.read(one.path)
+        checkpoint.newest(one.path, True) if name == "last" else checkpoint.read(one.path)
     with zipfile.ZipFile(file, "w") as records:  # the same by hand, in an archive with correct checksums
         records.writestr("archive/data.pkl", pickle.dumps(Evil(), protocol=2))
         records.writestr("archive/version", "3")
@@ -167,7 +167,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(one):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
-    assert one.last()["number"] == 1
+    assert checkpoint.newest(one.path, True)["number"] == 1
     assert [p.name for p in (one.path / "checkpoints").iterdir()] == ["last.pt"]
 
 
@@ -259,7 +259,8 @@ def test_a_run_is_not_scored_on_other_data_under_the_same_name(change, tmp_path,
     for flags in ([], ["--fit.batch-size", "3"], ["--checkpoint", "last"], ["--dropout", "0.2"]):
         capsys.readouterr()
         assert toy("evaluate", "r", *flags) == 2
-        assert "the data under this name have changed since r was trained on them (part test)" in said(capsys)
+        told = "r was trained on other data, which have changed since under the same name (part test)"
+        assert told in said(capsys)
     assert not (tmp_path / "r" / "test.json").exists()
     assert toy("evaluate", "r", "--fit.seed", "1") == 0  # which may divide them in another way
 
@@ -373,8 +374,17 @@ def test_points_are_read_back_by_the_projector(one):
         ]
 
 
+def test_a_single_column_of_labels_has_no_name_as_the_projector_would_take_it_for_a_label(one):
+    one.open_tensorboard(0, "accuracy")
+    one.embedding("latents", torch.zeros(2, 3), {"cluster": ["7", "8"]}, 0)
+    assert (one.path / "tb/00000/latents/metadata.tsv").read_text() == "7\n8\n"
+
+
 def test_points_and_labels_are_as_many(one):
     one.open_tensorboard(0, "accuracy")
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        one.embedding("latents", torch.zeros(2, 3), {"cluster": ["7"]}, 0)
+    assert not (one.path / "tb/00000").exists()
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         one.embedding("latents", torch.zeros(2, 3), {"text": ["a", "b"], "tag": ["0"]}, 0)
 

@@ -515,7 +515,7 @@ def test_a_stopped_study_lets_its_runs_save_and_goes_on(package: Path, signum: i
     assert Path("out/kernel=1/seed=1/saved").exists()
     assert "fake-task study kernel --fit.epochs 4 --out out" in printed
     assert "failed" not in printed
-    assert runs_with("test.json") == {f"kernel={k}/seed=0" for k in (1, 3, 5)}
+    assert runs_with("test.json") == set()  # the test part comes when all are trained
     assert "6 of 9 runs" not in Path("out/results.md").read_text()  # one of the six has begun
     assert "5 of 9 runs are missing" in Path("out/results.md").read_text()
 

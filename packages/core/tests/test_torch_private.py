@@ -80,3 +80,20 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_it_imports_torch_only_when_asked():
     code = "import sys, etude.torch_private, etude.events; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_optimiser_imports_no_compiler():
+    code = """
+import sys, torch
+from etude.config import Fit
+from etude.train.optim import optimizer
+for name in ("adamw", "sgd", "rmsprop"):
+    model = torch.nn.Linear(3, 3)
+    found = optimizer(Fit(optimizer=name), model)
+    model(torch.ones(2, 3)).sum().backward()
+    found.step()
+    found.zero_grad()
+    found.load_state_dict(found.state_dict())
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -489,7 +489,7 @@ def test_the_loss_is_the_mean_over_the_words_whose_tags_training_knows(trained, 
 
 def test_the_confusion_matrix_says_how_many_sentences_it_counts(monkeypatch, tmp_path):
     said = []
-    monkeypatch.setattr(task.pictures, "confusion", lambda counts, tags, what: said.append((int(counts.sum()), what)))
+    monkeypatch.setattr(task.confusion, "picture", lambda counts, tags, what: said.append((int(counts.sum()), what)))
     monkeypatch.setattr(task, "COUNTED", 20)
     one = made()
     one.show(SimpleNamespace(picture=lambda *_: None, text=lambda *_: None), "after", 0)

@@ -81,7 +81,7 @@ def test_a_run_goes_on_and_is_scored_with_its_own_messages_only(tmp_path, cd, ca
     assert main(["train", "--run", "r"]) == 2
     assert "was trained on other data" in line(capsys)
     assert main(["evaluate", "r"]) == 2
-    assert "the data under this name have changed" in line(capsys)
+    assert "was trained on other data, which have changed since under the same name" in line(capsys)
     assert main(["evaluate", "r", "--data", file]) == 0
     messages(tmp_path / "d.csv", "here")
     assert main(["train", "--run", "r"]) == 0

@@ -15,7 +15,7 @@ from cnn_emnist.config import SCORES, Config
 from cnn_emnist.data import Dataset, Images
 from cnn_emnist.data import load as load_data
 from cnn_emnist.model import CNN
-from etude import confusion, draw, images, pictures
+from etude import confusion, draw, images
 from etude.errors import UserError
 from etude.fingerprint import fingerprint
 from etude.train.run import Run
@@ -118,7 +118,7 @@ class Letters(Predictor):
         images, labels = part.images.cpu(), part.labels.cpu()
         probabilities = self.probabilities(part.images)
         counts = confusion.count(labels, probabilities.argmax(1), len(self.classes))
-        run.picture("confusion", pictures.confusion(counts, self.classes, "images"), step)
+        run.picture("confusion", confusion.picture(counts, self.classes, "images"), step)
         of_truth = probabilities.gather(1, labels[:, None])[:, 0]
         wrong = (probabilities.argmax(1) != labels).nonzero()[:, 0]
         worst = wrong[of_truth[wrong].argsort(stable=True)][: show.TILES]

@@ -201,7 +201,7 @@ def encoded(
             return str(error)
 
     left = iter(wanted.items())
-    with images.large_images(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
 
         def start() -> list[tuple[bytes, Future[Tensor | str]]]:
             return [(digest, pool.submit(read, number)) for digest, number in islice(left, TOGETHER)]

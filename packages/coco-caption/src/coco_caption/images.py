@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image
 
 from etude import images
-from etude.images import Broken, large_images
+from etude.images import Broken
 
-__all__ = ["LONGEST", "Broken", "large_images", "read"]
+__all__ = ["LONGEST", "Broken", "read"]
 
 LONGEST = 4  # sides: more of a strip than a square of so many short sides is cut off, equally at both ends
 

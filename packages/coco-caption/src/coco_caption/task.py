@@ -176,8 +176,7 @@ class Captioning(Predictor):
         shown = [self.parts["valid"][n] for n in self.shown]
         seen = self.features[self.places["valid"][self.shown]].to(self.model.mean.device)
         told = [self.vocabulary.decode(row) for row in self.tell(seen, self.config.search.beam).tolist()]
-        with images.large_images():
-            pictures = [picture(image.file) for image in shown]
+        pictures = [picture(image.file) for image in shown]
         board = show.board(pictures, told, [image.captions[0] for image in shown])
         run.picture("captions", board, step, when)
         file = run.path / "samples" / "captions.json"  # what was told before, as a run may go on in another process
@@ -347,8 +346,7 @@ def predict(task: Predictor, inputs: list[str], beam: int | None = None) -> list
     lines = []
     for start in range(0, len(inputs), TOGETHER):
         names = inputs[start : start + TOGETHER]
-        with images.large_images():
-            seen = task.encoder([task.encoder.preprocess(read(name)) for name in names], task.spatial)
+        seen = task.encoder([task.encoder.preprocess(read(name)) for name in names], task.spatial)
         ids = task.tell(seen.to(task.model.mean.device), beam or task.config.search.beam)
         lines += [f"{name}\t{task.vocabulary.decode(row)}" for name, row in zip(names, ids.tolist(), strict=True)]
     return lines

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import entry_points
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,6 @@ VERBS = {
     "predict": "Apply the best checkpoint of a run to inputs.",
     "embed": "Write what the best checkpoint of a run makes of inputs, as vectors.",
     "study": "Put a written question to many runs.",
-    "report": "Show runs and studies as a page, a notebook and an archive.",
 }
 
 
@@ -42,7 +43,7 @@ def main(package: Package, argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for a mistake of the user, 130 or 143 after a signal."""
     yield_when_waiting()
     words = sys.argv[1:] if argv is None else argv
-    verbs = {"train": train, "evaluate": evaluate, "predict": predict, "embed": embed, "study": study, "report": report}
+    verbs = {"train": train, "evaluate": evaluate, "predict": predict, "embed": embed, "study": study}
     if not package.embeds:
         del verbs["embed"]
     files.mend_streams()
@@ -50,12 +51,17 @@ def main(package: Package, argv: list[str] | None = None) -> int:
         try:
             if words == ["together"]:  # what a study starts: no verb for people, as it reads what to do from stdin
                 return together(package)
+            more = {} if words and words[0] in verbs else added()
             if not words or words[0] in ("-h", "--help"):
-                told = [f"  {name:10}{VERBS[name]}" for name in verbs]
+                about = VERBS | {name: str(verb.__doc__).partition("\n")[0] for name, verb in more.items()}
+                told = [f"  {name:10}{about[name]}" for name in [*verbs, *more]]
                 print(f"usage: {package.name} VERB ...", "", *told, "", "VERB --help tells more.", sep="\n")
                 return 0 if words else 2
+            if words[0] in more:
+                return more[words[0]](package, list(words[1:]), invocation(package))
             if words[0] not in verbs:
-                raise UserError(f"there is no {words[0]!r} in {package.name}: {configs.similar(words[0], verbs)}")
+                known = [*verbs, *more]
+                raise UserError(f"there is no {words[0]!r} in {package.name}: {configs.similar(words[0], known)}")
             return verbs[words[0]](package, list(words[1:]))
         finally:
             sys.stdout.flush()  # here, where it can be told that it fails
@@ -72,6 +78,14 @@ def main(package: Package, argv: list[str] | None = None) -> int:
         return 141 if error.gone else 2  # gone: the reader of our output, such as `head`
     finally:
         files.give_up_what_is_unsaid()
+
+
+def added() -> dict[str, Callable[[Package, list[str], str], int]]:
+    """The verbs that other distributions add, as entry points of the group `etude.verbs`: etude-report adds `report`.
+
+    Each is called with the package, its words, and how the command was called; its docstring begins with its help.
+    """
+    return {entry.name: entry.load() for entry in sorted(entry_points(group="etude.verbs"), key=attrgetter("name"))}
 
 
 def say_error(package: Package, line: str) -> None:
@@ -126,7 +140,7 @@ def train(package: Package, words: list[str]) -> int:
     path = where.agree(path or run.new_folder(package.name))
     call = invocation(package)
     one = run.Run(path, config, where, again=f"go on with: {call} train --run {shlex.quote(str(path))}")
-    where.wait()  # until the folder is there
+    where.agree(None)  # that the folder is there
 
     def say(line: str) -> None:
         if where.leads:
@@ -138,7 +152,7 @@ def train(package: Package, words: list[str]) -> int:
     try:
         done = one.finished()
         if done:
-            one.compare_data(run.trained_on(path), task.fingerprints)
+            run.compare_data(path, run.trained_on(path), task.fingerprints)
         result = done or loop.fit(task, config.fit, one, where)
     except Stopped as stopped:
         say(f"stopped by {stopped}; {one.again}")
@@ -257,16 +271,10 @@ def compare_data(package: Package, folder: Path, state: dict[str, Any], task: An
     given = {setting.name for setting in configs.settings(flags, configs.knobs(package.config))}
     if any(name == "fit.seed" or name.split(".")[0] == "data" for name in given):
         return
-    kept, found = state.get("fingerprints"), dict(task.fingerprints)
+    found = dict(task.fingerprints)
     if any(not name.startswith("fit.") for name in given):
         found = {"test": found["test"]}
-    if not kept:
-        print(f"{folder} does not say what it was trained on: whether {run.UNKNOWN}", file=sys.stderr)
-    elif parts := run.changed(kept, found):
-        raise UserError(
-            f"the data under this name have changed since {folder} was trained on them (part {', '.join(parts)}): "
-            "put them back as they were, or give --data ... to score other data"
-        )
+    run.compare_data(folder, state.get("fingerprints"), found, "give --data ... to score other data")
 
 
 def inputs_of(takes: Parser, words: list[str]) -> Namespace:
@@ -353,11 +361,5 @@ def keep(file: Path, content: Any) -> bool:
 
 def study(package: Package, words: list[str]) -> int:
     from etude.study import command
-
-    return command.main(package, words, invocation(package))
-
-
-def report(package: Package, words: list[str]) -> int:
-    from etude.report import command
 
     return command.main(package, words, invocation(package))

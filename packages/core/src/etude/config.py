@@ -127,6 +127,8 @@ class Fit:
     """auto: bf16 on GPUs from Ampere on and CPUs with AMX, fp16 on older GPUs, else fp32; kept by a resumed run"""
     compile: bool = False
     """torch.compile the model: slower to start, faster per step"""
+    watch: bool = False
+    """measure every layer at every step: gradient, update, dead and saturated units, for watch.npz and pictures"""
 
     def __post_init__(self) -> None:
         at_least(1, "fit", self, "epochs", "batch_size", "accumulate")
@@ -141,6 +143,8 @@ class Fit:
             )
         if self.keep == "last" and self.patience:
             raise UserError(f"fit.patience {self.patience} waits for a better epoch: it needs fit.keep best")
+        if self.watch and self.compile:
+            raise UserError("fit.watch looks at what goes from layer to layer, which fit.compile merges: leave out one")
         if self.warmup > 1:
             raise UserError(f"fit.warmup is a part of the run, from 0 to 1, not {self.warmup}")
 

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 
 import torch
+from PIL import Image
 from torch import Tensor
+
+from etude import pictures
 
 
 def count(truths: Tensor, answers: Tensor, classes: int) -> Tensor:
@@ -25,3 +28,20 @@ def per_class(confusion: Tensor, classes: Sequence[str], what: str) -> tuple[lis
         found[name] = {"recall": recall, "precision": precision, "f1": float(together[k])}
         lines.append(f"{name:<14} {int(truths[k]):>7}  {recall:>6.1%}  {precision:>9.1%}  {together[k]:>6.1%}")
     return lines, found
+
+
+def picture(counts: Tensor, classes: Sequence[str], what: str) -> Image.Image:
+    """Counts of `what`, int64 [K, K], as an image; the colour is the part of the row."""
+    k = len(classes)
+    size = 0.34 if counts.max() < 1000 else 0.44  # inches a cell, wide enough for its number
+    canvas, (axes,) = pictures.blank(size * k + 2.2, size * k + 1.6)
+    parts = (counts / counts.sum(1, keepdim=True).clamp(min=1)).numpy()
+    shown = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+    for row, column in (counts > 0).nonzero().tolist():
+        colour = "white" if parts[row, column] > 0.5 else "black"
+        axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", color=colour, fontsize=6)
+    axes.set_xticks(range(k), classes, rotation=90 if max(map(len, classes)) > 2 else 0)
+    axes.set_yticks(range(k), classes)
+    axes.set(xlabel="read as", ylabel="is", title=f"Confusion matrix, validation part (numbers: {what})")
+    canvas.figure.colorbar(shown, ax=axes, label="part of the row", shrink=0.8)
+    return pictures.drawn(canvas)

@@ -1,8 +1,8 @@
 """Where data sets are kept, and how a published file gets there: fetched once, checked, under its name only when whole.
 
-An interrupted transfer leaves its bytes in `FILE.part`; pooch, which would do the rest, cannot resume. Whether they are
-of what the server now has, the hash of the whole tells. Where nobody published one, what the server said of its version
-(RFC 9110, section 8.8) is kept in `FILE.part.version` and sent as `If-Range`; if it said nothing, all is sent again.
+An interrupted transfer leaves its bytes in `FILE.part`. Whether they are of what the server now has, the hash of the
+whole tells. Where nobody published one, what the server said of its version (RFC 9110, section 8.8) is kept in
+`FILE.part.version` and sent as `If-Range`; if it said nothing, all is sent again.
 """
 
 import errno
@@ -26,20 +26,11 @@ from etude.errors import UserError
 
 PATIENCE = 30.0  # seconds without a byte before a download is given up
 BLOCK = 1 << 18  # bytes
-BEGINNINGS = {  # of what is in a file of this name
-    ".zip": (b"PK\x03\x04", b"PK\x05\x06"),
-    ".gz": (b"\x1f\x8b",),
-    ".jpg": (b"\xff\xd8",),
-    ".jpeg": (b"\xff\xd8",),
-    ".png": (b"\x89PNG",),
-}
+BEGINNINGS = {".zip": b"PK", ".gz": b"\x1f\x8b", ".jpg": b"\xff\xd8", ".jpeg": b"\xff\xd8", ".png": b"\x89PNG"}
 
 
 def root() -> Path:
-    """Where data sets are kept: $ETUDE_DATA, else `etude` in the user's cache folder.
-
-    Raises UserError, as `cache` does, if the environment names no folder.
-    """
+    """Where data sets are kept: $ETUDE_DATA, else `cache`. Both raise UserError if the environment names no folder."""
     given = os.environ.get("ETUDE_DATA")
     if given == "":
         raise UserError("the environment variable ETUDE_DATA is empty: set it to the folder of the data, or unset it")
@@ -53,9 +44,7 @@ def cache() -> Path:
     """
     given = os.environ.get("XDG_CACHE_HOME") or "~/.cache"  # empty is unset: XDG Base Directory Specification
     if not os.path.isabs(given) and not given.startswith("~"):
-        raise UserError(
-            f"the environment variable XDG_CACHE_HOME is {given!r}, no absolute path: make it one or unset it"
-        )
+        raise UserError(f"the variable XDG_CACHE_HOME is {given!r}, no absolute path: make it one or unset it")
     try:
         return at_home(given) / "etude"
     except UserError:
@@ -69,9 +58,8 @@ def at_home(path: str) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise UserError(
-            f"there is no home folder here for {path!r}: set HOME, or ETUDE_DATA and XDG_CACHE_HOME to absolute paths"
-        ) from None
+        remedy = "set HOME, or ETUDE_DATA and XDG_CACHE_HOME to absolute paths"
+        raise UserError(f"there is no home folder here for {path!r}: {remedy}") from None
 
 
 def local(error: BaseException | None) -> bool:
@@ -85,15 +73,12 @@ def fetch(url: str, file: Path, digest: str | None, what: str, quiet: bool = Fal
 
     `digest` is the file's SHA-256 in hexadecimal, or "md5:" and its MD5; None if nobody published one: then it has to
     have the length that the server says and begin as a file of its name does, and whoever reads it checks the rest.
-    `what` names it in messages. An interrupted transfer leaves `file.part`, which the next call goes on with. Processes
-    that want the same file wait for the first.
-
-    Raises UserError if it cannot be had, or is not what `digest` says.
+    `what` names it in messages. Processes that want the same file wait for the first. Raises UserError.
     """
     with files.reported(f"{file} cannot be written", "set ETUDE_DATA to another folder"):
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            with files.alone(beside(file, ".lock"), f"waiting for another process that fetches {what}"):
+            with files.alone(Path(f"{file}.lock"), f"waiting for another process that fetches {what}"):
                 if not file.exists():  # now that we have waited
                     if not quiet:
                         print(f"fetching {what} from {url} to {file}", file=sys.stderr)
@@ -101,14 +86,9 @@ def fetch(url: str, file: Path, digest: str | None, what: str, quiet: bool = Fal
     return file
 
 
-def beside(file: Path, ending: str) -> Path:
-    """ ".part": the bytes of it that have come; ".part.version": what the server said of their version."""
-    return file.with_name(file.name + ending)
-
-
 def complete(url: str, file: Path, digest: str | None, what: str, quiet: bool) -> None:
     """Makes the file from what there is of it and what the server has; leaves nothing else but what can be resumed."""
-    part, version = beside(file, ".part"), beside(file, ".part.version")
+    part, version = Path(f"{file}.part"), Path(f"{file}.part.version")
     try:
         with part.open("ab") as out:
             if digest is None and not version.exists():
@@ -128,10 +108,8 @@ def complete(url: str, file: Path, digest: str | None, what: str, quiet: bool) -
     except (OSError, HTTPException) as error:
         if local(error):
             raise
-        raise UserError(
-            f"{what} could not be downloaded from {url} ({reason(error)}); "
-            f"run it again, use --data sample, or put the file at {file} by hand"
-        ) from error
+        remedy = f"run it again, use --data sample, or put the file at {file} by hand"
+        raise UserError(f"{what} could not be downloaded from {url} ({reason(error)}); {remedy}") from error
     finally:
         if part.is_file() and not part.stat().st_size:
             part.unlink()
@@ -140,10 +118,9 @@ def complete(url: str, file: Path, digest: str | None, what: str, quiet: bool) -
 
 def fault(part: Path, ending: str, digest: str | None, total: int | None) -> str:
     """What is wrong with what was transferred; "" if it has its digest or, without one, seems whole."""
-    size = part.stat().st_size
     with part.open("rb") as content:
         begins = content.read(1000)
-    if not size:
+    if not begins:
         return "the answer is empty"
     if re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html)\b", begins, re.IGNORECASE):
         return "the server sent an HTML page: open the address in a browser, the network may want you to log in"
@@ -154,7 +131,7 @@ def fault(part: Path, ending: str, digest: str | None, total: int | None) -> str
         return "" if got == wanted.lower() else f"its {kind or 'sha256'} is {got}, not {wanted}"
     if total is None:
         return "the server does not say how long it is"
-    if size != total:
+    if (size := part.stat().st_size) != total:
         return f"it has {size:,} bytes, not {total:,}"
     fits = begins.startswith(BEGINNINGS.get(ending, b"")) and (ending != ".zip" or zipfile.is_zipfile(part))
     return "" if fits else f"what the server sent is not a {ending} file"
@@ -174,11 +151,10 @@ def ask(url: str, headers: dict[str, str]) -> Any:
 
 
 def transfer(url: str, out: BinaryIO, version: Path | None, what: str, quiet: bool) -> int | None:
-    """Appends to `out` what the server has after the bytes that are there, or all of it anew.
+    """Appends to `out` what the server has after the bytes that are there (RFC 9110, section 14), or all of it anew.
 
     With `version`, the file of their ETag, only if they are of the version that the server now has. Returns the length
-    of the whole in bytes, if the server says it. The range request is that of RFC 9110, section 14.
-    Raises OSError or HTTPException; what came until then is kept.
+    of the whole in bytes, if the server says it. Raises OSError or HTTPException; what came until then is kept.
     """
     have = out.seek(0, os.SEEK_END)
     headers = {"Range": f"bytes={have}-"} if have else {}
@@ -223,6 +199,4 @@ def reason(error: Exception) -> str:
         return reason(error.reason)
     if isinstance(error, TimeoutError):
         return f"nothing was received for {PATIENCE:g} s"
-    if "407" in str(error):
-        return f"{error}: set https_proxy to http://USER:PASSWORD@HOST:PORT"
-    return " ".join(str(error).split()) or type(error).__name__
+    return files.reason(error) + ": set https_proxy to http://USER:PASSWORD@HOST:PORT" * ("407" in str(error))

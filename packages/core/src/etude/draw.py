@@ -1,10 +1,8 @@
 """Random numbers that are a function of what they are for.
 
-A generator with a hidden state ties every draw to all draws before it: another batch size, a second process or a
-resumed run then sees other numbers. Here the numbers of example `id` in epoch `epoch` follow from `(seed, epoch, id)`
-alone, by hashing a counter (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), so augmentation does
-not depend on how examples are batched, shared out or interrupted. The hash is the output function of SplitMix64
-(Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators").
+The numbers of example `id` follow from `(seed, epoch, id)` alone, by hashing a counter (Salmon et al. 2011, "Parallel
+random numbers: as easy as 1, 2, 3"), however examples are batched, shared out or interrupted. The hash is the output
+function of SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators").
 """
 
 import numpy as np
@@ -41,8 +39,7 @@ def uniform(ids: np.ndarray, k: int, *parts: int) -> Tensor:
     `parts` (seed, epoch, ...) name the stream. Row i depends on ids[i] and `parts` only, never on the other rows.
     """
     rows = mix(ids.astype(np.uint64) * GOLDEN + np.uint64(key(*parts)))
-    steps = np.arange(1, k + 1, dtype=np.uint64) * GOLDEN
-    bits = mix(rows[:, None] + steps)
+    bits = mix(rows[:, None] + np.arange(1, k + 1, dtype=np.uint64) * GOLDEN)
     return torch.from_numpy((bits >> np.uint64(40)).astype(np.float32) * np.float32(2**-24))
 
 
@@ -54,8 +51,7 @@ def shuffled(n: int, *parts: int) -> np.ndarray:
 def dropout_of_rows(x: Tensor, p: float, known: Tensor) -> Tensor:
     """Dropout of packed rows [N, H] in training, of which a batch with known lengths has those in `known` [N] only.
 
-    A function that a TorchFunctionMode can override, as functions of torch are: `etude.stacked` draws the same numbers
-    for those rows as are drawn when the lengths are known.
+    `etude.stacked` overrides it, as functions of torch are, to draw for these rows what is drawn for known lengths.
     """
     if has_torch_function((x, known)):
         return handle_torch_function(dropout_of_rows, (x, known), x, p, known)

@@ -2,14 +2,13 @@
 
 import io
 import os
-import re
 import socket
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from etude.torch_private import Event, RecordWriter
+from etude.torch_private import Event, RecordWriter, SessionLog
 
 
 def next_file(folder: Path) -> Path:
@@ -17,8 +16,8 @@ def next_file(folder: Path) -> Path:
 
     The number in it is the time, or later: the clock may have been set back since the last start.
     """
-    found = (re.match(r"events\.out\.tfevents\.(\d+)", file.name) for file in folder.glob("events.out.tfevents.*"))
-    number = max([int(time.time()), *(int(name[1]) + 1 for name in found if name)])
+    there = [int(file.name.split(".")[3]) for file in folder.glob("events.out.tfevents.[0-9]*.*")]
+    number = max([int(time.time()), *(number + 1 for number in there)])
     return folder / f"events.out.tfevents.{number:010d}.{socket.gethostname()}.{os.getpid()}.etude"
 
 
@@ -37,42 +36,35 @@ def beginning(wall_time: float) -> Any:
 
 
 class EventFile:
-    """An event file with the methods of TensorBoard's EventFileWriter, which torch's SummaryWriter writes to.
+    """An event file that is written by the thread that flushes it.
 
-    TensorBoard's own writes in a thread, which dies of a full disk with a traceback that nobody can catch. This one
-    writes in `flush`, which raises OSError; the file then ends with the last whole event, and what waited is dropped:
-    a run that goes on writes it again.
+    The thread of TensorBoard's own dies of a full disk with a traceback that nobody can catch. Here `flush` raises
+    OSError; the file then ends with the last whole event, and what waited is dropped: a run that goes on writes it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = next_file(folder)
+    def __init__(self, folder: Path, step: int) -> None:
+        """What earlier files of the folder have from `step` on is taken back. Raises OSError."""
+        self.path, now = next_file(folder), time.time()
         self.file = self.path.open("xb", buffering=0)
         self.size = 0  # of its whole events
-        self.waiting: list[Any] = [beginning(time.time())]
-        try:
-            self.flush()
-        except OSError:
-            self.file.close()
-            raise
+        start = SessionLog(status=SessionLog.START)
+        self.waiting: list[Any] = [beginning(now), Event(wall_time=now, step=step, session_log=start)]
 
-    def get_logdir(self) -> str:
-        return str(self.path.parent)
-
-    def add_event(self, event: Any) -> None:
-        self.waiting.append(event)
+    def add(self, step: int, **content: Any) -> None:
+        """Notes an event, such as `summary=...`, for the next flush."""
+        self.waiting.append(Event(wall_time=time.time(), step=step, **content))
 
     def flush(self) -> None:
-        data, self.waiting = memoryview(records(self.waiting)), []
-        done = 0
+        data, self.waiting = records(self.waiting), []
         try:
-            while done < len(data):
-                done += self.file.write(data[done:]) or 0
+            while data:
+                data = data[self.file.write(data) :]
         except OSError:
             with suppress(OSError):
                 self.file.truncate(self.size)
                 self.file.seek(self.size)
             raise
-        self.size += done
+        self.size = self.file.tell()
 
     def close(self) -> None:
         try:

@@ -2,7 +2,7 @@
 
 A regular file is replaced by renaming, so that it holds either the old or the new content, whenever the machine stops.
 What else a path may name, such as a link, a pipe or a device, stays what it is and is written through. What a file
-system does not offer (syncing a folder, locks, renaming over a file) is done without; any other failure is told.
+system does not offer (syncing a folder, locks) is done without; any other failure is told.
 """
 
 import codecs
@@ -11,7 +11,6 @@ import io
 import json
 import os
 import secrets
-import shutil
 import stat
 import sys
 from collections.abc import Iterator, Mapping
@@ -26,76 +25,51 @@ ABSENT = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPE
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-# ------------------------------------------------------------------------------------------------------------- writing
-
-
 def write(file: Path, data: bytes | memoryview, before: Path | None = None) -> None:
     """Writes a file so that after a crash at any moment either the old or the new content is there, never a mixture.
 
-    With `before` the old file is kept under that name (for a moment it is the only one). An existing file keeps its
-    permissions and a link its place. Raises OSError.
+    With `before` the old file is kept under that name. It keeps its permissions, and a link its place. Raises OSError.
     """
     try:
         old = file.stat()
     except FileNotFoundError:
         old = None
-    if old is not None:
-        if stat.S_ISDIR(old.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
-        if not stat.S_ISREG(old.st_mode) or file.parts[:2] in (("/", "dev"), ("/", "proc")):  # /dev/stdout
-            return through(file, data, os.O_APPEND)  # not to cut off what stands there, as `>> FILE` does not
-        if not os.access(file, os.W_OK):  # which renaming over it would not ask
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+    if old and (not stat.S_ISREG(old.st_mode) or file.parts[:2] in (("/", "dev"), ("/", "proc"))):  # /dev/stdout
+        return through(file, data)
+    if old and not os.access(file, os.W_OK):  # which renaming over it would not ask
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
     target = Path(os.path.realpath(file)) if file.is_symlink() else file
     # Short, as the file's own name may be as long as a name can be; random, as threads may write the same file.
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        try:
-            out = temporary.open("xb")
-        except OSError as error:
-            if old is None or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise
-            return through(target, data, os.O_TRUNC)  # its folder is closed to us, but the file is not
-        with out:
-            if old is not None:
+        with temporary.open("xb") as out:
+            if old:
                 with suppress(OSError, AttributeError):  # a file system, or Windows, without owners
                     os.chown(temporary, old.st_uid, old.st_gid)
                 with suppress(OSError):
                     temporary.chmod(stat.S_IMODE(old.st_mode))
             out.write(data)
             sync(out)
-        if before is not None and old is not None:
-            move(target, before)
-        move(temporary, target)
+        if before and old:
+            target.replace(before)
+        temporary.replace(target)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     return sync_folder(target.parent)
 
 
-def through(file: Path, data: bytes | memoryview, how: int) -> None:
-    """Writes to what is there, without creating it."""
+def through(file: Path, data: bytes | memoryview) -> None:
+    """Adds to what is there, such as a pipe: what stands in it is not cut off."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(Unsaid, ValueError):
             stream.flush()  # what was said before comes before it, if this is the same stream
-    binary = getattr(os, "O_BINARY", 0)  # on Windows
-    with os.fdopen(os.open(file, os.O_WRONLY | binary | how), "wb") as out:
+    with file.open("ab") as out:
         out.write(data)
         sync(out)
 
 
-def move(source: Path, target: Path) -> None:
-    """Renames over `target`; where that cannot be, as over a file that is mounted by itself, its content is copied."""
-    try:
-        source.replace(target)
-    except OSError as error:
-        if error.errno not in (*ABSENT, errno.EXDEV, errno.EBUSY):
-            raise
-        shutil.copyfile(source, target)
-        source.unlink()
-
-
-def sync(out: IO[bytes] | IO[str]) -> None:
+def sync(out: IO[Any]) -> None:
     """Makes sure that what was written survives a power failure, where that can be made sure."""
     out.flush()
     with offered():
@@ -123,10 +97,7 @@ def offered() -> Iterator[None]:
 
 
 def put(out: str | Path, content: bytes, remedy: str = "give --out a file in a folder that exists") -> None:
-    """Writes what the user asked for, whole or not at all, to a path that they gave; "-" is standard output.
-
-    Raises UserError, with `remedy`, if it cannot be.
-    """
+    """Writes what the user asked for, whole or not at all, to their path; "-" is standard output. Raises UserError."""
     if str(out) == "-":
         sys.stdout.flush()
         sys.stdout.buffer.write(content)
@@ -162,23 +133,22 @@ def why(error: OSError) -> str:
 def given(path: str | Path) -> Path:
     """A path that the user gave. Raises UserError for what can be the name of nothing."""
     text = os.fspath(path)
-    if not text.strip():
-        raise UserError(f"{text!r} is not a path: give the name of a file or folder")
+    wrong = "" if text.strip() else "give the name of a file or folder"
     try:
         os.lstat(text)
     except ValueError:
-        raise UserError(f"{shortened(text)!r} is not a path: no name can contain one of its characters") from None
+        wrong = "no name can contain one of its characters"
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise UserError(f"{shortened(text)!r} is not a path: it is too long; give a shorter one") from None
+        wrong = "it is too long; give a shorter one" if error.errno == errno.ENAMETOOLONG else wrong
+    if wrong:
+        raise UserError(f"{shortened(text)!r} is not a path: {wrong}")
     return Path(text)
 
 
 def lock(stream: IO[Any], wait: str = "") -> None:
-    """Holds an open file against other processes; closing it gives the lock back, and so does a crash.
+    """Holds an open file against other processes, until it is closed; where there are no locks, a line says so.
 
-    Where the file system has no locks, a line says so. Raises BlockingIOError if another process holds it; with `wait`
-    it says that instead, and waits.
+    Raises BlockingIOError if another process holds it; with `wait` it says that instead, and waits.
     """
     import filelock  # its own imports take longer than `--help`
 
@@ -212,9 +182,6 @@ def alone(claim: Path, wait: str) -> Iterator[None]:
             return
 
 
-# ------------------------------------------------------------------------------------------------------------- reading
-
-
 def read_json(file: Path, kind: type[dict[str, Any]] | type[list[Any]], remedy: str, needs: Mapping[str, Any]) -> Any:
     """A JSON file of a run folder, None if it is not there: an object that has what it `needs`, or a list of such.
 
@@ -237,15 +204,12 @@ def read_json(file: Path, kind: type[dict[str, Any]] | type[list[Any]], remedy: 
 
 
 def reason(error: BaseException) -> str:
-    """An error of any library in one line of at most 200 characters."""
-    return shortened(" ".join(str(error).split()) or type(error).__name__)
+    """An error of any library in one line of at most 200 characters, without the calls in C++ that torch adds."""
+    return shortened(" ".join(str(error).partition("Exception raised from")[0].split()) or type(error).__name__)
 
 
 def shortened(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-# ------------------------------------------------------------------------------------------------------------- streams
 
 
 def encode(text: str) -> bytes:
@@ -285,10 +249,9 @@ class Said(io.FileIO):
 
 
 def mend_streams() -> None:
-    """Gives this process the standard streams that it was started without, and lets the others take any character.
+    """Lets the standard streams take any character, and raise Unsaid for what cannot be written.
 
-    Without this a file that is opened later would be stream 1 or 2, and hold what libraries say. What cannot be written
-    to them raises Unsaid from now on.
+    Those that this process was started without it is given: else a file that is opened later would be stream 1 or 2.
     """
     if None in (sys.stdin, sys.stdout, sys.stderr):
         while (number := os.open(os.devnull, os.O_RDWR)) <= 2:

@@ -8,8 +8,6 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,40 +19,18 @@ LARGE = 89_478_485  # pixels: Pillow warns of more, and refuses twice as many; h
 MOST = 300_000_000  # pixels that are decoded; as RGB they take 1.2 GB
 ORIENTATION = 0x0112  # the tag of EXIF
 
-_entry, _heavy = threading.Lock(), threading.Lock()
-_inside = 0
-_undo = ExitStack()
+_heavy = threading.Lock()
 
 
 class Broken(Exception):
     """A file that is no image, or not a whole one; the message is a line without the file's name."""
 
 
-@contextmanager
-def large_images() -> Iterator[None]:
-    """Without Pillow's warnings and its bound on pixels, which belong to all threads: until the last one has left."""
-    global _inside
-    with _entry:
-        if not _inside:
-            _undo.enter_context(warnings.catch_warnings())
-            warnings.filterwarnings("ignore", module="PIL|etude.images")  # e.g. corrupt EXIF beside a good image
-            _undo.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-            Image.MAX_IMAGE_PIXELS = None
-        _inside += 1
-    try:
-        yield
-    finally:
-        with _entry:
-            _inside -= 1
-            if not _inside:
-                _undo.close()
-
-
 def load(file: Path) -> Image.Image:
     """The picture in a file, turned as its EXIF says, of an animation the first frame; mode L, RGB, RGBA, I or F.
 
-    Of more than LARGE pixels it is averaged down. A JPEG may be of any size, as it is decoded at a fraction of it; of
-    other files more than MOST pixels are refused. Raises Broken, for whatever cannot be read.
+    Of more than LARGE pixels it is averaged down, a JPEG as it is decoded; of other files more than MOST are refused.
+    Raises Broken, for whatever cannot be read.
     """
     try:
         status = os.stat(file)
@@ -62,7 +38,10 @@ def load(file: Path) -> Image.Image:
             raise Broken("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file")
         if not status.st_size:
             raise Broken("it is empty")
-        with large_images(), Image.open(file) as picture:
+        # Both are set for all threads, so they are not put back: another may be reading.
+        Image.MAX_IMAGE_PIXELS = None  # ours is MOST
+        warnings.filterwarnings("ignore", module="PIL|etude.images")  # e.g. corrupt EXIF beside a good image
+        with Image.open(file) as picture:
             picture.seek(0)
             if picture.width * picture.height <= LARGE:
                 return upright(picture, 1)

@@ -27,14 +27,10 @@ class Stopped(Exception):
 def watch_signals(every: bool = False) -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM in the list it gives, so that what is under way can be finished and saved.
 
-    A second one acts at once, as it would without us, or is collected, too, if `every` is; but not within a second of
-    the first, since Ctrl-C under `uv run` and `timeout` may deliver the same one twice. Outside the main thread, which
-    alone gets signals, there are none.
+    A second one acts at once, as it would without us, or is collected, too, with `every`; but not within a second of
+    the first, since Ctrl-C under `uv run` and `timeout` may deliver one twice. Only the main thread gets any.
     """
     asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
     first = math.inf
 
     def note(signum: int, _: FrameType | None) -> None:
@@ -49,7 +45,8 @@ def watch_signals(every: bool = False) -> Iterator[list[int]]:
                 signal.signal(signum, before[signum])
                 signal.raise_signal(signum)
 
-    before: dict[int, Any] = {signum: signal.signal(signum, note) for signum in ASKING}
+    main = threading.current_thread() is threading.main_thread()
+    before: dict[int, Any] = {signum: signal.signal(signum, note) for signum in ASKING if main}
     try:
         yield asked
     finally:

@@ -14,8 +14,7 @@ MARK = "checkpoint"  # the key of test.json that says of what the scores are
 def digest(file: Path) -> str | None:
     """16 hex digits of the content of a checkpoint; None if there is none that can be read.
 
-    A checkpoint is a zip file: its table of contents has the size and the CRC-32 of every record, which tells two apart
-    as well as their bytes do, and is read in a millisecond.
+    It is a zip file, whose table of contents, with the size and CRC-32 of every record, is read in a millisecond.
     """
     try:
         with zipfile.ZipFile(file) as records:

@@ -4,13 +4,10 @@ Such names change without notice, so torch is capped in each pyproject.toml to t
 `nox -s latest` tries the newest. A name is imported when it is first asked for: `--help` answers without torch.
 """
 
+import inspect
 from functools import reduce
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import torch
-    from torch.utils.tensorboard.writer import SummaryWriter
+from typing import Any
 
 FUNCTORCH = "torch._C._functorch"
 NAMES = {
@@ -35,6 +32,10 @@ NAMES = {
     "rmsprop": ("torch.optim.rmsprop", "rmsprop"),
     # All gradients times a number in one call: a loop with Tensor.mul_.
     "foreach_mul": ("torch", "_foreach_mul_"),
+    # The like for what `fit.watch` measures of all weights: loops with torch.linalg.vector_norm, Tensor.sub_ and copy_.
+    "foreach_norm": ("torch", "_foreach_norm"),
+    "foreach_sub": ("torch", "_foreach_sub_"),
+    "foreach_copy": ("torch", "_foreach_copy_"),
     # d, y -> d * y * (1 - y)  and  d, y -> d * (1 - y * y), each in one operation and with `grad_input=`: the formulas.
     "sigmoid_backward": ("torch", "ops.aten.sigmoid_backward.grad_input"),
     "tanh_backward": ("torch", "ops.aten.tanh_backward.grad_input"),
@@ -45,8 +46,10 @@ NAMES = {
     "RecordWriter": ("tensorboard.summary.writer.record_writer", "RecordWriter"),
     # Event by event, and as written (EventFileLoader converts them): a loop over the records, 20 lines.
     "EventLoader": ("tensorboard.backend.event_processing.event_file_loader", "LegacyEventFileLoader"),
-    # The hyperparameters of a run for the HParams tab: SummaryWriter.add_hparams, which makes a folder of its own.
+    # What SummaryWriter puts into an event, for files of our own (`etude.events`): a parameter of its for its file.
     "hparams": ("torch.utils.tensorboard.summary", "hparams"),
+    "text": ("torch.utils.tensorboard.summary", "text"),
+    "graph": ("torch.utils.tensorboard._pytorch_graph", "graph"),
 }
 
 
@@ -58,37 +61,21 @@ def __getattr__(name: str) -> Any:
     return found
 
 
-def summary_writer(folder: str, events: Any) -> "SummaryWriter":
-    """torch's SummaryWriter on an event file of ours (`etude.events.EventFile`) in place of TensorBoard's.
-
-    TensorBoard's dies of a full disk in a thread of its own. To be replaced by a parameter of SummaryWriter's for its
-    file, once there is one.
-    """
-    from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
-
-    class OnEvents(FileWriter):
-        def __init__(self) -> None:
-            self.event_writer = events
-
-    class Board(SummaryWriter):
-        path = events.path
-
-        def _get_file_writer(self) -> FileWriter:  # the one place where torch's makes its files
-            writer = self.file_writer or OnEvents()
-            vars(self).update(file_writer=writer, all_writers={self.log_dir: writer})
-            return writer
-
-    return Board(folder)
-
-
-def add_event(writer: "SummaryWriter", event: Any) -> None:
-    """Writes one event of several scalars, for which SummaryWriter.add_scalar would write several."""
-    writer._get_file_writer().event_writer.add_event(event)
-
-
-def uncompiled(model: "torch.nn.Module") -> None:
+def uncompiled(model: Any) -> None:
     """Takes `model.compile()` back, in place, since a compiled model cannot be traced. There is no public way yet."""
     model._compiled_call_impl = None
+
+
+def without_compiler(kind: Any) -> Any:
+    """An optimizer of torch's that does not import the compiler, which takes as long as importing all the rest.
+
+    Its methods are wrapped so that a compiler leaves them alone; here nothing compiles them.
+    """
+    import torch
+
+    methods = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    plain = {name: inspect.unwrap(getattr(kind, name)) for name in methods}
+    return type(kind.__name__, (kind,), {**plain, "step": torch.no_grad()(inspect.unwrap(kind.step))})
 
 
 def of_compiler(error: Exception) -> bool:

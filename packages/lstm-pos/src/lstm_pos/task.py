@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from etude import confusion, draw, pictures
+from etude import confusion, draw
 from etude.errors import UserError
 from etude.layers.recurrent import LSTM
 from etude.text.batching import by_length, sorted_by_length
@@ -236,7 +236,7 @@ class Tagging(Predictor):
         )
         counts = confusion.count(truths, answers, len(numbers))
         what = f"words of {len(some):,} of its {len(part.starts):,} sentences"
-        run.picture("confusion", pictures.confusion(counts, self.tags, what), step)
+        run.picture("confusion", confusion.picture(counts, self.tags, what), step)
 
     def read(self, start: int, end: int) -> tuple[list[str], list[str]]:
         """The words and their true tags from one token of the corpus to another."""

@@ -16,15 +16,11 @@ from etude.train.device import Device
 class Batch:
     """The batches of some replicas, stacked."""
 
-    rows: list[int]
-    """whose they are"""
-    leaves: list[Any]
-    """tensors [R, ...], or what is the same for all"""
-    spec: Any
-    """how the leaves are nested in a batch"""
-    width: int
-    widths: tuple[int, ...]
-    """of each replica, where something is padded to `width`; else -1, and none"""
+    rows: list[int]  # whose they are
+    leaves: list[Any]  # tensors [R, ...], or what is the same for all
+    spec: Any  # how the leaves are nested in a batch
+    width: int  # to which something is padded, else -1
+    widths: tuple[int, ...]  # that of each replica, without padding
 
     @property
     def kind(self) -> tuple[Any, ...]:
@@ -49,7 +45,7 @@ def stack_batches(batches: Mapping[int, Any], taken: set[int], device: Device) -
 def describe(x: Any) -> Any:
     """What must agree."""
     if isinstance(x, Tensor):
-        return x.dtype, x.dim(), x.shape[0] if x.dim() else 0
+        return x.dtype, x.dim(), *x.shape[:1]
     if x is None or isinstance(x, bool | int | float | str):
         return type(x), x
     raise Unstackable(f"its batches hold a {type(x).__name__}: tensors and numbers can be stacked")

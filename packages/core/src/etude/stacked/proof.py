@@ -3,7 +3,6 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import is_dataclass, replace
 from typing import Any
 
@@ -67,11 +66,9 @@ class Proof:
     def __init__(self, device: Device) -> None:
         self.device, self.exact = device, replace(device, precision="fp32")
         self.epochs: dict[Learner, int] = {}
-        self.proved: dict[Learner, set[Any]] = defaultdict(set)
-        """the kinds of steps that were held against those alone in the epoch"""
-        self.known: set[Any] = set()
-        """those kinds of any epoch"""
-        self.largest: dict[str, float] = {}
+        self.proved: dict[Learner, set[Any]] = defaultdict(set)  # kinds of steps held against those alone, in the epoch
+        self.known: set[Any] = set()  # in any epoch
+        self.largest: dict[str, float] = defaultdict(float)
 
     def enter(self, learner: Learner, epoch: int) -> None:
         """Of another epoch than before nothing is proved."""
@@ -151,7 +148,7 @@ class Proof:
             raise Unstackable(f"a stacked step has another gradient than one alone, of {name}")
 
     def seen(self, name: str, size: float) -> float:
-        self.largest[name] = max(self.largest.get(name, 0.0), size)
+        self.largest[name] = max(self.largest[name], size)
         return self.largest[name]
 
 
@@ -160,20 +157,19 @@ def alone(stack: Stack, r: int, batch: Any, device: Device, training: Training |
     learner = stack.learners[r]
     buffers = {name: x[r].clone() for name, x in stack.others.items()}
     learner.model.train(bool(training))
-    with device.generator_at(training.states[r]) if training else nullcontext(), device.autocast():
+    if training:
+        device.generator().set_state(training.states[r])
+    with device.autocast():
         sums = learner.task.step(device.move(batch))
     totals = Totals()
     totals.add(sums)
     if not training:
         return totals, None
     (sums["loss"][0] / training.sizes[r]).backward()
-    gradients: list[Tensor] = []
-    for name in stack.names:
-        gradient = stack.parameters[r][name].grad
-        if gradient is None:
-            raise Unstackable(f"its {name} gets no gradient")
-        gradients.append(gradient.reshape(-1))
+    gradients = {name: stack.parameters[r][name].grad for name in stack.names}
+    if without := [name for name, gradient in gradients.items() if gradient is None]:
+        raise Unstackable(f"its {without[0]} gets no gradient")
     learner.optimizer.zero_grad(set_to_none=True)
     for name, x in buffers.items():
         stack.others[name][r] = x
-    return totals, torch.cat(gradients)
+    return totals, torch.cat([gradient.reshape(-1) for gradient in gradients.values() if gradient is not None])

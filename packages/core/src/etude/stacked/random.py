@@ -15,13 +15,8 @@ from etude.train.device import Device
 
 LIKE = {torch.rand_like, torch.randn_like, torch.randint_like}
 SHAPED = {torch.rand, torch.randn, torch.randint}
-ASKED: dict[Any, Callable[[Any], Any]] = {
-    torch.Tensor.__bool__: bool,
-    torch.Tensor.__float__: float,
-    torch.Tensor.__int__: int,
-    torch.Tensor.__index__: int,
-    torch.Tensor.item: lambda x: x,
-}
+ASKED: dict[Any, Any] = {Tensor.__bool__: bool, Tensor.__float__: float, Tensor.__int__: int, Tensor.__index__: int}
+ASKED[Tensor.item] = lambda x: x
 
 
 def mapped(x: Any) -> bool:
@@ -46,9 +41,8 @@ def standing_for(x: Tensor) -> Tensor:
 class StackedFunctions(TorchFunctionMode):
     """Within it a stacked step draws, row by row, what every replica would draw alone, and reads what all agree on.
 
-    `states` are the states of the generator, one for each replica, moved on by each draw. In a padded batch of `width`
-    a size of that number stands for the replica's own width: so many numbers are drawn, and the rest is filled up with
-    zeros. Any other function that draws is refused by `vmap`.
+    `states`: the generator's, one for each replica, moved on by each draw. In a padded batch a size of `width` stands
+    for the replica's own: so many numbers are drawn, and the rest is zeros. `vmap` refuses whatever else draws.
     """
 
     def __init__(self, states: list[Tensor] | None, device: Device, width: int, widths: Sequence[int]) -> None:
@@ -75,7 +69,7 @@ class StackedFunctions(TorchFunctionMode):
             return func(*args) if torch.is_autocast_enabled(self.device.where.type) else linear(*args)
         if func is torch.bincount:
             return bincount(*args, **kwargs)
-        if func is torch.Tensor.contiguous:
+        if func is Tensor.contiguous:
             return func(args[0])  # vmap knows no other memory format, and convolutions choose theirs
         return func(*args, **kwargs)
 
@@ -85,18 +79,17 @@ class StackedFunctions(TorchFunctionMode):
             raise Unstackable("its step draws random numbers in evaluation mode")
         width = self.width if padded else -1
         columns = [whole(x).detach() if mapped(x) else [x] * len(self.states) for x in tensors]
-        found = []
+        generator, found = self.device.generator(), []
+
+        def own(sizes: Sequence[int], r: int) -> list[int]:
+            return [self.widths[r] if n == width else n for n in sizes]
+
         with torch_private.vmap_interpreter().lower(), torch.no_grad():  # not in `vmap`, which has no generator
-            for r, state in enumerate(self.states):
-
-                def own(sizes: Sequence[int], r: int = r) -> list[int]:
-                    return [self.widths[r] if n == width else n for n in sizes]
-
-                rows = [column[r] for column in columns]
-                rows = [x[tuple(map(slice, own(x.shape)))] if isinstance(x, Tensor) else x for x in rows]
-                with self.device.generator_at(state) as after:
-                    found.append(call(*rows, own(shape)))
-                self.states[r] = after()
+            for r, *rows in zip(range(len(self.states)), *columns, strict=True):
+                rows = [x[tuple(map(slice, own(x.shape, r)))] if isinstance(x, Tensor) else x for x in rows]
+                generator.set_state(self.states[r])
+                found.append(call(*rows, own(shape, r)))
+                self.states[r] = generator.get_state()
         return standing_for(fill(found, shape) if width in shape else torch.stack(found))
 
     def dropout(

@@ -23,7 +23,7 @@ from etude.stacked.stack import Stack, Training, normalise_rows, structure
 from etude.train.device import Device, choose
 from etude.train.loop import course
 from etude.train.run import Run, first_start
-from etude.train.step import Learner, Score, Step, Taken
+from etude.train.step import Learner, Request, Step, Taken
 from etude.train.task import Split, Task, summary
 from etude.train.totals import Totals
 
@@ -37,12 +37,9 @@ class StackedLearner:
         self.stack = Stack(learners)
         self.device = self.stack.device
         self.proof = Proof(self.device)
-        self.scored_alone = ""
-        """why the runs are scored one after the other"""
+        self.scored_alone = ""  # why the runs are scored one after the other
 
-    def do(
-        self, learners: Sequence[Learner], requests: Mapping[Learner, Step | Score]
-    ) -> Mapping[Learner, Taken | Totals]:
+    def do(self, learners: Sequence[Learner], requests: Mapping[Learner, Request]) -> Mapping[Learner, Taken | Totals]:
         """Takes a step of all runs that go on, which are `learners`, or scores some of them. Raises Unstackable."""
         if len(learners) != len(self.stack.learners):
             self.stack = Stack(learners)
@@ -51,7 +48,7 @@ class StackedLearner:
             return dict(zip(requests, self.train(steps), strict=True))
         if not self.scored_alone:
             try:
-                [split] = {request.split for request in requests.values() if isinstance(request, Score)}
+                [split] = {request for request in requests.values() if not isinstance(request, Step)}
                 return dict(zip(requests, self.score(list(requests), split), strict=True))
             except Exception as error:  # alone it comes again, if it is no matter of stacking
                 self.scored_alone = reason(error)
@@ -65,13 +62,17 @@ class StackedLearner:
             self.proof.enter(learner, step.epoch)
             device.seed(draw.key(learner.cfg.seed, step.epoch, step.batch, 0))
             batches[r] = learner.task.load("train", step.ids, step.epoch)
-            states.append(device.generator_state())
+            states.append(device.generator().get_state())
         sizes = torch.tensor([float(len(step.ids)) for step in steps], device=device.where, dtype=stack.weights.dtype)
         found = self.compute("train", batches, Training(states, sizes))
         totals = [found[r] for r in batches]
         counts = torch.stack([total.counts["loss"] for total in totals])
+        stack.measure()
         norms = normalise_rows(stack.gradient(), sizes, counts, [learner.cfg.clip for learner in stack.learners])
         stack.update([step.lr for step in steps])
+        for r, (learner, step) in enumerate(zip(stack.learners, steps, strict=True)):
+            if learner.watch:
+                learner.watch.end(len(step.ids) / counts[r].clamp(min=1), len(step.ids), stack.units[r])
         return [Taken(total, norm) for total, norm in zip(totals, norms.unbind(), strict=True)]
 
     @torch.no_grad()
@@ -103,8 +104,7 @@ def reason(error: Exception) -> str:
     """An error in one line."""
     if isinstance(error, Unstackable):
         return str(error)
-    lines = str(error).strip().splitlines()
-    return f"its step cannot be stacked ({type(error).__name__}: {lines[0] if lines else ''})"
+    return f"its step cannot be stacked ({type(error).__name__}: {files.reason(error)})"
 
 
 @dataclass
@@ -113,21 +113,20 @@ class Replica:
 
     learner: Learner
     run: Run
-    log: TextIO
-    """where it says what it says"""
+    log: TextIO  # where it says what it says
     result: dict[str, Any] | None = None
     error: UserError | None = None
-    requests: Generator[Step | Score, Any, dict[str, Any]] | None = None
-    request: Step | Score | None = None
+    requests: Generator[Request, Any, dict[str, Any]] | None = None
+    request: Request | None = None
     answer: Taken | Totals | None = None
 
     def advance(self) -> None:
         """To the next thing that it needs computed; with `result` or `error` it has ended. Raises Stopped."""
         assert self.requests is not None
-        self.request, answer = None, self.answer
+        self.request = None
         with redirect_stdout(self.log), redirect_stderr(self.log):
             try:
-                self.request = self.requests.send(answer)
+                self.request = self.requests.send(self.answer)
             except StopIteration as end:
                 self.result = end.value
             except UserError as error:
@@ -149,29 +148,28 @@ def fit(replicas: Sequence[Replica]) -> str:
     stacked: StackedLearner | None = None
     stopped: Stopped | None = None
     with watch_signals() as asked, ExitStack() as stack:
-        for replica in active:
-            replica.requests = course(replica.learner, replica.run, asked)
-            stack.callback(replica.requests.close)
+        for one in active:
+            one.requests = course(one.learner, one.run, asked)
+            stack.callback(one.requests.close)
         while active:
-            for replica in active:
-                replica.learner.time_share = 1 / len(active)
-            for replica in due:
+            for one in active:
+                one.learner.time_share = 1 / len(active)
+            for one in due:
                 try:
-                    replica.advance()
+                    one.advance()
                 except Stopped as signal:
                     stopped = signal
-            active = [replica for replica in active if replica.request is not None]
-            due = [replica for replica in active if isinstance(replica.request, Score)] or active  # then all step
-            learners = [replica.learner for replica in active]
-            requests = {replica.learner: replica.request for replica in due if replica.request is not None}
+            active = [one for one in active if one.request is not None]
+            due = [one for one in active if not isinstance(one.request, Step)] or active  # then all step
             try:
-                if learners:
-                    stacked = stacked or StackedLearner(learners)
-                    answers = stacked.do(learners, requests)
+                if active:
+                    stacked = stacked or StackedLearner([one.learner for one in active])
+                    requests = {one.learner: one.request for one in due if one.request is not None}
+                    answers = stacked.do([one.learner for one in active], requests)
             except Exception as error:  # alone it comes again, if it is no matter of stacking
                 raise Unstackable(reason(error)) from error
-            for replica in due:
-                replica.answer = answers[replica.learner]
+            for one in due:
+                one.answer = answers[one.learner]
         if stopped:
             raise stopped
     return stacked.scored_alone if stacked else ""
@@ -192,22 +190,17 @@ class Wanted:
 
     config: Any
     folder: Path
-    again: str
-    """the command that goes on with it alone"""
-    command: Sequence[str] = ()
-    """that which trains it alone"""
+    again: str  # the command that goes on with it alone
+    command: Sequence[str] = ()  # that which trains it alone
 
 
 @dataclass
 class Unfinished:
     """What came of the runs that were not trained to their end."""
 
-    say: Callable[[str], None]
-    """takes lines for people"""
-    left: dict[str, str] = field(default_factory=dict)
-    """folder -> why this run was not trained to its end here: alone it can be"""
-    failed: list[str] = field(default_factory=list)
-    """folders of the runs that ended with an error, which their logs tell"""
+    say: Callable[[str], None]  # takes lines for people
+    left: dict[str, str] = field(default_factory=dict)  # folder -> why it was not trained to its end; alone it can be
+    failed: list[str] = field(default_factory=list)  # folders of the runs that ended with an error, told in their logs
 
     def leave(self, folders: Sequence[Path], why: str) -> None:
         if folders:
@@ -303,21 +296,18 @@ def begun(wanted: Wanted, make: Make, device: Device, stack: ExitStack, unfinish
 
 def train_group(replicas: Sequence[Replica], unfinished: Unfinished) -> None:
     """Trains runs whose models have the same shapes."""
-    folders = [replica.run.path for replica in replicas]
-    if len(replicas) == 1:
-        unfinished.leave(folders, "no other run has a model of its shapes")
-        return
-    unfinished.say(f"together {len(replicas)} runs as one stacked program: {folders[0]} ...")
     try:
+        if len(replicas) == 1:
+            raise Unstackable("no other run has a model of its shapes")
+        unfinished.say(f"together {len(replicas)} runs as one stacked program: {replicas[0].run.path} ...")
         if scored_alone := fit(replicas):
             unfinished.say(f"         their validation part is scored one after the other: {scored_alone}")
     except Unstackable as error:
         unfinished.leave([one.run.path for one in replicas if not one.result and not one.error], str(error))
-    for replica in replicas:
-        if replica.error is not None:
-            unfinished.fail(replica.run.path, replica.error)
-        elif replica.result is not None:
-            metric, result = replica.learner.task.metric, replica.result
-            ended = f"epoch {result['best_epoch']} of {result['epochs']}"
+    for one in replicas:
+        if one.error:
+            unfinished.fail(one.run.path, one.error)
+        elif result := one.result:
+            metric, ended = one.learner.task.metric, f"epoch {result['best_epoch']} of {result['epochs']}"
             with suppress(files.Unsaid):
-                print(f"done     validation {metric} {result['valid'][metric]:.4f}, {ended}", file=replica.log)
+                print(f"done     validation {metric} {result['valid'][metric]:.4f}, {ended}", file=one.log)

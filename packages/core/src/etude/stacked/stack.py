@@ -17,6 +17,7 @@ from etude.train.device import Device
 from etude.train.step import Learner
 from etude.train.task import Task
 from etude.train.totals import Totals
+from etude.train.watch import Key, Units
 
 SLOTS = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",), "rmsprop": ("square_avg", "momentum_buffer")}
 
@@ -24,25 +25,27 @@ SLOTS = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",), "rmspr
 class Training(NamedTuple):
     """What a training step needs of every replica, beside its batch."""
 
-    states: list[Tensor]
-    """of the generator"""
-    sizes: Tensor
-    """[R] how many examples are in the batch: what a loss is divided by until its count is known"""
+    states: list[Tensor]  # of the generator
+    sizes: Tensor  # [R] how many examples are in the batch: what a loss is divided by until its count is known
 
 
 class StepModule(nn.Module):
     """A task's step as the forward pass of a module, so that `functional_call` can give it other weights."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, learner: Learner) -> None:
         super().__init__()
-        self.task, self.model = task, task.model
+        self.task, self.model, self.watch = learner.task, learner.model, learner.watch
+        self.key: Key = ()
 
     def forward(self, batch: Any) -> Any:
+        if self.watch and self.model.training:
+            self.watch.begin()
         sums = self.task.step(batch)
+        self.key, seen = self.watch.take() if self.watch else ((), None)
         return {
             name: (x, n if isinstance(n, Tensor) else torch.full((), n, dtype=torch.float64, device=x.device))
             for name, (x, n) in sums.items()
-        }
+        }, [] if seen is None else [seen]
 
 
 def is_dropout(owner: Any, name: str) -> bool:
@@ -126,7 +129,9 @@ class Stack:
         ends = {True: slice(decaying), False: slice(decaying, None)}  # whether weight decay falls on it
         ends = {decays: at for decays, at in ends.items() if vectors[0][:, at].numel()}
         self.parts = [(decays, at, [x[:, at].unbind() for x in vectors]) for decays, at in ends.items()]
-        self.module = StepModule(learners[0].task)
+        self.module = StepModule(learners[0])
+        self.units: dict[int, Units] = {}
+        """what `fit.watch` saw of each replica, by row, in the step computed last"""
         self.dropouts = [dropouts(learner.task) for learner in learners]
         if len({len(places) for places in self.dropouts}) > 1:
             raise Unstackable("its dropout is not at the same places in each run")
@@ -139,8 +144,7 @@ class Stack:
     def share_others(self) -> dict[str, Tensor]:
         """Moves buffers, and parameters that do not learn, to memory that is shared: [R, ...] by name."""
         found = {}
-        models = zip(self.parameters, self.learners, strict=True)
-        tensors = [{**p, **dict(learner.model.named_buffers())} for p, learner in models]
+        tensors = [{**p, **dict(x.model.named_buffers())} for p, x in zip(self.parameters, self.learners, strict=True)]
         for name in [name for name in tensors[0] if name not in self.names]:
             found[name] = torch.stack([some[name].detach() for some in tensors])
             for some, row in zip(tensors, found[name], strict=True):
@@ -198,17 +202,17 @@ class Stack:
 
         with device.autocast():
             tensors = [x for x in batch.leaves if isinstance(x, Tensor)]
-            found: dict[str, tuple[Tensor, Tensor]] = vmap(one, randomness="error")(given, values, tensors)
+            found: dict[str, tuple[Tensor, Tensor]]
+            found, seen = vmap(one, randomness="error")(given, values, tensors)
+        for units in seen:
+            self.units |= {r: (self.module.key, x) for r, x in zip(rows, units, strict=True)}
         if not every:
             for name, x in self.others.items():
                 x[rows] = others[name]
         return found
 
     def differing_dropouts(self, rows: Sequence[int]) -> tuple[list[Place], list[Tensor]]:
-        """Where the replicas' dropout differs now, in the first task, and the numbers [R] that stand there in a step.
-
-        It is read anew at each step, as it may change in the course of training.
-        """
+        """Where the replicas' dropout differs in this step, in the first task, and the numbers [R] that stand there."""
         places, values = [], []
         for n, place in enumerate(self.dropouts[0]):
             numbers = [attributes[name] for attributes, name in (self.dropouts[r][n] for r in rows)]
@@ -236,6 +240,14 @@ class Stack:
         """[R, D]"""
         assert self.weights.grad is not None
         return self.weights.grad
+
+    def measure(self) -> None:
+        """As `Watch.measure`, for the learners that watch."""
+        for r, learner in enumerate(self.learners):
+            if watch := learner.watch:
+                rows = self.cut(self.gradient()[r])
+                watch.begin()
+                watch.measure(dict(zip(self.names, rows, strict=True)), torch_private.foreach_norm(rows))
 
 
 def optimise(kind: str, lists: list[list[Tensor]], lr: float, weight_decay: float, knobs: dict[str, Any]) -> None:

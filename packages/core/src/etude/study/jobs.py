@@ -233,7 +233,7 @@ class Work:
                 self.end_of_trial(trial, job.verb, "error" if folder in told["failed"] else why)
         if job.verb == "train":
             for of in dict.fromkeys(trial.of for trial in job.trials):
-                self.queue[:0] = self.to_score(of)
+                self.queue += self.to_score(of)  # after all training: many evaluations share a process
 
     def answer_of(self, job: Job) -> dict[str, Any]:
         """What a process for several trials answered, as ANSWER has it; without an answer all are left."""

@@ -1,11 +1,9 @@
 """Checkpoints: written whole, read without running code, and put back into a model.
 
-A state is plain data: dicts, lists, numbers, texts and tensors. What a run goes on from is gathered by `loop.save` and
-put back by `loop.begin`.
+A state is plain data: dicts, lists, numbers, texts and tensors. `loop.save` gathers it, `loop.begin` puts it back.
 """
 
 import copy
-import io
 import os
 import pickle
 import sys
@@ -26,18 +24,10 @@ def compact(state: Any) -> Any:
     if isinstance(state, torch.Tensor):
         return state.detach().clone() if state.untyped_storage().nbytes() > state.nbytes else state
     if isinstance(state, dict):
-        state = copy.copy(state)  # a state dict has versions of its modules on it
-        for key, value in state.items():
-            state[key] = compact(value)
-        return state
+        found = copy.copy(state)  # a state dict has versions of its modules on it
+        found.update((key, compact(value)) for key, value in state.items())
+        return found
     return type(state)(map(compact, state)) if isinstance(state, list | tuple) else state
-
-
-def encode(state: State) -> memoryview:
-    """A state as the content of a checkpoint file."""
-    buffer = io.BytesIO()
-    torch.save(compact(state), buffer)
-    return buffer.getbuffer()
 
 
 class Damaged(Exception):
@@ -52,17 +42,15 @@ def load(file: Path) -> State:
     try:
         with zipfile.ZipFile(file) as records:
             if broken := records.testzip():
-                raise Damaged(f"{file} is damaged (its record {broken})")
+                raise ValueError(f"its record {broken}")
         state = torch.load(file, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError(f"it holds a {type(state).__name__}, not a state")
     except pickle.UnpicklingError:
         why = "it holds more than tensors and numbers, loading it could run code"
         raise UserError(f"{file} is refused: {why}") from None
-    except Damaged:
-        raise
     except Exception as error:  # whatever zipfile, pickle and torch make of bytes that are not theirs
         raise Damaged(f"{file} is damaged ({files.reason(error)})") from None
-    if not isinstance(state, dict):
-        raise Damaged(f"{file} is damaged (it holds a {type(state).__name__}, not a state)")
     return state
 
 
@@ -85,20 +73,18 @@ def newest(run: Path, tell: bool) -> State | None:
 
     Raises UserError if there are checkpoints but none can be read: starting over would overwrite what is left.
     """
-    folder = run / "checkpoints"
-    damage = []
-    for file in (folder / "last.pt", folder / "last.prev.pt"):
-        if os.path.lexists(file):
-            try:
-                state = load(file)
-            except Damaged as error:
-                damage.append(str(error))
-                continue
-            if damage and tell:
-                print(f"{damage[0]}: going on from the checkpoint before it", file=sys.stderr)
-            return state
+    damage = ""
+    for file in filter(os.path.lexists, (run / "checkpoints/last.pt", run / "checkpoints/last.prev.pt")):
+        try:
+            state = load(file)
+        except Damaged as error:
+            damage = damage or str(error)
+            continue
+        if damage and tell:
+            print(f"{damage}: going on from the checkpoint before it", file=sys.stderr)
+        return state
     if damage:
-        raise UserError(f"{damage[0]}, and there is no other: put a copy there, or give --run another folder")
+        raise UserError(f"{damage}, and there is no other: put a copy there, or give --run another folder")
     return None
 
 

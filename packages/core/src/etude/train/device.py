@@ -1,7 +1,7 @@
 """Where a run computes and how exactly: device, precision, and the processes of a data-parallel run."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from etude import torch_private
 from etude.config import Fit
 from etude.errors import UserError
 from etude.train import processes
@@ -19,6 +20,18 @@ from etude.train.norm import synchronise_batch_norm
 T = TypeVar("T")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+WHY = {
+    ("cuda", "bf16"): "this GPU multiplies it natively",
+    ("cuda", "fp16"): "this GPU multiplies no bf16",
+    ("mps", "fp32"): "half precision is not offered on Apple GPUs",
+    ("cpu", "bf16"): "this CPU multiplies it in AMX",
+    ("cpu", "fp32"): "this CPU has no AMX, in which bf16 would be faster",
+}
+REFUSED = {
+    ("mps", "bf16"): "is not offered on Apple GPUs: use fp32 or auto",
+    ("mps", "fp16"): "is not offered on Apple GPUs: use fp32 or auto",
+    ("cpu", "fp16"): "is for GPUs: on a CPU use bf16, fp32 or auto",
+}
 
 
 @dataclass(frozen=True)
@@ -26,16 +39,11 @@ class Device:
     """One process's share of the machine."""
 
     where: torch.device
-    precision: str
-    """fp32, bf16 or fp16: what matrix products and convolutions are computed in; parameters are always fp32"""
-    rank: int = 0
-    """which of the processes this is; only rank 0 writes"""
-    world: int = 1
-    """how many processes train together"""
-    threads: int = 0
-    """how many threads a training step computes on; 0: as many as everything else (see `etude.train.threads`)"""
-    why: str = ""
-    """why this precision was taken, where nobody asked for it"""
+    precision: str  # fp32, bf16 or fp16: of matrix products and convolutions; parameters are always fp32
+    rank: int = 0  # which of the processes this is; only rank 0 writes
+    world: int = 1  # how many processes train together
+    threads: int = 0  # of a training step (see `etude.train.threads`); 0: as many as everything else has
+    why: str = ""  # why this precision was taken, where nobody asked for it
 
     @property
     def exact(self) -> torch.device:
@@ -75,15 +83,6 @@ class Device:
         cpu = self.where.type == "cpu"
         return torch.default_generator if cpu else torch.cuda.default_generators[self.where.index or 0]
 
-    def generator_state(self) -> Tensor:
-        return self.generator().get_state()
-
-    @contextmanager
-    def generator_at(self, state: Tensor) -> Iterator[Callable[[], Tensor]]:
-        """Draws in it go on from `state`; yields what tells the state now."""
-        self.generator().set_state(state)
-        yield self.generator_state
-
     def scaler(self) -> torch.amp.GradScaler:
         """Scales fp16 losses so that small gradients survive (Micikevicius et al. 2018); does nothing otherwise."""
         return torch.amp.GradScaler(self.where.type, enabled=self.precision == "fp16")
@@ -102,15 +101,9 @@ class Device:
 
     def move(self, batch: Any) -> Any:
         """The batch on this device: a tensor, or a (named) tuple, list or dict of batches; the rest stays."""
-        if isinstance(batch, Tensor):
-            return batch.to(self.where, non_blocking=True)
-        if isinstance(batch, Mapping):
-            return {key: self.move(value) for key, value in batch.items()}
-        if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-            return type(batch)(*map(self.move, batch))
-        if isinstance(batch, tuple | list):
-            return type(batch)(self.move(value) for value in batch)
-        return batch
+        leaves, spec = torch_private.tree_flatten(batch)
+        moved = [x.to(self.where, non_blocking=True) if isinstance(x, Tensor) else x for x in leaves]
+        return torch_private.tree_unflatten(moved, spec)
 
     def sum(self, tensors: Iterable[Tensor]) -> None:
         """Replaces every tensor by its sum over all processes, in one message."""
@@ -141,18 +134,8 @@ class Device:
         return values
 
     def agree(self, value: T) -> T:
-        """The first process's value, on all."""
-        values = [value]
-        if self.world > 1:
-            with processes.reaching():
-                dist.broadcast_object_list(values)
-        return values[0]
-
-    def wait(self) -> None:
-        """Until every process is here."""
-        if self.world > 1:
-            with processes.reaching():
-                dist.barrier()
+        """The first process's value, on all, who wait for each other."""
+        return self.gather(value)[0]
 
     def name(self) -> str:
         """The hardware in words, for people: "NVIDIA H200", "AMD EPYC (2 threads)"."""
@@ -187,8 +170,8 @@ class Device:
 def choose(fit: Fit, began: str = "") -> Device:
     """The device of this process; under torchrun it joins the other processes (gloo on CPU, nccl on GPU).
 
-    `began` is the precision that the run to go on with began in: auto keeps it, whatever is fastest here. Raises
-    UserError when what was asked for is not there: there is no silent fall-back.
+    `began` is the precision that the run to go on with began in, which auto keeps. Raises UserError when what was asked
+    for is not there: there is no silent fall-back.
     """
     world, rank = processes.count_off()
     where = hardware(fit.device, world)
@@ -203,14 +186,13 @@ def hardware(asked: str, world: int) -> torch.device:
     """Where this process computes, one of `world`."""
     gpus, apple = torch.cuda.device_count() if torch.cuda.is_available() else 0, torch.backends.mps.is_available()
     local = processes.number("LOCAL_RANK", 0, max(gpus, world) - 1, 0)
-    if (asked == "cuda" and not gpus) or (asked == "mps" and not apple):
+    kind = asked if asked != "auto" else "cuda" if gpus else "mps" if apple else "cpu"
+    if (kind == "cuda" and not gpus) or (kind == "mps" and not apple):
         raise UserError(f"fit.device is {asked}, but PyTorch finds no such device here: use --fit.device auto")
-    if asked == "mps" or (asked == "auto" and apple and not gpus):
-        if world > 1:
-            raise UserError("several processes cannot share an Apple GPU: give --fit.device cpu, or start one process")
-        return torch.device("mps")
-    if asked == "cpu" or not gpus:
-        return torch.device("cpu")
+    if kind == "mps" and world > 1:
+        raise UserError("several processes cannot share an Apple GPU: give --fit.device cpu, or start one process")
+    if kind != "cuda":
+        return torch.device(kind)
     if local >= gpus:
         raise UserError(f"LOCAL_RANK is {local}, but there are {gpus} GPUs here: start {gpus} processes a machine")
     where = torch.device("cuda", local)
@@ -221,38 +203,25 @@ def hardware(asked: str, world: int) -> torch.device:
 
 def precision_of(fit: Fit, where: torch.device, began: str) -> tuple[str, str]:
     """What is computed in, and why, where nobody asked for it; `began` as in `choose`."""
-    precision: str = fit.precision
-    why = ""
-    if precision == "auto":
-        precision, reason = fastest(where)
-        why = f"auto: {reason}"
-        if (began == "fp16" and where.type == "cpu") or (began not in ("", "fp32") and where.type == "mps"):
-            why = f"the run began in {began}, which is not offered here; {why}"
-        elif began and began != precision:
-            precision, why = began, f"as the run began; {precision} would be auto here"
-    if precision != "fp32" and where.type == "mps":
-        raise UserError(f"fit.precision {precision} is not offered on Apple GPUs: use fp32 or auto")
-    if precision == "fp16" and where.type == "cpu":
-        raise UserError("fit.precision fp16 is for GPUs: on a CPU use bf16, fp32 or auto")
-    return precision, why
+    refusal = REFUSED.get((where.type, fit.precision))
+    if refusal:
+        raise UserError(f"fit.precision {fit.precision} {refusal}")
+    if fit.precision != "auto":
+        return fit.precision, ""
+    precision = best_precision(where)
+    why = WHY[where.type, precision]
+    if (where.type, began) in REFUSED:
+        return precision, f"the run began in {began}, which is not offered here; auto: {why}"
+    if began in ("", precision):
+        return precision, f"auto: {why}"
+    return began, f"as the run began; {precision} would be auto here"
 
 
 def best_precision(where: torch.device) -> str:
-    """The fastest that is safe: bf16 or fp16 where they are multiplied faster than fp32, else fp32."""
-    return fastest(where)[0]
-
-
-def fastest(where: torch.device) -> tuple[str, str]:
-    """The precision that auto takes, and why.
+    """The fastest that is safe, which auto takes: bf16 or fp16 where they are multiplied faster than fp32, else fp32.
 
     CPUs with AVX512-BF16 but no AMX multiply bf16, too, but training in it takes 1.4 times as long as in fp32.
     """
     if where.type == "cuda":
-        if torch.cuda.get_device_capability(where) >= (8, 0):
-            return "bf16", "this GPU multiplies it natively"
-        return "fp16", "this GPU multiplies no bf16"
-    if where.type == "mps":
-        return "fp32", "half precision is not offered on Apple GPUs"
-    if torch.cpu.get_capabilities().get("amx_bf16"):
-        return "bf16", "this CPU multiplies it in AMX"
-    return "fp32", "this CPU has no AMX, in which bf16 would be faster"
+        return "bf16" if torch.cuda.get_device_capability(where) >= (8, 0) else "fp16"
+    return "bf16" if where.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16") else "fp32"

@@ -1,9 +1,8 @@
 """What is kept of the scores of a test part, so that a study knows how far they depend on these very examples.
 
-The part is cut into at most 50 blocks that are alike: each example belongs to one by a fixed permutation of the ids, so
-neither batches nor tokens matter. Of every score its value without each block is computed from sums and counts as the
-score itself is, and the pseudo-values of the jackknife are kept (see `etude.study`). More blocks would say hardly more
-(Student's t of 49 degrees of freedom is 2.01, that of 199 is 1.97) and cost more, here and in the file.
+The part is cut into at most 50 blocks that are alike. Of every score its value without each block is computed from sums
+and counts as the score itself is, and the pseudo-values of the jackknife are kept (see `etude.study`). More would say
+hardly more: Student's t of 49 degrees of freedom is 2.01, that of 199 1.97.
 """
 
 import math
@@ -12,11 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from etude import draw
 from etude.train.device import Device
-from etude.train.step import even_batches
+from etude.train.step import even_batches, totals_of
 from etude.train.task import Task
 from etude.train.totals import Totals
 
@@ -31,25 +29,15 @@ def blocks(ids: np.ndarray) -> list[np.ndarray]:
     return np.array_split(ids[draw.shuffled(len(ids), 0)], min(len(ids), BLOCKS))
 
 
-@torch.inference_mode()
 def stepped(task: Task, device: Device, batch_size: int, parts: Sequence[np.ndarray]) -> Without:
-    """Every score of the test part whole and without each block, from the totals of the blocks; in this process alone.
-
-    Nothing, where what is left without a block has no data for one of them.
-    """
-    was_training = task.model.training
-    task.model.eval()
+    """Every score of the test part whole and without each block, by this process; nothing if a rest has no data."""
     order = np.concatenate(task.plan("test", 0, batch_size))
     places = np.argsort(order)  # of each id in the plan, which may be by length
     totals, whole = [], Totals()
     for part in parts:
-        of = Totals()
-        for ids in even_batches(part[np.argsort(places[np.searchsorted(order, part, sorter=places)])], batch_size):
-            with device.autocast():
-                of.add(task.step(device.move(task.load("test", ids, 0))))
-        totals.append(of)
-        whole.merge(of)
-    task.model.train(was_training)
+        planned = part[np.argsort(places[np.searchsorted(order, part, sorter=places)])]
+        totals.append(totals_of(task, "test", device, even_batches(planned, batch_size)))
+        whole.merge(totals[-1])
     try:
         found = [task.scores(some) for some in (whole, *(less(whole, of) for of in totals))]
     except ValueError:
@@ -58,9 +46,8 @@ def stepped(task: Task, device: Device, batch_size: int, parts: Sequence[np.ndar
 
 
 def less(whole: Totals, part: Totals) -> Totals:
-    sums = {name: value - part.sums[name] if name in part.sums else value for name, value in whole.sums.items()}
-    counts = {name: value - part.counts[name] if name in part.counts else value for name, value in whole.counts.items()}
-    return Totals(sums, counts)
+    sums = {name: value - part.sums.get(name, 0) for name, value in whole.sums.items()}
+    return Totals(sums, {name: count - part.counts.get(name, 0) for name, count in whole.counts.items()})
 
 
 def pseudo_values(whole: float, without: Sequence[float]) -> list[float]:
@@ -78,17 +65,16 @@ def of(
 ) -> dict[str, Any]:
     """The content of test-blocks.json, for the `scores` that `evaluate` reports of the whole test part.
 
-    `own`: the task's own way to say what each score is without a block. A score of which the blocks tell something else
-    than what is reported (because `evaluate` computes it in another way) has no evidence.
+    `own`: the task's own way to say what each score is without a block. A score that `evaluate` computes otherwise than
+    the blocks has no evidence.
     """
     ids = np.concatenate(task.plan("test", 0, batch_size))
-    parts = blocks(ids)
-    kept = {}
+    parts, found, kept = blocks(ids), {}, {}
     if len(parts) > 1:
-        for name, (whole, *without) in (own(parts) if own else stepped(task, device, batch_size, parts)).items():
-            values = pseudo_values(whole, without)
-            if not all(map(math.isfinite, values)) or not isinstance(scores.get(name), float):
-                continue
+        found = own(parts) if own else stepped(task, device, batch_size, parts)
+    for name, (whole, *without) in found.items():
+        values = pseudo_values(whole, without)
+        if all(map(math.isfinite, values)) and isinstance(scores.get(name), float):
             error = statistics.stdev(values) / math.sqrt(len(values))
             if abs(whole - scores[name]) <= error / 10 + 1e-9 * abs(whole):
                 kept[name] = values

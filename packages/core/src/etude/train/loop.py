@@ -1,15 +1,10 @@
 """The one training loop. Tasks contain no loop, this file contains no task.
 
-Three rules carry everything below:
-
-- A step returns sums and counts, never means. Ragged batches, padding, accumulation, several processes and whole
-  epochs are then exact: sums add up, averages of averages do not.
-- Randomness is a function of (seed, epoch, batch): every step seeds the generators anew, and the data's draws are
-  hashed from (seed, epoch, example). No generator state has to be saved; a run killed anywhere resumes bitwise equal.
-- A hook may look, never steer: `Task.show` gets the run to write to, and what it draws changes no later step.
+Three rules carry it: a step returns sums and counts, never means, as averages of averages are not exact; randomness is
+a function of (seed, epoch, batch or example), so no generator's state is saved and a killed run resumes bitwise equal;
+and `Task.show` may look, never steer: what it draws changes no later step.
 """
 
-import hashlib
 from collections.abc import Generator
 from contextlib import closing
 from typing import Any
@@ -20,21 +15,21 @@ from torch import nn
 from etude import tested
 from etude.config import Fit
 from etude.errors import UserError
+from etude.fingerprint import fingerprint
 from etude.signals import Stopped, watch_signals
 from etude.train import checkpoint, optim
 from etude.train.device import Device
 from etude.train.progress import Progress
 from etude.train.reporter import Reporter
-from etude.train.run import Run
-from etude.train.step import Learner, Score, Step
+from etude.train.run import Run, compare_data
+from etude.train.step import Learner, Request, Step
 from etude.train.task import Task, parameters, summary
 
 
 def fit(task: Task, cfg: Fit, run: Run, device: Device) -> dict[str, Any]:
     """Trains `task` to the end and returns the result, which is also written to the run folder.
 
-    Goes on from the run's last checkpoint if there is one. Raises Stopped after a signal, UserError when the loss stops
-    being a number or a checkpoint cannot be written.
+    Goes on from its last checkpoint. Raises Stopped after a signal, UserError as for a loss that is no number.
     """
     learner = Learner(task, cfg, device)
     answer = None
@@ -43,23 +38,23 @@ def fit(task: Task, cfg: Fit, run: Run, device: Device) -> dict[str, Any]:
             try:
                 request = requests.send(answer)
             except StopIteration as end:
-                result: dict[str, Any] = end.value
-                return result
+                return dict(end.value)
             answer = learner.do(request)
 
 
-def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Score, Any, dict[str, Any]]:
+def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Request, Any, dict[str, Any]]:
     """The course of a run: asks for what is to be computed next, and decides, saves and reports what came of it.
 
-    Each request is answered with `send`: by `learner` alone or, in `etude.stacked`, by a program that computes the
-    requests of many runs. `asked`: the signals so far. The result and what is raised are those of `fit`.
+    It is sent the answers, by `learner` alone or by a program for many runs (`etude.stacked`). `asked`: the signals so
+    far. The result and what is raised are those of `fit`.
     """
     task, cfg, device, progress = learner.task, learner.cfg, learner.device, begin(learner, run)
-    with Reporter(run, cfg, device, progress, learner.scaler, min(10.0, 1 / learner.time_share)) as reporter:
+    pause, watch = min(10.0, 1 / learner.time_share), learner.watch
+    with Reporter(run, cfg, device, progress, learner.scaler, pause, watch) as reporter:
         if progress.step == 0:
             save(learner, run, progress)
             look(task, run, device, "before", 0)
-        while progress.epoch <= cfg.epochs and not out_of_patience(cfg, progress):
+        while progress.epoch <= cfg.epochs and not 0 < cfg.patience <= len(progress.rows) - progress.best_epoch:
             epoch, plan = progress.epoch, task.plan("train", progress.epoch, cfg.batch_size)
             task.model.train()
             progress.start_clock()
@@ -78,7 +73,7 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
             reporter.flush()
             check_equal(task.model, progress, device)
 
-            valid = task.scores((yield Score("valid")))
+            valid = task.scores((yield "valid"))
             reporter.check_scores(valid)
             improved = is_better(task, valid, progress.rows)
             progress.end_epoch(task.scores(progress.seen), valid)
@@ -87,12 +82,16 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Step | Sco
                 progress.best_epoch = epoch
                 save_best(task, run, epoch, valid)
             look(task, run, device, f"epoch {epoch}", progress.step)
+            if watch:
+                watch.show(run, f"epoch {epoch}", progress.step, task)
             reporter.flush()
             save(learner, run, progress)  # after all else of this epoch: what a kill cuts off is done again, not twice
             run.write_rows(progress.rows)
             if (stop := agreed(asked, device)) and progress.epoch <= cfg.epochs:
                 raise Stopped(stop)
         reporter.check_steps()
+        if watch:
+            watch.show(run, "after", progress.step, task)
         return finish(task, run, device, progress)
 
 
@@ -102,8 +101,8 @@ def begin(learner: Learner, run: Run) -> Progress:
     Raises UserError if the checkpoint is of other data, or none that one can go on from.
     """
     task, device, progress, fingerprints = learner.task, learner.device, Progress(), dict(learner.task.fingerprints)
-    if state := run.last():
-        run.compare_data(state.get("fingerprints"), fingerprints)
+    if state := checkpoint.newest(run.path, tell=device.leads):
+        compare_data(run.path, state.get("fingerprints"), fingerprints)
         try:
             learner.restore(state, run.path)
             progress = Progress.restore(state, device)
@@ -111,8 +110,9 @@ def begin(learner: Learner, run: Run) -> Progress:
             reason = f"{run.path}/checkpoints/last.pt is no checkpoint to go on from ({error!r})"
             raise UserError(f"{reason}: put a copy of it there, or give --run another folder") from None
     run.write_rows(progress.rows)
-    better = task.better[task.metric]
-    run.about(task.data, summary(task), str(task.model), task.metric, better, fingerprints)
+    words = {"task": type(run.config).__module__.partition(".")[0], "data": task.data, "model": summary(task)}
+    words |= {"architecture": str(task.model), "metric": task.metric, "better": task.better[task.metric]}
+    run.write_result("about.json", words | {"fingerprints": fingerprints})
     run.open_tensorboard(progress.step + 1 if progress.step else 0, f"best/{task.metric}")
     check_equal(task.model, progress, device)
     progress.start_clock()
@@ -135,10 +135,8 @@ def save_best(task: Task, run: Run, epoch: int, valid: dict[str, float]) -> None
 
 def is_better(task: Task, valid: dict[str, float], rows: list[dict[str, Any]]) -> bool:
     """Whether the validation score is better than in all epochs before."""
-    earlier = [row["valid"][task.metric] for row in rows]
-    if task.better[task.metric] == "higher":
-        return not earlier or valid[task.metric] > max(earlier)
-    return not earlier or valid[task.metric] < min(earlier)
+    sign = 1 if task.better[task.metric] == "higher" else -1
+    return all(sign * valid[task.metric] > sign * row["valid"][task.metric] for row in rows)
 
 
 def agreed(asked: list[int], device: Device) -> int:
@@ -153,16 +151,13 @@ def check_equal(model: nn.Module, progress: Progress, device: Device) -> None:
         return
     marks: dict[str, Any] = {"its step": progress.step}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        content = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()
-        marks[name] = hashlib.blake2b(content.tobytes(), digest_size=8).hexdigest()
+        marks[name] = fingerprint(tensor)
     for rank, other in enumerate(device.gather(marks)):
         apart = [name for name, mark in marks.items() if other.get(name) != mark]
         if apart:
-            raise UserError(
-                f"the processes have come apart by step {progress.step}: {apart[0]} differs between {device.rank} and "
-                f"{rank} (with {len(apart) - 1} more): what they train is no one model, so training stopped; "
-                "start a new run with one process, or find what the task does otherwise in one of them"
-            )
+            told = f"{apart[0]} differs between {device.rank} and {rank} (with {len(apart) - 1} more)"
+            remedy = "start a new run with one process, or find what the task does otherwise in one of them"
+            raise UserError(f"the processes have come apart by step {progress.step}: {told}; {remedy}")
 
 
 def finish(task: Task, run: Run, device: Device, progress: Progress) -> dict[str, Any]:
@@ -196,7 +191,3 @@ def look(task: Task, run: Run, device: Device, when: str, step: int) -> None:
     if device.leads:
         task.model.eval()
         task.show(run, when, step)
-
-
-def out_of_patience(cfg: Fit, progress: Progress) -> bool:
-    return cfg.patience > 0 and len(progress.rows) - progress.best_epoch >= cfg.patience

@@ -1,7 +1,5 @@
 """Batch normalisation whose statistics are those of the whole batch, however many processes share it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -19,58 +17,41 @@ def batch_norms(model: nn.Module) -> list[AnyBatchNorm]:
     return [module for module in model.modules() if isinstance(module, AnyBatchNorm)]
 
 
-def synchronise_batch_norm(model: nn.Module) -> None:
+def synchronise_batch_norm(model: nn.Module, weight: float = 1.0) -> None:
     """Makes every batch norm of a model count over all processes, in place; state dicts stay as they are.
 
-    nn.SyncBatchNorm refuses CPU tensors, hence this.
+    What is here counts `weight` times: 0 only goes along with the others. nn.SyncBatchNorm refuses CPU tensors.
     """
     for module in batch_norms(model):
         if module.momentum is None or not module.track_running_stats:
             raise NotImplementedError("batch norm over processes needs running statistics with a fixed momentum")
-        module.forward = partial(synchronised, module)  # type: ignore[method-assign]
-
-
-@contextmanager
-def uncounted(model: nn.Module) -> Iterator[None]:
-    """Within it a process goes along with the batch norm of the others, who wait for it, and counts for nothing."""
-    for module in batch_norms(model):
-        module.forward = partial(synchronised, module, weight=0.0)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        synchronise_batch_norm(model)
+        module.forward = partial(synchronised, module, weight=weight)  # type: ignore[method-assign]
 
 
 class SumOverProcesses(torch.autograd.Function):
     """Adds a tensor up over all processes; the gradient is added up likewise, since each sum enters every loss."""
 
     @staticmethod
-    def forward(_ctx: Any, x: Tensor) -> Tensor:
-        return sum_over_processes(x)
+    def forward(_: Any, *x: Tensor) -> Tensor:
+        return sum_over_processes(x[0])
 
-    @staticmethod
-    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
-        return sum_over_processes(gradients[0])
+    backward = forward  # type: ignore[assignment]
 
 
+@processes.reaching()
 def sum_over_processes(x: Tensor) -> Tensor:
     x = x.clone()
-    with processes.reaching():
-        dist.all_reduce(x)
+    dist.all_reduce(x)
     return x
 
 
-def synchronised(norm: AnyBatchNorm, x: Tensor, weight: float = 1.0) -> Tensor:
+def synchronised(norm: Any, x: Tensor, weight: float) -> Tensor:
     """The forward pass of batch norm (Ioffe & Szegedy 2015) over all processes: [B, C, ...] -> [B, C, ...].
 
-    What is here counts `weight` times, 1 or 0. Of a single value over all processes there is no variance: the running
-    statistics stand in, as in `etude.layers.norm`.
+    Of a single value over all processes there is no variance: running statistics stand in, as in `etude.layers.norm`.
     """
     if not norm.training:
         return type(norm).forward(norm, x)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    assert norm.momentum is not None
     others = [d for d in range(x.dim()) if d != 1]
     shape = [1, -1] + [1] * (x.dim() - 2)
     y = x.float()
@@ -85,10 +66,7 @@ def synchronised(norm: AnyBatchNorm, x: Tensor, weight: float = 1.0) -> Tensor:
     with torch.no_grad():
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(torch.where(several, var * n / (n - 1), norm.running_var), norm.momentum)
-        if norm.num_batches_tracked is not None:
-            norm.num_batches_tracked += several
+        norm.num_batches_tracked += several
     var = torch.where(several, var, norm.running_var)
     y = centred * torch.rsqrt(var + norm.eps).view(shape)
-    if norm.affine:
-        y = y * norm.weight.view(shape) + norm.bias.view(shape)
-    return y.to(x.dtype)
+    return (y * norm.weight.view(shape) + norm.bias.view(shape) if norm.affine else y).to(x.dtype)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from etude.config import Fit
+from etude.torch_private import without_compiler
 
 
 def optimizer(fit: Fit, model: nn.Module) -> torch.optim.Optimizer:
@@ -21,13 +22,15 @@ def optimizer(fit: Fit, model: nn.Module) -> torch.optim.Optimizer:
     ]
     groups = [group for group in groups if group["params"]]
     if fit.optimizer == "adamw":  # fused: one kernel for all parameters, on CPU too
-        return torch.optim.AdamW(groups, fit.lr, betas=(fit.momentum, 0.999), fused=True)
+        return without_compiler(torch.optim.AdamW)(groups, fit.lr, betas=(fit.momentum, 0.999), fused=True)
     if fit.optimizer == "sgd":  # torch refuses Nesterov's way of looking ahead where nothing is kept
-        found = torch.optim.SGD(groups, fit.lr, momentum=fit.momentum, nesterov=fit.momentum > 0, fused=True)
+        found = without_compiler(torch.optim.SGD)(
+            groups, fit.lr, momentum=fit.momentum, nesterov=fit.momentum > 0, fused=True
+        )
         for p in parameters if fit.momentum > 0 else ():  # torch's, once begun, takes no parameter's first gradient
             found.state[p]["momentum_buffer"] = torch.zeros_like(p)
         return found
-    return torch.optim.RMSprop(groups, fit.lr, momentum=fit.momentum, foreach=True)
+    return without_compiler(torch.optim.RMSprop)(groups, fit.lr, momentum=fit.momentum, foreach=True)
 
 
 def learning_rate(fit: Fit, done: float) -> float:

@@ -1,7 +1,5 @@
-"""How the processes of a data-parallel run find and reach each other.
-
-They are told of each other as torchrun tells them, by the environment: WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR and
-MASTER_PORT. What people read of it, and of a process that is not there, is one line.
+"""How the processes of a data-parallel run find each other, by what torchrun puts into the environment, and reach each
+other. A wrong environment, and a process that is not there, are told in one line.
 """
 
 import atexit
@@ -14,20 +12,17 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from etude.errors import UserError
+from etude.files import reason
 
 PATIENCE = 300  # seconds that the first processes wait for the last
 
 
 def number(name: str, least: int, most: int, default: int) -> int:
     """A whole number from the environment. Raises UserError if it is none, or not in `least` .. `most`."""
-    text = os.environ.get(name)
-    if text is None:
-        return default
+    text = os.environ.get(name, str(default))
     if not re.fullmatch(r"[0-9]{1,9}", text.strip()) or not least <= int(text) <= most:
-        raise UserError(
-            f"the environment variable {name} is {text!r}, not a whole number from {least} to {most}: "
-            f"unset it, or start several processes with torchrun, which sets it"
-        )
+        wrong = f"the environment variable {name} is {text!r}, not a whole number from {least} to {most}"
+        raise UserError(f"{wrong}: unset it, or start several processes with torchrun, which sets it")
     return int(text)
 
 
@@ -36,10 +31,8 @@ def count_off() -> tuple[int, int]:
     world = number("WORLD_SIZE", 1, 10**6, 1)
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if world > 1 else ():
         if not os.environ.get(name):
-            raise UserError(
-                f"the environment variable WORLD_SIZE is {world}, but {name} is not set: "
-                "unset WORLD_SIZE, or start the processes with torchrun, which sets both"
-            )
+            wrong = f"the environment variable WORLD_SIZE is {world}, but {name} is not set"
+            raise UserError(f"{wrong}: unset WORLD_SIZE, or start the processes with torchrun, which sets both")
     return world, number("RANK", 0, world - 1, 0)
 
 
@@ -47,22 +40,14 @@ def join(backend: str, world: int, rank: int) -> None:
     """Meets the other processes, until this one ends. Raises UserError if some do not come in `PATIENCE` seconds."""
     from torch.distributed.rendezvous import rendezvous  # which PyTorch may have been built without
 
-    place = f"{os.environ['MASTER_ADDR']}:{number('MASTER_PORT', 1, 65535, 0)}"
+    place = f"{os.environ['MASTER_ADDR']}:{number('MASTER_PORT', 1, 65535, 1)}"
     try:
-        patience = timedelta(seconds=PATIENCE)
-        store, rank, world = next(rendezvous("env://", rank, world, timeout=patience))
+        store, rank, world = next(rendezvous("env://", rank, world, timeout=timedelta(seconds=PATIENCE)))
         dist.init_process_group(backend, store=store, rank=rank, world_size=world)
     except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"process {rank} of {world} did not meet the others at {place} within {PATIENCE} s ({first_line(error)}): "
-            f"start all {world} with the same MASTER_ADDR and MASTER_PORT, or use torchrun"
-        ) from None
+        wrong = f"process {rank} of {world} did not meet the others at {place} within {PATIENCE} s ({reason(error)})"
+        raise UserError(f"{wrong}: start all {world} with one MASTER_ADDR and MASTER_PORT, or use torchrun") from None
     atexit.register(dist.destroy_process_group)
-
-
-def first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].partition(" Exception raised from")[0] if lines else type(error).__name__
 
 
 @contextmanager
@@ -71,7 +56,5 @@ def reaching() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise UserError(
-            f"another process of this run cannot be reached any more ({first_line(error)}): "
-            "what it said last tells why; then start all again"
-        ) from None
+        wrong = f"another process of this run cannot be reached any more ({reason(error)})"
+        raise UserError(f"{wrong}: what it said last tells why; then start all again") from None

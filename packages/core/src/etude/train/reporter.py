@@ -15,6 +15,7 @@ from etude.errors import UserError
 from etude.train.device import Device
 from etude.train.progress import Progress
 from etude.train.run import Run
+from etude.train.watch import Watch
 
 
 class Reporter:
@@ -26,11 +27,18 @@ class Reporter:
     """
 
     def __init__(
-        self, run: Run, cfg: Fit, device: Device, progress: Progress, scaler: GradScaler, pause: float = 1.0
+        self,
+        run: Run,
+        cfg: Fit,
+        device: Device,
+        progress: Progress,
+        scaler: GradScaler,
+        pause: float = 1.0,
+        watch: Watch | None = None,
     ) -> None:
         """`pause`: seconds between two writings, which take a millisecond."""
         self.run, self.cfg, self.device, self.progress, self.pause = run, cfg, device, progress, pause
-        self.scaler = scaler
+        self.scaler, self.watch = scaler, watch
         self.waiting: list[tuple[int, Tensor, float, Tensor, float]] = []
         self.recent: deque[float] = deque(maxlen=500)
         self.last_step = self.last_flush = self.epoch_began = time.perf_counter()
@@ -88,6 +96,8 @@ class Reporter:
             self.bar.set_description(f"epoch {self.progress.epoch}/{self.cfg.epochs}", refresh=False)
             self.bar.set_postfix_str(f"loss {sum(self.recent) / len(self.recent):.4f}", refresh=False)
             self.bar.update(waiting[-1][0] - self.bar.n)
+        if self.watch:
+            self.watch.tell(self.run)
         self.run.flush()
         self.last_flush = time.perf_counter()
 

@@ -1,6 +1,6 @@
 """The run folder: what one training run leaves behind, readable by people and enough to go on or to predict.
 
-config.yaml  environment.json  about.json  metrics.jsonl  result.json  log.txt  samples/  tb/
+config.yaml  environment.json  about.json  metrics.jsonl  result.json  log.txt  watch.npz  samples/  tb/
 checkpoints/{last,last.prev,best}.pt
 """
 
@@ -12,11 +12,12 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote, unquote
 
 import torch
 from PIL import Image
@@ -30,7 +31,6 @@ from etude.train.checkpoint import State
 from etude.train.device import DTYPES, Device
 
 C = TypeVar("C")
-UNKNOWN = "the data have changed since cannot be checked"
 
 
 def new_folder(package: str) -> Path:
@@ -43,9 +43,8 @@ def read_config(folder: Path, config: type[C], flags: list[str] | None = None) -
     file = folder / "config.yaml"
     if not file.is_file():
         raise UserError(f"{folder} is no run folder: it has no config.yaml")
-    with file.open("rb") as content:
-        if content.read()[-1:] != b"\n":  # what is missing would be taken for left at its default
-            raise UserError(f"{file} is cut short: put a copy of it there, or train again in another folder")
+    if not file.read_bytes().endswith(b"\n"):  # what is missing would be taken for left at its default
+        raise UserError(f"{file} is cut short: put a copy of it there, or train again in another folder")
     return configs.parse(config, [str(file), *(flags or [])])
 
 
@@ -71,9 +70,8 @@ class Run:
     ) -> None:
         """Creates the folder, or opens the one an earlier start of the same run left.
 
-        `again` is the command that goes on with this run, `command` the one that trains it alone, where this process
-        trains it in a stack with others. Raises UserError if the folder cannot be written, holds something else or
-        another configuration, or is in use.
+        `again` is the command that goes on with it, `command` the one that trains it alone, if it is in a stack here.
+        Raises UserError if the folder cannot be written, holds something else or another configuration, or is in use.
         """
         self.path, self.config, self.device, self.again = path, config, device, again
         self._tb: Any = None
@@ -103,25 +101,17 @@ class Run:
                     files.write(path / "config.yaml", configs.dump(config).encode())
                 for name in ("checkpoints", "samples", "tb"):
                     (path / name).mkdir(exist_ok=True)
-                for folder in (path, path / "checkpoints", path / "samples"):
-                    for left in folder.glob(".*.tmp"):  # by a kill in the middle of a write
-                        left.unlink()
+                for left in path.rglob(".*.tmp"):  # by a kill in the middle of a write
+                    left.unlink()
                 files.write(path / "environment.json", json.dumps(starts, indent=1).encode())
         except BaseException:
             self._lock.close()
             raise
 
-    @contextmanager
-    def _writing(self, file: Path) -> Iterator[None]:
+    def _writing(self, file: Path) -> AbstractContextManager[None]:
         """Makes a file that cannot be written the user's matter, in one line."""
-        try:
-            yield
-        except OSError as error:
-            remedy = "free some space" if error.errno in files.FULL else "see that it can be written"
-            raise UserError(
-                f"cannot save {error.filename or file}: {files.why(error)}; the checkpoint before it is intact: "
-                f"{remedy}, then {self.again}"
-            ) from None
+        remedy = f"free some space, or see that it can be written, then {self.again}"
+        return files.reported(f"cannot save {file}", f"the checkpoint before it is intact: {remedy}")
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file of the run folder, whole or not at all. Raises UserError if it cannot be."""
@@ -129,52 +119,23 @@ class Run:
             with self._writing(self.path / name):
                 files.write(self.path / name, data)
 
-    # -- checkpoints
-
     def save(self, name: str, state: State, keep: bool = False) -> None:
         """Writes checkpoints/NAME.pt whole or not at all; with `keep` the one before stays as NAME.prev.pt."""
         if not self.device.leads:
             return
-        file = self.path / "checkpoints" / f"{name}.pt"
-        with self._writing(file), checkpoint.encode(state) as view:
-            files.write(file, view, before=file.with_suffix(".prev.pt") if keep else None)
-
-    def last(self) -> State | None:
-        """The newest readable checkpoint of this run, None before the first; see `checkpoint.newest`."""
-        return checkpoint.newest(self.path, tell=self.device.leads)
-
-    def compare_data(self, kept: Any, found: Mapping[str, str]) -> None:
-        """Raises UserError unless the data are those of which this run `kept` the fingerprints.
-
-        Says so where that cannot be known, as a run of before there were any has kept none.
-        """
-        if not kept:
-            if self.device.leads:
-                print(f"{self.path} does not say what it was trained on: whether {UNKNOWN}", file=sys.stderr)
-        elif parts := changed(kept, found):
-            raise UserError(
-                f"{self.path} was trained on other data, which have changed since under the same name (part "
-                f"{', '.join(parts)}): put them back as they were, or give --run another folder"
-            )
+        file, buffer = self.path / "checkpoints" / f"{name}.pt", io.BytesIO()
+        torch.save(checkpoint.compact(state), buffer)
+        with self._writing(file):
+            files.write(file, buffer.getbuffer(), before=file.with_suffix(".prev.pt") if keep else None)
 
     def finished(self) -> State | None:
         """The result, if the run has come to its end."""
         needs = {"valid": dict, "epochs": int, "best_epoch": int}
         return files.read_json(self.path / "result.json", dict, "delete it and start the run again", needs)
 
-    # -- what people read
-
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """metrics.jsonl, one row per epoch; written as a whole, so that no epoch ever stands in it twice."""
         self.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-
-    def about(
-        self, data: str, model: str, architecture: str, metric: str, better: str, fingerprints: dict[str, str]
-    ) -> None:
-        """about.json: what is trained on what, in words, for whoever reads the folder later (`etude.report.read`)."""
-        task = type(self.config).__module__.partition(".")[0]
-        words = {"task": task, "data": data, "model": model, "architecture": architecture}
-        self.write_result("about.json", words | {"metric": metric, "better": better, "fingerprints": fingerprints})
 
     def write_result(self, name: str, result: dict[str, Any]) -> None:
         self.write(name, (json.dumps(result, indent=1) + "\n").encode())
@@ -182,92 +143,82 @@ class Run:
     # -- TensorBoard
 
     def open_tensorboard(self, step: int, metric: str) -> None:
-        """Starts the event file; what an interrupted start wrote from `step` on is taken back (purge_step).
+        """Starts the event file; what an interrupted start wrote from `step` on is taken back.
 
         The hyperparameters stand in this directory too, so that the HParams tab and the curves are the same run.
         """
         if not self.device.leads:
             return
-        from etude.torch_private import hparams
-        from etude.train.board import board
+        from etude.events import EventFile
 
         with self._writing(self.path / "tb"):
-            self._tb = board(self.path / "tb", step)
-        flat = configs.flatten(self.config)
-        plain = {
-            key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in flat.items()
-        }
-        for summary in hparams(plain, {metric: None}):
-            self._tb.file_writer.add_summary(summary)
+            self._tb = EventFile(self.path / "tb", step)
+        flat = configs.flatten(self.config).items()
+        plain = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in flat}
+        for summary in torch_private.hparams(plain, {metric: None}):
+            self._show(0, summary=summary)
         if step == 0:
-            self._tb.add_text("config", block(configs.dump(self.config), "yaml"), 0)
+            self.note("config", block(configs.dump(self.config), "yaml"), 0)
+        self.flush()
+
+    def _show(self, step: int, **event: Any) -> None:
+        if self._tb is not None:
+            self._tb.add(step, **event)
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """One event for all `values`: a step's scalars cost one record, not one each."""
-        if self._tb is None:
-            return
-        from etude.torch_private import Event, Summary
-
-        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
-        event = Event(wall_time=time.time(), step=step, summary=summary)
-        torch_private.add_event(self._tb, event)
+        points = [{"tag": tag, "simple_value": value} for tag, value in values.items()]
+        self._show(step, summary=torch_private.Summary(value=points))
 
     def picture(self, tag: str, picture: Image.Image, step: int, when: str | None = None) -> None:
         """Shows a picture in TensorBoard and keeps it as samples/NAME.png; for NAME see `sample_name`."""
-        if self._tb is None:
-            return
-        from etude.torch_private import Summary
-
         buffer = io.BytesIO()
         picture.convert("RGB").save(buffer, "PNG")
         png, (width, height) = buffer.getvalue(), picture.size  # encoded once for both
-        image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
-        self._tb.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+        image = {"width": width, "height": height, "colorspace": 3, "encoded_image_string": png}
+        self._show(step, summary=torch_private.Summary(value=[{"tag": tag, "image": image}]))
         self.write(f"samples/{sample_name(tag, when)}.png", png)
 
     def text(self, tag: str, text: str, step: int, when: str | None = None) -> None:
         """Shows Markdown in TensorBoard and keeps it as samples/NAME.md; for NAME see `sample_name`."""
-        if self._tb is not None:
-            self.note(tag, text, step)
-            self.write(f"samples/{sample_name(tag, when)}.md", files.encode(text + "\n"))
+        self.note(tag, text, step)
+        self.write(f"samples/{sample_name(tag, when)}.md", files.encode(text + "\n"))
 
     def note(self, tag: str, text: str, step: int) -> None:
         """Shows Markdown in TensorBoard only."""
-        if self._tb is not None:
-            self._tb.add_text(tag, text, step)
+        self._show(step, summary=torch_private.text(tag, text))
 
     def embedding(self, tag: str, points: torch.Tensor, columns: dict[str, list[str]], step: int) -> None:
         """Shows points, float [N, D], in TensorBoard's projector; each is labelled by its entry of every column."""
         if self._tb is None:
             return
-        # A label ends at a line or a tab.
-        plain = [[" ".join(value.split()) for value in column] for column in columns.values()]
-        from google.protobuf import text_format
+        from google.protobuf.text_format import MessageToString
         from tensorboard.plugins.projector import ProjectorConfig
 
-        config = self.path / "tb" / "projector_config.pbtxt"  # of which torch's writer knows only what it wrote itself
-        try:
-            known = text_format.Parse(config.read_text("utf-8") if config.exists() else "", ProjectorConfig())
-        except (OSError, ValueError, text_format.ParseError) as error:
-            raise UserError(f"{config} cannot be read ({files.reason(error)}): delete it, then {self.again}") from None
-        with self._writing(config.parent):
-            self._tb.add_embedding(points, list(zip(*plain, strict=True)), None, step, tag, list(columns))
-        written = text_format.Parse(config.read_text("utf-8"), ProjectorConfig())
-        new = {info.tensor_name for info in written.embeddings}
-        earlier = [info for info in known.embeddings if info.tensor_name not in new]
-        together = text_format.MessageToString(ProjectorConfig(embeddings=[*earlier, *written.embeddings]))
-        self.write("tb/projector_config.pbtxt", together.encode())
+        rows = points.tolist()
+        labels = [label for _, label in zip(rows, zip(*columns.values(), strict=True), strict=True)]
+        place = f"tb/{step:05d}/{quote(tag, safe='')}"
+        with self._writing(self.path / place):
+            (self.path / place).mkdir(parents=True, exist_ok=True)
+        self.write(f"{place}/tensors.tsv", table(rows))
+        # The projector reads names of columns only where there are several.
+        self.write(f"{place}/metadata.tsv", table([columns, *labels] if len(columns) > 1 else labels))
+        shown = ProjectorConfig()
+        for file in sorted((self.path / "tb").glob("*/*/tensors.tsv")):  # those of earlier starts, too
+            at, what = file.parts[-3:-1]
+            paths = {"tensor_path": f"{at}/{what}/tensors.tsv", "metadata_path": f"{at}/{what}/metadata.tsv"}
+            shown.embeddings.add(tensor_name=f"{unquote(what)}:{at}", **paths)
+        self.write("tb/projector_config.pbtxt", MessageToString(shown).encode())
 
     def graph(self, model: torch.nn.Module, example: torch.Tensor) -> None:
         """Shows what the model computes for an example batch."""
-        if self._tb is None:
-            return
         plain = copy.deepcopy(model)
         torch_private.uncompiled(plain)
-        with warnings.catch_warnings():  # add_graph uses torch.jit.trace, deprecated with no successor for this
+        with warnings.catch_warnings():  # it is made by torch.jit.trace, deprecated with no successor for this
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
-            self._tb.add_graph(plain, example)
+            graph, _ = torch_private.graph(plain, example)
+        self._show(0, graph_def=graph.SerializeToString())
 
     def flush(self) -> None:
         if self._tb is not None:
@@ -289,13 +240,14 @@ def sample_name(tag: str, when: str | None) -> str:
     ("worst mistakes", None), ("board", "before"), ("board", "epoch 3"), ("board", "after") ->
     worst-mistakes, board-epoch-000, board-epoch-003, board-end
     """
-    name = tag.replace(" ", "-")
-    if when is None:
-        return name
-    if when == "after":
-        return f"{name}-end"
-    epoch = 0 if when == "before" else int(when.removeprefix("epoch "))
-    return f"{name}-epoch-{epoch:03d}"
+    ends = {None: "", "before": "-epoch-000", "after": "-end"}
+    end = ends[when] if when is None or when in ends else f"-epoch-{int(when.removeprefix('epoch ')):03d}"
+    return tag.replace(" ", "-") + end
+
+
+def table(rows: Iterable[Iterable[Any]]) -> bytes:
+    """Lines of cells with tabs between them; a cell itself has neither."""
+    return files.encode("".join("\t".join(" ".join(str(cell).split()) for cell in row) + "\n" for row in rows))
 
 
 def environment(config: Any, device: Device, command: Sequence[str]) -> State:
@@ -332,9 +284,14 @@ def trained_on(folder: Path) -> Any:
     return about.get("fingerprints") if about else None
 
 
-def changed(kept: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    """The parts of the data whose content is not what a run kept the fingerprint of, of those that are loaded."""
-    return [part for part, fingerprint in found.items() if kept.get(part) != fingerprint]
+def compare_data(folder: Path, kept: Any, found: Mapping[str, str], remedy: str = "give --run another folder") -> None:
+    """Raises UserError unless the data are those of which the run in `folder` `kept` the fingerprints."""
+    if not kept:  # in a run of before there were any
+        unknown = "whether the data have changed since cannot be checked"
+        print(f"{folder} does not say what it was trained on: {unknown}", file=sys.stderr)
+    elif parts := [part for part, fingerprint in found.items() if kept.get(part) != fingerprint]:
+        told = f"{folder} was trained on other data, which have changed since under the same name"
+        raise UserError(f"{told} (part {', '.join(parts)}): put them back as they were, or {remedy}")
 
 
 def git_commit() -> str | None:

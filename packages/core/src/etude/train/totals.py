@@ -1,11 +1,12 @@
 """Sums and counts of a part of the data, from which every score is computed."""
 
-import hashlib
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from etude.fingerprint import fingerprint
 from etude.train.device import Device
 
 Sums = dict[str, tuple[Tensor, Tensor | int]]  # metric -> (sum over the batch, how many were summed)
@@ -21,11 +22,9 @@ class Totals:
     def add(self, sums: Sums) -> None:
         for name, (value, count) in sums.items():
             value = exact(value)
-            if isinstance(count, Tensor):
-                count = exact(count)
-            else:  # filled on the device: a copy from here would make a GPU wait
+            if not isinstance(count, Tensor):  # filled on the device: a copy from here would make a GPU wait
                 count = torch.full((), count, dtype=torch.float64, device=value.device)
-            self.include(name, value, count)
+            self.include(name, value, exact(count))
 
     def include(self, name: str, value: Tensor, count: Tensor) -> None:
         """Raises ValueError where shapes differ, which would add up to something else."""
@@ -48,24 +47,22 @@ class Totals:
         if device.world == 1:
             return
         parameters = {} if model is None else dict(model.named_parameters())
-        mine: Layout = {("sum", name): tuple(value.shape) for name, value in self.sums.items()}
+        mine = {("sum", name): tuple(value.shape) for name, value in self.sums.items()}
         mine |= {("count", name): tuple(count.shape) for name, count in self.counts.items()}
         mine |= {("gradient", name): tuple(p.shape) for name, p in parameters.items() if p.grad is not None}
-        found: dict[str, dict[str, Tensor]] = {"sum": {}, "count": {}, "gradient": {}}
+        found: dict[str, dict[str, Any]] = {"sum": {}, "count": {}, "gradient": {}}
+        had = {"sum": self.sums, "count": self.counts, "gradient": {}}
         for (kind, name), shape in union(mine, device).items():
             if kind == "gradient":
-                parameter = parameters[name]
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                found[kind][name] = parameter.grad
-            else:
-                had = (self.sums if kind == "sum" else self.counts).get(name)
-                # A copy, since what a step returns may be a view, or one number for several metrics.
+                if parameters[name].grad is None:
+                    parameters[name].grad = torch.zeros_like(parameters[name])
+                found[kind][name] = parameters[name].grad
+            else:  # a copy, since what a step returns may be a view, or one number for several metrics
                 zero = torch.zeros(shape, dtype=torch.float64, device=device.exact)
-                found[kind][name] = zero if had is None else zero + had
-        self.sums, self.counts = found["sum"], found["count"]
+                found[kind][name] = zero + had[kind].get(name, 0)
+        self.sums, self.counts, gradients = found.values()
         device.sum([*self.sums.values(), *self.counts.values()])
-        device.sum(found["gradient"].values())
+        device.sum(gradients.values())
 
     def mean(self, name: str) -> Tensor:
         return self.sums[name] / self.counts[name]
@@ -96,8 +93,7 @@ Layout = dict[tuple[str, str], tuple[int, ...]]  # what a process adds up: its k
 
 def union(mine: Layout, device: Device) -> Layout:
     """The layouts of all processes in one, the same on all. Raises ValueError, on all, where shapes differ."""
-    digest = hashlib.blake2b(repr(mine).encode(), digest_size=7).digest()
-    mark = int.from_bytes(digest)
+    mark = int(fingerprint([repr(mine)])[1:], 16)  # of the 64 bits of an int one is the sign
     highest, lowest = device.highest([mark, -mark])
     if highest == -lowest:  # the usual: one short message
         return mine

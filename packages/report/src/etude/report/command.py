@@ -25,7 +25,10 @@ Reports on folders of runs and studies, including those still in progress:
 
 
 def main(package: Package, words: list[str], call: str) -> int:
-    """`PACKAGE report ...`; `call` is how the command was called, to be called again."""
+    """Show runs and studies as a page, a notebook and an archive.
+
+    `call` is how the command was called, to be called again.
+    """
     parser = Parser(f"{package.name} report", HELP.format(number=package.number))
     parser.add_argument("folders", nargs="+", metavar="RUN|STUDY")
     parser.add_argument("--out", metavar="DIR", help="where to write (default: the folder itself, if it is only one)")
@@ -36,7 +39,9 @@ def main(package: Package, words: list[str], call: str) -> int:
     folder = files.given(given.out) if given.out is not None else folder
     kinds = [given.only] if given.only else list(KINDS)
     missing = [name for name in NEEDED if find_spec(name) is None]
-    without = f"the notebook needs {', '.join(missing)}: pip install 'etude-core[notebook]', or uv sync --all-packages"
+    without = (
+        f"the notebook needs {', '.join(missing)}: pip install 'etude-report[notebook]', or uv sync --all-packages"
+    )
     if missing and given.only == "notebook":
         raise UserError(without)
     sections = [section(package, place, call) for place in places]

@@ -24,7 +24,7 @@ class Pretrained(Tokenizer):
         try:
             from transformers import AutoTokenizer
         except ImportError:
-            raise UserError("Pretrained needs transformers: pip install 'etude-core[pretrained]'") from None
+            raise UserError("Pretrained needs transformers: pip install 'etude-text[pretrained]'") from None
         try:
             self._hf: Any = AutoTokenizer.from_pretrained(name_or_path, local_files_only=Path(name_or_path).is_dir())
         except Exception as error:  # the hub, the network and each file format raise errors of their own

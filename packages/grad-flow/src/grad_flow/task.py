@@ -1,0 +1,218 @@
+"""grad-flow as a Task: a dense network, and what theory says of its gradients before the first step."""
+
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from etude import confusion, draw
+from etude.errors import UserError
+from etude.fingerprint import fingerprint
+from etude.train.run import Run
+from etude.train.step import even_batches
+from etude.train.task import Split, Task
+from etude.train.totals import Sums, Totals
+from grad_flow import kernels, show
+from grad_flow.config import CLASSES, SCORES, SIDES, Config
+from grad_flow.data import NAMES, Dataset, Images, read_rows
+from grad_flow.data import load as load_data
+from grad_flow.flow import measure
+from grad_flow.kernels import Gradients, Walk, factor
+from grad_flow.model import DeepDenseNet, network
+from grad_flow.theory import fixed_point, norm_factor
+
+SHOWN = 128  # training images of which gradients, activations and correlations are measured
+
+
+class Predictor:
+    """What predicts: the network, for images of one data set, and what was measured of it before its first step."""
+
+    def __init__(self, config: Config, name: str) -> None:
+        self.config, self.name = config, name
+        self.model = DeepDenseNet(SIDES[name] ** 2, config.model)
+
+
+class Dense(Predictor):
+    """The Task: the network, and the images that it learns from and is scored on."""
+
+    metric, better = "accuracy", SCORES
+
+    def __init__(self, config: Config, data: Dataset, where: torch.device, start: Gradients | None = None) -> None:
+        """`start`: the gradients measured before the first step; None where this is before it."""
+        super().__init__(config, data.name)
+        self.where = where
+        self.summary = " > ".join(map(str, config.model.sizes(SIDES[data.name] ** 2)))
+        # The images stay uint8, on the device that trains: 60,000 of them are 47 MB there, and 188 MB as floats.
+        parts = {"train": data.train, "valid": data.valid, "test": data.test}
+        self.parts = {name: Images(part.images.to(where), part.labels.to(where)) for name, part in parts.items()}
+        counts = " / ".join(f"{len(part.labels):,}" for part in self.parts.values())
+        self.data = f"{data.name}, {counts} images, {CLASSES} classes"
+        pixels = data.train.images.float()
+        self.model.mean.fill_(pixels.mean())
+        self.model.std.fill_(pixels.std())
+        self.few = Images(data.train.images[:SHOWN], data.train.labels[:SHOWN])
+        start = start or measure(self.model, self.few.images.float(), self.few.labels).gradients
+        # In one array, as runs of a stack may differ in arrays, but an array of one number is a number to them.
+        self.norms = np.concatenate([start.weights, start.signals])
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        return {name: fingerprint(part.images, part.labels) for name, part in self.parts.items()}
+
+    def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
+        count = len(self.parts[split].labels)
+        order = draw.shuffled(count, self.config.fit.seed, epoch) if split == "train" else np.arange(count)
+        return even_batches(order, batch_size)
+
+    def load(self, split: Split, ids: np.ndarray, epoch: int) -> tuple[Tensor, Tensor]:
+        """float [B, s, s], int64 [B]."""
+        rows, part = torch.from_numpy(ids).to(self.where), self.parts[split]
+        return part.images[rows].float(), part.labels[rows]
+
+    def step(self, batch: tuple[Tensor, Tensor]) -> Sums:
+        images, labels = batch
+        logs = self.model(images)
+        n, answers = len(labels), logs.detach().argmax(1)
+        sums: Sums = {
+            "loss": (F.nll_loss(logs, labels, reduction="sum"), n),
+            "accuracy": ((answers == labels).sum(), n),
+        }
+        if not self.model.training:
+            sums["confusion"] = (confusion.count(labels, answers, CLASSES), n)
+        return sums
+
+    def scores(self, totals: Totals) -> dict[str, float]:
+        return totals.means()
+
+    def assets(self) -> dict[str, Any]:
+        return {"name": self.name, "start": {name: found.tolist() for name, found in asdict(self.start).items()}}
+
+    @property
+    def start(self) -> Gradients:
+        """What was measured before the first step."""
+        return self.divided(self.norms)
+
+    def divided(self, norms: np.ndarray) -> Gradients:
+        weights = self.config.model.depth + 1
+        return Gradients(norms[:weights], norms[weights:])
+
+    # -- theory
+
+    @cached_property
+    def way(self) -> Walk:
+        """What is predicted of signals, for the images that are measured."""
+        return kernels.walk(self.network, self.entering)
+
+    @property
+    def predicted(self) -> Gradients:
+        """What is predicted of gradients before the first step, for the images that are measured."""
+        return self.divided(self.predicted_norms)
+
+    @cached_property
+    def predicted_norms(self) -> np.ndarray:
+        found = kernels.gradients(self.network, self.way, self.few.labels)
+        return np.concatenate([found.weights, found.signals])  # in one array, as `norms`
+
+    @property
+    def network(self) -> kernels.Network:
+        return network(SIDES[self.name] ** 2, self.config.model)
+
+    @property
+    def entering(self) -> Tensor:
+        """The images that are measured, as they enter the first layer."""
+        mean, std = self.model.mean.cpu(), self.model.std.cpu()
+        return ((self.few.images - mean) / std).flatten(1)
+
+    def predicted_gradients(self) -> dict[str, float]:
+        """For every weight matrix the norm of its gradient before the first step, relative to that of the last."""
+        names = [name for name, module in self.model.named_modules() if isinstance(module, nn.Linear)]
+        norms = self.predicted.weights
+        return dict(zip(names, (norms / norms[-1]).tolist(), strict=True))
+
+    # -- pictures
+
+    def show(self, run: Run, when: str, step: int) -> None:
+        """Gradients, activations and correlations of the same training images, before the first step and at the end."""
+        if when.startswith("epoch"):
+            return
+        images, labels = self.few.images.float().to(self.where), self.few.labels.to(self.where)
+        flow = measure(self.model, images, labels)
+        run.picture("flow", show.board(flow, self.predicted, self.way.correlations(), self.two()), step, when)
+
+    def two(self) -> list[tuple[str, int, int]]:
+        """Two images of one class, and two of two, among those that are measured."""
+        labels = self.few.labels
+        found = []
+        for name, good in (("the same class", labels == labels[0]), ("different classes", labels != labels[0])):
+            if len(others := [n for n in good.nonzero()[:, 0].tolist() if n]):
+                found.append((name, 0, others[0]))
+        return found
+
+
+def make(config: Config, where: torch.device) -> Task:
+    return Dense(config, load_data(config.data, config.fit.seed), where)
+
+
+def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Predictor:
+    name = assets["name"]
+    if where is None:
+        return Predictor(config, name)
+    if SIDES[config.data] != SIDES[name] or NAMES[config.data] != NAMES[name]:
+        raise UserError(
+            f"this run knows the classes and pixels of {name}, not those of {config.data}: give another --data"
+        )
+    return Dense(
+        config,
+        load_data(config.data, config.fit.seed),
+        where,
+        Gradients(**{name: np.array(found) for name, found in assets["start"].items()}),
+    )
+
+
+def describe(task: Dense, totals: Totals) -> tuple[str, dict[str, Any]]:
+    """Scores; and the factors by which gradients changed per layer before the first step, measured and predicted."""
+    scores, counts = task.scores(totals), totals.sums["confusion"].cpu()
+    lines, classes = confusion.per_class(counts, NAMES[task.name], "images")
+    lines.append(f"accuracy {scores['accuracy']:.2%}  loss {scores['loss']:.4f}")
+    found = factors(task, task.start)
+    lines.append("before the first step, the norm of the gradient changed per layer, on its way back, by a factor of")
+    for name, of in (("signal", "by pre-activations"), ("weight", "by weights of hidden layers")):
+        if found[f"{name}_factor"] is not None:
+            lines.append(f"  {found[f'{name}_factor']:.4f} {of}, predicted {found[f'{name}_factor_predicted']:.4f}")
+    if found["fixed_point"] is not None:
+        lines.append(f"  in an infinitely deep network, predicted {found['fixed_point']:.4f}")
+    return "\n".join(lines), {**scores, **found, "images": int(counts.sum()), "per_class": classes}
+
+
+def factors(task: Dense, start: Gradients) -> dict[str, float | None]:
+    """See `describe`; None where there are too few layers, and with residual connections, where nothing is fixed."""
+    predicted, config = task.predicted, task.config.model
+    found: dict[str, float | None] = {}
+    # The first matrix has another number of inputs, the last another of outputs.
+    for name, ours, theirs in (
+        ("signal", start.signals, predicted.signals),
+        ("weight", start.weights[1:-1], predicted.weights[1:-1]),
+    ):
+        values = factor(ours), factor(theirs)
+        found[f"{name}_factor"], found[f"{name}_factor_predicted"] = (x if np.isfinite(x) else None for x in values)
+    found["fixed_point"] = None
+    if not config.residual and config.depth > 1:
+        sigmas = task.network.laws[1]
+        if config.norm == "none":
+            found["fixed_point"] = fixed_point(config.activation, *sigmas, config.dropout).factor
+        else:
+            found["fixed_point"] = norm_factor(config.activation, config.norm, *sigmas, config.dropout)
+    return found
+
+
+def predict(task: Predictor, inputs: list[str]) -> list[str]:
+    """For each row of the CSV files ("-": standard input), an image: class, tab, probability."""
+    images = torch.cat([read_rows(name, task.name) for name in inputs])
+    if not len(images):
+        return []
+    best, answers = task.model(images.to(task.model.mean.device)).exp().max(1)
+    return [f"{NAMES[task.name][k]}\t{p:.4f}" for k, p in zip(answers.tolist(), best.tolist(), strict=True)]
