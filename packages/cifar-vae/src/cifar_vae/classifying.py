@@ -18,7 +18,6 @@ from cifar_vae.restoring import AT_ONCE, NOISE, PARTS, words
 from etude import confusion, draw
 from etude.errors import UserError
 from etude.fingerprint import fingerprint
-from etude.pictures import confusion as confusion_picture
 from etude.train import checkpoint, run
 from etude.train.run import Run
 from etude.train.step import even_batches
@@ -203,7 +202,7 @@ class Classifying(Classifier):
         everything, truth = torch.from_numpy(part.pictures), torch.from_numpy(part.classes)
         probabilities = self.probabilities(everything)
         counts = confusion.count(truth, probabilities.argmax(1), len(self.classes))
-        run.picture("confusion", confusion_picture(counts, self.classes, "pictures"), step)
+        run.picture("confusion", confusion.picture(counts, self.classes, "pictures"), step)
         of_truth = probabilities.gather(1, truth[:, None])[:, 0]
         wrong = (probabilities.argmax(1) != truth).nonzero()[:, 0]
         worst = wrong[of_truth[wrong].argsort(stable=True)][: show.MANY]
