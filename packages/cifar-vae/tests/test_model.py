@@ -319,6 +319,29 @@ def test_image_files_cost_their_whole_length(tmp_path):
     assert yardsticks.at_bits(files, "X", 99) is None
 
 
+def test_the_transform_code_is_that_of_the_obvious_loop(monkeypatch):
+    monkeypatch.setattr(yardsticks, "VALUES", 48)
+    generator = np.random.default_rng(0)
+    train, test = (generator.integers(0, 256, (n, 3, 4, 4)).astype(np.uint8) // 2 + 60 for n in (30, 25))
+    known = PCA(29, svd_solver="full").fit(train.reshape(30, -1) / 255)  # 30 pictures have 29 directions
+    for point in yardsticks.transform_code(yardsticks.spectrum(train), test):
+        restored, said = np.zeros((25, 48)), []
+        for row, picture in enumerate(test.reshape(25, -1) / 255):
+            levels = [
+                round(float((picture - known.mean_) @ direction) / point["step"]) for direction in known.components_
+            ]
+            restored[row] = known.mean_ + point["step"] * np.array(levels) @ known.components_
+            said.append(levels)
+        errors = ((restored - test.reshape(25, -1) / 255) ** 2).mean(1)
+        assert point["mse"] == pytest.approx(errors.mean(), rel=1e-4)
+        assert point["mse_se"] == pytest.approx(errors.std(ddof=1) / 5, rel=1e-3)
+        bits = 0.0
+        for column in zip(*said, strict=True):
+            # a direction is known but for its sign, and so are its levels: their counts are not
+            bits -= sum(column.count(level) / 25 * np.log2(column.count(level) / 25) for level in set(column))
+        assert point["bits"] == pytest.approx(bits, abs=1e-6)
+
+
 def test_entropy_is_that_of_the_frequencies():
     assert yardsticks.entropy(np.array([4, 4, 0, 8])) == pytest.approx(1.5)
     assert yardsticks.entropy(np.array([[1, 1], [5, 0]])) == pytest.approx(0.5)

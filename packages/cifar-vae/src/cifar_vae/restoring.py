@@ -301,7 +301,7 @@ def describe(task: Restoring, totals: Totals) -> tuple[str, dict[str, Any]]:
     if model.kind != "ae":
         result["gaussian"] = yardsticks.distortion(variances, found["bits"])
         line("Gaussian rate-distortion at as many bits", result["gaussian"], found["bits"])
-    for kind in yardsticks.QUALITIES:
+    for kind in (yardsticks.TRANSFORM, *yardsticks.QUALITIES):
         smallest = min((p for p in known["files"] if p["format"] == kind), key=lambda p: p["bits"])
         at = yardsticks.at_bits(known["files"], kind, found["bits"])
         if at is None:

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cifar_vae.config import SIDE, VALUES, Model
-from cifar_vae.yardsticks import distortion
+from cifar_vae.yardsticks import TRANSFORM, distortion
 from etude import draw
 
 MANY, ACROSS = 40, 10  # pictures shown, and in a row
@@ -121,9 +121,10 @@ def rates(known: dict[str, Any], points: Sequence[tuple[str, float, float, float
         if k < len(pca):
             axes.axhline(pca[k], color="#999999", lw=0.7, ls=":")
             axes.text(8100, pca[k], f"PCA, {k} numbers", ha="right", va="bottom", fontsize=7, color="#666666")
-    for kind, marker in (("JPEG", "s"), ("WEBP", "^")):
+    for kind, marker, label in (("JPEG", "s", "JPEG files"), ("WEBP", "^", "WebP files"), (TRANSFORM, ".", TRANSFORM)):
         found = sorted((p["bits"], p["mse"]) for p in known["files"] if p["format"] == kind)
-        axes.plot(*zip(*found, strict=True), marker=marker, ms=4, lw=0.8, color="#b3872a", label=f"{kind} files")
+        colour = "#444444" if kind == TRANSFORM else "#b3872a"
+        axes.plot(*zip(*found, strict=True), marker=marker, ms=4, lw=0.8, color=colour, label=label)
     names = list(dict.fromkeys(name for name, *_ in points))
     for name in names:
         mine = sorted(point[1:] for point in points if point[0] == name)
