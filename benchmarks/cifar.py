@@ -17,7 +17,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
@@ -49,7 +48,7 @@ class Pictures(Dataset[torch.Tensor]):
 def tutorial(parsed: Config, pictures: np.ndarray, where: torch.device) -> float:
     """Seconds of STEPS steps."""
     torch.manual_seed(0)
-    model: nn.Module = Autoencoder(parsed.model).to(where)
+    model = Autoencoder(parsed.model).to(where)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     model.train()
     began = 0.0

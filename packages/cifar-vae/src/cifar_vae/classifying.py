@@ -43,7 +43,7 @@ class Start:
 
     @classmethod
     def restored(cls, assets: dict[str, Any]) -> "Start":
-        knobs = {name: tuple(x) if isinstance(x, list) else x for name, x in assets["model"].items()}
+        knobs: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in assets["model"].items()}
         return cls(Model(**knobs), assets["weights"], assets["data"], assets["seen"])
 
     @classmethod

@@ -75,8 +75,8 @@ def load(data: Data) -> Dataset:
     part. All of it is the same for every seed. Raises UserError if it cannot be had.
     """
     if data.name == "sample":
-        parts = [Part(*sample.drawn(*of)) for of in (("train", data.images), ("valid",), ("test",))]
-        return Dataset("sample", sample.CLASSES, *parts)
+        train, valid, test = (Part(*sample.drawn(*of)) for of in (("train", data.images), ("valid",), ("test",)))
+        return Dataset("sample", sample.CLASSES, train, valid, test)
     if data.name in SOURCES:
         source = SOURCES[data.name]
         return published(data.name, root() / source.folder, source, data, may_fetch=True)

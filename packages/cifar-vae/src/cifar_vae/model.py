@@ -43,15 +43,20 @@ class Read(NamedTuple):
     """vq: square distance of the encoder's numbers from their codes, [B]"""
 
 
+def silent(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer with weights and bias 0."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
 class Residual(nn.Module):
     """x + two 3 x 3 convolutions of it (He et al. 2016, "Identity mappings"); at first it changes nothing."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        self.second = silent(nn.Conv2d(width, width, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(F.relu(self.first(F.relu(x))))
@@ -82,9 +87,7 @@ class Decoder(nn.Sequential):
             layers += [nn.ReLU(), nn.Conv2d(width, 2 * width, 1), nn.PixelShuffle(2)]
             width, side = width // 2, 2 * side
         layers += [Residual(width) for _ in range(config.depth)]
-        last = nn.Conv2d(width, 12, 3, padding=1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        last = silent(nn.Conv2d(width, 12, 3, padding=1))
         super().__init__(*layers, nn.ReLU(), last, nn.PixelShuffle(2))
 
 

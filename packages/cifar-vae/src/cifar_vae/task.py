@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cifar_vae import classifying, data, pictures, restoring
 from cifar_vae.classifying import Classifier, Classifying, Start
-from cifar_vae.config import VALUES, Config
+from cifar_vae.config import VALUES, Config, Data
 from cifar_vae.data import Dataset
 from cifar_vae.restoring import Restorer, Restoring, squares
 from etude import files
@@ -47,7 +47,7 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
     return Restoring(config, unseen(data.load(config.data), trained_on, seen), where, trained_on, seen)
 
 
-def meant(config: Config, start: Start) -> data.Data:
+def meant(config: Config, start: Start) -> Data:
     """Which data a classifier has: `start` stands for those of its autoencoder."""
     return dataclasses.replace(config.data, name=start.data) if config.data.name == "start" else config.data
 
