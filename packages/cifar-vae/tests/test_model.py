@@ -66,6 +66,21 @@ def test_training_begins_where_pca_ends():
     np.testing.assert_allclose(latents.var(0, correction=0), 1, rtol=1e-3)
 
 
+def test_at_principal_components_the_encoder_has_nothing_to_learn():
+    """Why training that begins there hardly leaves: what PCA loses is at right angles to all that its decoder makes."""
+    x, found = images(), []
+    for turned in (False, True):
+        model = made("ae")
+        if turned:  # a decoder of other directions, as long as those of PCA
+            with torch.no_grad():
+                weight = model.linear_out.weight
+                torch.manual_seed(1)
+                weight.copy_(torch.linalg.qr(torch.randn_like(weight)).Q * weight.norm(dim=0))
+        restoring.squares(x, model(x)).sum().backward()
+        found.append(float(model.to_latent.weight.grad.norm()))
+    assert found[0] < 0.01 * found[1]
+
+
 def test_principal_components_are_those_of_scikit_learn():
     generator = torch.Generator().manual_seed(1)
     for n, d, count in ((200, 30, 5), (20, 900, 6), (300, 900, 7)):
