@@ -41,6 +41,11 @@ def main() -> None:
     for bits in (128, 256, 576, 1024, 2048):
         error = yardsticks.distortion(np.array(known["variances"]), bits)
         print(f"Gaussian, {bits:>5} bits   mse {error:.5f} per value in [0, 1]")
+    for point in known["files"]:
+        if point["format"] == yardsticks.TRANSFORM:
+            print(
+                f"{point['format']}, step {point['step']}: {point['bits']:.0f} bits   mse {point['mse']:.5f} per value"
+            )
     show.rates(known, [point for run in given.runs for point in points(run)]).save(given.out)
     print(f"drawn in {given.out}")
 

@@ -120,7 +120,7 @@ def rates(known: dict[str, Any], points: Sequence[tuple[str, float, float, float
     for k in (64, 128, 256):
         if k < len(pca):
             axes.axhline(pca[k], color="#999999", lw=0.7, ls=":")
-            axes.text(8100, pca[k], f"PCA, {k} numbers", ha="right", va="bottom", fontsize=7, color="#666666")
+            axes.text(32, pca[k], f"PCA, {k} numbers of any precision", va="bottom", fontsize=7, color="#666666")
     for kind, marker, label in (("JPEG", "s", "JPEG files"), ("WEBP", "^", "WebP files"), (TRANSFORM, ".", TRANSFORM)):
         found = sorted((p["bits"], p["mse"]) for p in known["files"] if p["format"] == kind)
         colour = "#444444" if kind == TRANSFORM else "#b3872a"
@@ -131,7 +131,10 @@ def rates(known: dict[str, Any], points: Sequence[tuple[str, float, float, float
         rate, error, se = (np.array(column) for column in zip(*mine, strict=True))
         colour = COLOURS[names.index(name) % len(COLOURS)]
         axes.errorbar(rate, error, 1.96 * se, fmt="o-", ms=5, lw=1, capsize=3, color=colour, label=name)
-    axes.set(xscale="log", yscale="log", xlim=(30, 9000), xlabel="bits per picture")
+    lowest = min([p["mse"] for p in known["files"]] + [error - 1.96 * se for *_, error, se in points if error > 2 * se])
+    highest = 2 * max(curve[0], *(error for *_, error, _ in points), 1e-6)
+    axes.set(xscale="log", yscale="log", xlim=(30, 9000), ylim=(max(0.4 * lowest, 1e-7), highest))
+    axes.set(xlabel="bits per picture")
     axes.set(ylabel="mean square error per value in [0, 1]", title="Error against bits")
     axes.legend(fontsize=8)
     return drawn(figure)
