@@ -31,6 +31,7 @@ TESTED = [name for name, folder in FOLDERS.items() if (folder / "tests").is_dir(
 # What `handin` asks of a task: a study, and its flags for the sample, to be done in minutes, and for the real data.
 # A task that is not named here gets the first of its studies, with two epochs.
 STUDIES = {
+    "cifar-vae": ("model-numbers", "--data sample --fit.epochs 2", "--data cifar10"),
     "cnn-emnist": ("kernel-size", "--fit.epochs 2 --model.channels 8", "--data emnist-letters"),
     "coco-caption": ("beam", "--fit.epochs 2", ""),
     "gauss-vae": ("objective", "--fit.epochs 2 --data.train 10000 --importance 500", ""),

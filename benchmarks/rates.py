@@ -1,0 +1,80 @@
+"""What is known exactly of CIFAR-10, and error against bits of any number of runs in one picture.
+
+    uv run --package cifar-vae python benchmarks/rates.py [RUN ...] [--data cifar10] [--out rates.png] [--csv runs.csv]
+
+Prints PCA's errors and the Gaussian rate-distortion curve of the training part; draws them with image files and the
+test scores of the runs, which `cifar-vae evaluate` has left in their test.json. Bars are 95 % intervals over pictures.
+`--csv` puts the scores into a table, those of classifiers, too.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cifar_vae import data, show, yardsticks
+from cifar_vae.config import VALUES, Config, Data
+from etude import config
+from etude.train import run
+
+COLUMNS = ("mse", "mse_se", "mse_image", "logcosh_image", "psnr", "mse_sample", "kl_bits", "bits", "bits_entropy")
+COLUMNS += ("perplexity", "used", "accuracy", "macro_f1", "loss")
+
+
+def scores(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "test.json").read_text("utf-8"))
+    return found
+
+
+def write(file: Path, folders: list[Path]) -> None:
+    """A line for each run: how it was configured, and its test scores."""
+    with file.open("w", encoding="utf-8", newline="") as out:
+        table = csv.writer(out, lineterminator="\n")
+        table.writerow(["run", "seed", "epochs", *COLUMNS])
+        for folder in folders:
+            found, fit = scores(folder), run.read_config(folder, Config).fit
+            table.writerow([folder.name, fit.seed, fit.epochs, *(found.get(name, "") for name in COLUMNS)])
+
+
+def points(folder: Path) -> list[tuple[str, float, float, float]]:
+    """Name, bits, error and its standard error of what a run scored; of an ae as it is rounded."""
+    found = scores(folder)
+    if "accuracy" in found:
+        return []
+    if "rounded" in found:
+        return [(f"{folder.name}, rounded", p["bits"], p["mse"], p["mse_se"]) for p in found["rounded"]]
+    return [(folder.name, found["bits"], found.get("mse_sample", found["mse"]), found["mse_se"])]
+
+
+def main() -> None:
+    takes = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    takes.add_argument("runs", metavar="RUN", nargs="*", type=Path)
+    takes.add_argument("--data", default="cifar10")
+    takes.add_argument("--out", default="rates.png")
+    takes.add_argument("--csv", type=Path)
+    given = takes.parse_args()
+    if given.csv:
+        write(given.csv, given.runs)
+    of = data.load(config.build(Data, {"name": given.data}))
+    known = yardsticks.known(of.train.pictures, of.test.pictures)
+    print(f"{of.name}: {len(of.train):,} training and {len(of.test):,} test pictures {of.note}")
+    for k in (16, 32, *yardsticks.SIZES, 512):
+        error = known["pca"][min(k, len(known["pca"]) - 1)]
+        print(f"PCA, {k:>4} numbers   mse {error:.5f} per value   {4 * VALUES * error:7.1f} per picture in [-1, 1]")
+    for bits in (128, 256, 576, 1024, 2048):
+        error = yardsticks.distortion(np.array(known["variances"]), bits)
+        print(f"Gaussian, {bits:>5} bits   mse {error:.5f} per value in [0, 1]")
+    for point in known["files"]:
+        if point["format"] == yardsticks.TRANSFORM:
+            print(
+                f"{point['format']}, step {point['step']}: {point['bits']:.0f} bits   mse {point['mse']:.5f} per value"
+            )
+    show.rates(known, [point for folder in given.runs for point in points(folder)]).save(given.out)
+    print(f"drawn in {given.out}")
+
+
+if __name__ == "__main__":
+    main()

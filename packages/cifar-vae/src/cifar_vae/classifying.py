@@ -1,0 +1,296 @@
+"""The second task: the class of a picture, told from what a frozen autoencoder says of it."""
+
+import dataclasses
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cifar_vae import pictures, show
+from cifar_vae.config import CLASSIFYING, Config, Model, Probe
+from cifar_vae.data import Dataset
+from cifar_vae.model import Autoencoder
+from cifar_vae.restoring import AT_ONCE, NOISE, PARTS, words
+from etude import confusion, draw
+from etude.errors import UserError
+from etude.fingerprint import fingerprint
+from etude.train import checkpoint, run
+from etude.train.run import Run
+from etude.train.step import even_batches
+from etude.train.task import Split
+from etude.train.totals import Sums, Totals
+
+NEIGHBOURS = 10  # of the k-nearest-neighbours probe
+REFERENCES = 20_000  # training latents that the other probes learn from, at most
+
+
+class Start:
+    """A frozen autoencoder, and of which run it is."""
+
+    def __init__(self, model: Model, weights: dict[str, Tensor], data: str, seen: Tensor) -> None:
+        self.config, self.weights, self.data, self.seen = model, weights, data, seen
+        self.model = Autoencoder(model)
+        checkpoint.fill(self.model, {"model": weights}, Path("the autoencoder of a classifier"))
+        self.model.eval().requires_grad_(False)
+
+    def assets(self) -> dict[str, Any]:
+        knobs = {name: list(x) if isinstance(x, tuple) else x for name, x in dataclasses.asdict(self.config).items()}
+        return {"model": knobs, "weights": self.weights, "data": self.data, "seen": self.seen}
+
+    @classmethod
+    def restored(cls, assets: dict[str, Any]) -> "Start":
+        knobs: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in assets["model"].items()}
+        return cls(Model(**knobs), assets["weights"], assets["data"], assets["seen"])
+
+    @classmethod
+    def of_run(cls, folder: Path) -> "Start":
+        """The best checkpoint of a run of an autoencoder. Raises UserError if it is none."""
+        config = run.read_config(folder, Config)
+        if config.task != "restore":
+            raise UserError(f"{folder} is a classifier: model.start takes the run of an autoencoder")
+        state = checkpoint.read(folder)
+        seen = state["assets"].get("seen")
+        if state["assets"].get("task") != "restore" or not isinstance(seen, Tensor):
+            raise UserError(f"{folder} is not a run of cifar-vae: model.start takes that of an autoencoder")
+        return cls(config.model, state["model"], state["assets"]["data"], seen)
+
+    @torch.inference_mode()
+    def features(self, images: Tensor, what: str, where: torch.device) -> tuple[Tensor, Tensor]:
+        """What the probe sees of pictures, uint8 [N, 3, 32, 32]: means, and standard deviations or nothing, [N, D]."""
+        self.model.to(where)
+        means, spreads = [], []
+        for some in images.split(AT_ONCE):
+            x = pictures.plain(some.to(where))
+            if what == "before":
+                means.append(self.model.features(x).float())
+                continue
+            coded = self.model.encode(x)
+            means.append(self.model.read(coded).latent.flatten(1))
+            if what == "sample" and coded.log_variance is not None:
+                spreads.append((0.5 * coded.log_variance).exp().flatten(1))
+        mean = torch.cat(means)
+        return mean, torch.cat(spreads) if spreads else torch.zeros(len(mean), 0, device=where)
+
+
+class Prober(nn.Module):
+    """Standardised features, then `depth` hidden layers with ReLU and dropout, then one number for each class."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, config: Probe, inputs: int, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.zeros(inputs))
+        self.register_buffer("scale", torch.ones(inputs))
+        layers: list[nn.Module] = []
+        width = inputs
+        for _ in range(config.depth):
+            layers += [nn.Linear(width, config.hidden), nn.ReLU(), nn.Dropout(config.dropout)]
+            width = config.hidden
+        self.layers = nn.Sequential(*layers, nn.Linear(width, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, D] -> logits [B, K]."""
+        return self.layers((x - self.shift) / self.scale)
+
+
+class Classifier:
+    """What predicts: the probe, and the autoencoder in front of it, which is kept with it."""
+
+    def __init__(self, config: Config, start: Start, classes: tuple[str, ...]) -> None:
+        self.config, self.start, self.classes = config, start, classes
+        one = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+        size = start.features(one, config.probe.features, torch.device("cpu"))[0].shape[1]
+        self.model = Prober(config.probe, size, len(classes))
+
+    @torch.inference_mode()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """uint8 [N, 3, 32, 32] -> [N, K], on the CPU."""
+        seen, _ = self.start.features(images, self.config.probe.features, self.model.shift.device)
+        return self.model(seen).softmax(1).cpu()
+
+
+class Classifying(Classifier):
+    """The Task: a probe, and the features of the pictures that it learns from and is scored on, found once."""
+
+    metric, better = "accuracy", CLASSIFYING
+
+    def __init__(self, config: Config, start: Start, data: Dataset, where: torch.device) -> None:
+        super().__init__(config, start, data.classes)
+        self.dataset, self.where = data, where
+        self.sets = {"train": data.train, "valid": data.valid, "test": data.test}
+        self.features: dict[Split, list[tuple[Tensor, Tensor]]] = {}
+        self.labels: dict[Split, Tensor] = {}
+        what = (
+            f"{start.config.kind}, {start.config.latent}: {config.probe.features} of {self.model.shift.numel()} numbers"
+        )
+        self.data, self.summary = (
+            words(data),
+            f"{what} > probe of {config.probe.depth} hidden layers > {len(data.classes)}",
+        )
+        self.shown = draw.shuffled(len(data.valid), 0)[: show.MANY]
+
+    def seen(self, split: Split) -> list[tuple[Tensor, Tensor]]:
+        """The features of a part, and those of its mirror images if they are learnt from."""
+        if split not in self.features:
+            images, classes = pictures.on(self.where, self.sets[split])
+            both = split == "train" and self.config.data.augment != "none"
+            views = [images, images.flip(-1)] if both else [images]
+            self.features[split] = [self.start.features(v, self.config.probe.features, self.where) for v in views]
+            self.labels[split] = classes
+        return self.features[split]
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """The autoencoder counts where it is learnt from; test parts are compared by their pictures alone."""
+        frozen = [weight.cpu() for _, weight in sorted(self.start.weights.items())]
+        more: dict[str, list[Tensor]] = {"train": frozen, "valid": frozen, "test": []}
+        return {name: fingerprint(part.pictures, part.classes, *more[name]) for name, part in self.sets.items()}
+
+    def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
+        n = len(self.sets[split])
+        order = draw.shuffled(n, self.config.fit.seed, epoch) if split == "train" else np.arange(n)
+        return even_batches(order, batch_size)
+
+    def load(self, split: Split, ids: np.ndarray, epoch: int) -> tuple[Tensor, Tensor]:
+        """float32 [B, D], int64 [B]; of a training picture its features or those of its mirror image."""
+        views, rows = self.seen(split), torch.from_numpy(ids).to(self.where)
+        x, spread = (value[rows] for value in views[0])
+        seed = self.config.fit.seed
+        if len(views) > 1:
+            other = draw.uniform(ids, 1, seed, epoch).to(self.where) < 0.5
+            x = torch.where(other, views[1][0][rows], x)
+            if spread.numel():
+                spread = torch.where(other, views[1][1][rows], spread)
+        if split == "train" and spread.numel():
+            uniform = draw.uniform(ids, x.shape[1], seed, NOISE, PARTS[split], epoch).double()
+            x = x + spread * torch.special.ndtri(uniform + 2**-25).float().to(self.where)
+        return x, self.labels[split][rows]
+
+    def step(self, batch: tuple[Tensor, Tensor]) -> Sums:
+        x, labels = batch
+        logits = self.model(x).float()
+        answers = logits.detach().argmax(1)
+        sums: Sums = {
+            "loss": (F.cross_entropy(logits, labels, reduction="sum"), len(labels)),
+            "accuracy": ((answers == labels).sum(), len(labels)),
+        }
+        if not self.model.training:
+            sums["confusion"] = (confusion.count(labels, answers, len(self.classes)), len(labels))
+        return sums
+
+    def scores(self, totals: Totals) -> dict[str, float]:
+        found = totals.means()
+        if "confusion" in totals.sums:
+            found["macro_f1"] = float(confusion.f1(totals.sums["confusion"]).mean())
+        return found
+
+    def assets(self) -> dict[str, Any]:
+        return {"task": "classify", "classes": list(self.classes), "start": self.start.assets()}
+
+    def show(self, run: Run, when: str, step: int) -> None:
+        """The same validation pictures each time; at the end also the confusion matrix and the worst mistakes."""
+        part = self.sets["valid"]
+        images, labels = torch.from_numpy(part.pictures[self.shown]), part.classes[self.shown]
+        run.picture("predictions", self.captioned(images, labels), step, when)
+        if when != "after":
+            return
+        everything, truth = torch.from_numpy(part.pictures), torch.from_numpy(part.classes)
+        probabilities = self.probabilities(everything)
+        counts = confusion.count(truth, probabilities.argmax(1), len(self.classes))
+        run.picture("confusion", confusion.picture(counts, self.classes, "pictures"), step)
+        of_truth = probabilities.gather(1, truth[:, None])[:, 0]
+        wrong = (probabilities.argmax(1) != truth).nonzero()[:, 0]
+        worst = wrong[of_truth[wrong].argsort(stable=True)][: show.MANY]
+        if len(worst):
+            run.picture("worst mistakes", self.captioned(everything[worst], truth[worst].numpy()), step)
+        points = self.seen("valid")[0][0][: show.POINTS].cpu()
+        run.embedding("features", points, {"class": [self.classes[k] for k in truth[: show.POINTS].tolist()]}, step)
+
+    def captioned(self, images: Tensor, labels: np.ndarray) -> Any:
+        best, answers = self.probabilities(images).max(1)
+        captions = [
+            (f"{self.classes[a]} {p:.0%}" + ("" if a == k else f" ≠ {self.classes[k]}"), a == k)
+            for a, p, k in zip(answers.tolist(), best.tolist(), labels.tolist(), strict=True)
+        ]
+        return show.tiles(images, captions)
+
+
+def begun(config: Config, start: Start, data: Dataset, where: torch.device) -> Classifying:
+    """The task with its data, and a probe that knows mean and deviation of what it sees."""
+    task = Classifying(config, start, data, where)
+    seen = task.seen("train")[0][0].cpu()
+    task.model.shift.copy_(seen.mean(0))
+    task.model.scale.copy_(seen.std(0).clamp(min=1e-6))
+    return task
+
+
+def describe(task: Classifying, totals: Totals) -> tuple[str, dict[str, Any]]:
+    """scikit-learn's report, what the two worst classes are taken for, and two other probes of the same features."""
+    from sklearn.metrics import classification_report
+
+    scores, counts = task.scores(totals), totals.sums["confusion"].cpu().long()
+    truth, answers = pairs_of(counts)
+    report = classification_report(
+        truth, answers, labels=range(len(task.classes)), target_names=task.classes, digits=3, zero_division=0
+    )
+    _, classes = confusion.per_class(counts, task.classes, "pictures")
+    lines = [*report.rstrip().splitlines(), ""]
+    width = max(map(len, task.classes))
+    if len(task.classes) <= 20:
+        lines += [
+            "confusion matrix, rows are the truth:",
+            " " * width + "".join(f"{name[:6]:>7}" for name in task.classes),
+        ]
+        lines += [
+            f"{name:<{width}}" + "".join(f"{k:>7}" for k in row)
+            for name, row in zip(task.classes, counts.tolist(), strict=True)
+        ]
+    together = confusion.f1(counts)
+    for k in together.argsort(stable=True)[:2].tolist():
+        wrong = counts[k].clone()
+        wrong[k] = 0
+        best = wrong.argsort(descending=True, stable=True)[:3].tolist()
+        taken = ", ".join(f"{task.classes[j]} {int(wrong[j])}" for j in best if wrong[j])
+        lines.append(f"{task.classes[k]} (F1 {together[k]:.3f}) is taken for {taken or 'nothing else'}")
+    others = other_probes(task)
+    for name, value in others.items():
+        lines.append(f"accuracy of {name} on the same features: {value:.2%}")
+    lines.append(f"accuracy {scores['accuracy']:.2%}  macro-F1 {scores['macro_f1']:.2%}  loss {scores['loss']:.4f}")
+    found = {**scores, "pictures": int(counts.sum()), "per_class": classes, "confusion": counts.tolist()}
+    return "\n".join(lines), found | {"others": others}
+
+
+def pairs_of(counts: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Truths and answers [N] whose counts these are, [K, K]."""
+    truths, answers = torch.meshgrid(torch.arange(len(counts)), torch.arange(len(counts)), indexing="ij")
+    times = counts.flatten()
+    return truths.flatten().repeat_interleave(times).numpy(), answers.flatten().repeat_interleave(times).numpy()
+
+
+def other_probes(task: Classifying) -> dict[str, float]:
+    """Test accuracies of scikit-learn's probes, fitted to at most REFERENCES training pictures as they are."""
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+
+    shift, scale = task.model.shift.cpu(), task.model.scale.cpu()
+    x, y = (((task.seen(split)[0][0].cpu() - shift) / scale).numpy()[:REFERENCES] for split in ("train", "test"))
+    labels, truth = task.labels["train"].cpu().numpy()[:REFERENCES], task.labels["test"].cpu().numpy()[:REFERENCES]
+    if len(np.unique(labels)) < 2:
+        return {}
+    found = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for name, probe in (
+            ("logistic regression", LogisticRegression(max_iter=300)),
+            (f"{NEIGHBOURS} nearest neighbours", KNeighborsClassifier(min(NEIGHBOURS, len(labels)))),
+        ):
+            found[name] = float((probe.fit(x, labels).predict(y) == truth).mean())
+    return found

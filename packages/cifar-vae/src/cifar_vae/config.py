@@ -1,0 +1,185 @@
+"""Every knob of a run. No torch here: `cifar-vae train --help` answers at once."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from etude.config import Fit, Scores, absolute, at_least, keep_path, probabilities
+from etude.errors import UserError
+from etude.package import Package
+
+SIDE = 32  # pixels; pictures of any other size are brought to 32 x 32
+VALUES = 3 * SIDE * SIDE  # numbers in a picture
+PUBLISHED = ("cifar10", "cifar100")
+MAPS = {16: 4, 64: 8, 256: 16}  # codes of vq and fsq -> the side of their map
+RESTORING: Scores = {"loss": "lower", "mse": "lower", "psnr": "higher", "mse_image": "lower", "logcosh_image": "lower"}
+CLASSIFYING: Scores = {"loss": "lower", "accuracy": "higher", "macro_f1": "higher"}
+SCORES: Scores = {**RESTORING, **CLASSIFYING}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which pictures; --data X is short for --data.name X."""
+
+    name: str = "sample"
+    """sample: scenes drawn here; cifar10, cifar100: downloaded when first used; start: those that model.start was
+    trained on; or a folder, of one folder of pictures for each class or with cifar-10-batches-py in it"""
+    images: int = 0
+    """use only this many training images, the same for every seed; 0: all"""
+    held_out: float = 0.1
+    """the fraction of the training images that validates, at most 5,000 and the same for every seed"""
+    augment: Literal["none", "mirror", "shift"] = "mirror"
+    """of every training image, anew in each epoch: nothing; its mirror image or not; that, moved by up to 4 pixels"""
+
+    def __post_init__(self) -> None:
+        keep_path(self, "name", known=("sample", "start", *PUBLISHED))
+        at_least(0, "data", self, "images")
+        if not 0 < self.held_out < 0.5:
+            raise UserError(f"data.held-out is a part, above 0 and below 0.5, not {self.held_out}")
+
+
+@dataclass(frozen=True)
+class Model:
+    """The autoencoder; of a classifier only `start` counts, and the rest is that of the run named there."""
+
+    kind: Literal["ae", "vae", "vq", "fsq"] = "ae"
+    """numbers: ae, as they are; vae, a normal distribution of each. Codes: vq, of a learnt codebook; fsq, of a grid"""
+    latent: int = 64
+    """numbers in the latent of ae and vae; of vq and fsq the codes, one for each place of a map: 16, 64 or 256"""
+    width: int = 32
+    """feature maps at 16 x 16 pixels; twice as many at half the side"""
+    depth: int = 1
+    """residual blocks at each size, in the encoder and in the decoder"""
+    linear: bool = True
+    """a linear path beside each network, which begins as principal components: training starts where PCA ends"""
+    codes: int = 512
+    """vq: codes in the codebook"""
+    code: int = 8
+    """vq: numbers in a code"""
+    levels: tuple[int, ...] = (8, 8, 8)
+    """fsq: values of each number of a code; their product is the number of codes"""
+    decay: float = 0.99
+    """vq: what is kept of a code's statistics at each step (van den Oord et al. 2017, appendix A.1)"""
+    restart: bool = True
+    """vq: a code that is hardly used is drawn anew beside one that is used much"""
+    start: str = ""
+    """train classify: the run folder of the autoencoder whose latents are classified; it stays as it is"""
+
+    def __post_init__(self) -> None:
+        if self.start:
+            object.__setattr__(self, "start", absolute(self.start))
+        at_least(1, "model", self, "latent", "width", "code")
+        at_least(0, "model", self, "depth")
+        at_least(2, "model", self, "codes")
+        probabilities("model", self, "decay")
+        if self.kind in ("vq", "fsq") and self.latent not in MAPS:
+            raise UserError(
+                f"model.latent {self.latent}: the codes of {self.kind} lie on a square map: 16, 64 or 256 of them"
+            )
+        if self.kind in ("ae", "vae") and self.latent > VALUES:
+            raise UserError(f"model.latent {self.latent} is more than the {VALUES:,} numbers of a picture: lower it")
+        if not self.levels or min(self.levels) < 2 or math.prod(self.levels) > 2**20:
+            raise UserError(f"model.levels {self.levels}: each at least 2, and no more than 2^20 codes in all")
+
+    @property
+    def book(self) -> int:
+        """How many different codes there are, of vq and fsq."""
+        return self.codes if self.kind == "vq" else math.prod(self.levels)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What an autoencoder minimises."""
+
+    loss: Literal["mse", "logcosh", "gaussian"] = "mse"
+    """per picture in [-1, 1]: the sum of squares; of log cosh; the negative log-likelihood of a normal distribution
+    whose variance, one number for each picture, is the best there is (Rybkin, Daniilidis & Levine 2021)"""
+    kl: float = 1.0
+    """vae: weight of the KL term, in nats"""
+    warmup: int = 0
+    """vae: epochs over which that weight rises linearly from 0"""
+    commitment: float = 0.25
+    """vq: weight of the square distance between what the encoder says and its code"""
+    noise: float = 0.0
+    """denoising: standard deviation of normal noise on the encoder's input in training, of values in [0, 1]"""
+    mask: float = 0.0
+    """denoising: the fraction of 4 x 4 squares of the encoder's input that are grey in training"""
+
+    def __post_init__(self) -> None:
+        at_least(0, "objective", self, "kl", "warmup", "commitment", "noise")
+        probabilities("objective", self, "mask")
+        for name in ("kl", "commitment", "noise"):
+            if not math.isfinite(getattr(self, name)):
+                raise UserError(f"objective.{name} must be finite, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """train classify: what tells the class from a frozen latent."""
+
+    hidden: int = 512
+    """units of each hidden layer"""
+    depth: int = 2
+    """hidden layers; 0: the probe is linear"""
+    dropout: float = 0.3
+    """the fraction of a hidden layer that is zeroed at random in training"""
+    features: Literal["latent", "sample", "before"] = "latent"
+    """what it sees: the latent (of vae its mean); vae: one drawn anew in each epoch; what the encoder has before the
+    bottleneck, which is no longer a few numbers"""
+
+    def __post_init__(self) -> None:
+        at_least(1, "probe", self, "hidden")
+        at_least(0, "probe", self, "depth")
+        probabilities("probe", self, "dropout")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run of cifar-vae."""
+
+    task: Literal["restore", "classify"] = "restore"
+    """restore: train an autoencoder; classify: train a classifier on the latents of one, see model.start"""
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    objective: Objective = field(default_factory=Objective)
+    probe: Probe = field(default_factory=Probe)
+    fit: Fit = field(
+        default_factory=lambda: Fit(epochs=5, batch_size=64, lr=2e-3, weight_decay=1e-3, clip=100.0, warmup=0.1)
+    )
+
+    def __post_init__(self) -> None:
+        classify = self.task == "classify"
+        if classify and not self.model.start:
+            raise UserError("a classifier needs the run folder of an autoencoder: train classify --model.start RUN")
+        if self.model.start and not classify:
+            raise UserError("model.start is for a classifier: train classify --model.start RUN")
+        if classify and self.model != Model(start=self.model.start):
+            raise UserError("the model of a classifier is that of model.start: leave the other knobs of model out")
+        if classify and self.objective != Objective():
+            raise UserError("a classifier minimises cross-entropy: leave the knobs of objective out")
+        if self.data.name == "start" and not classify:
+            raise UserError("data start is for a classifier: train classify --model.start RUN")
+        if not classify and self.probe != Probe():
+            raise UserError("the knobs of probe are for a classifier: train classify --model.start RUN")
+        if self.model.kind == "vq" and self.fit.batch_size // self.fit.accumulate < 2:
+            raise UserError("a codebook learns from at least 2 pictures at a time: raise fit.batch-size")
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What `predict` can be told."""
+
+    folder: str = "restored"
+    """where an autoencoder writes the restored pictures, as PNG files"""
+
+
+PACKAGE = Package(
+    "cifar-vae",
+    Config,
+    next_step="--data cifar10",
+    scores=SCORES,
+    number=7,
+    small="--fit.epochs 3",
+    options=Writing,
+    embeds=True,
+)

@@ -1,0 +1,124 @@
+"""cifar-vae as a Task: a picture as a few numbers or bits, and back; and its class, told from them."""
+
+import dataclasses
+import math
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cifar_vae import classifying, data, pictures, restoring
+from cifar_vae.classifying import Classifier, Classifying, Start
+from cifar_vae.config import VALUES, Config, Data
+from cifar_vae.data import Dataset
+from cifar_vae.restoring import Restorer, Restoring, squares
+from etude import files
+from etude.errors import UserError
+from etude.train.task import Task
+from etude.train.totals import Totals
+
+
+def make(config: Config, where: torch.device) -> Task:
+    if config.task == "classify":
+        start = Start.of_run(Path(config.model.start))
+        return classifying.begun(config, start, data.load(meant(config, start)), where)
+    return restoring.begun(config, data.load(config.data), where)
+
+
+def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Restorer | Classifier:
+    if config.task == "classify":
+        start, classes = Start.restored(assets["start"]), tuple(assets["classes"])
+        if where is None:
+            return Classifier(config, start, classes)
+        found = data.load(meant(config, start))
+        if found.classes != classes:
+            raise UserError(
+                f"this run knows the {len(classes)} classes {', '.join(classes[:3])} ..., but {found.name} has the "
+                f"{len(found.classes)} classes {', '.join(found.classes[:3])} ...: give another --data"
+            )
+        return Classifying(config, start, unseen(found, start.data, start.seen), where)
+    trained_on, seen = assets["data"], assets["seen"]
+    if where is None:
+        return Restorer(config, trained_on, seen)
+    return Restoring(config, unseen(data.load(config.data), trained_on, seen), where, trained_on, seen)
+
+
+def meant(config: Config, start: Start) -> Data:
+    """Which data a classifier has: `start` stands for those of its autoencoder."""
+    return dataclasses.replace(config.data, name=start.data) if config.data.name == "start" else config.data
+
+
+def unseen(found: Dataset, trained_on: str, seen: Tensor) -> Dataset:
+    """Other data than a run was trained on, their test part without what the run was trained on or chosen by.
+
+    Raises UserError if nothing is left.
+    """
+    if found.name == trained_on:
+        return found
+    known = np.isin(data.marks(found.test.pictures), seen.numpy())
+    if known.all():
+        raise UserError(f"the run was trained on all {len(known):,} test pictures of {found.name}: give other --data")
+    if not known.any():
+        return found
+    note = f"{known.sum():,} test pictures that the run was trained on left out"
+    return dataclasses.replace(found, test=found.test.at(np.flatnonzero(~known)), note=note)
+
+
+def describe(task: Restoring | Classifying, totals: Totals) -> tuple[str, dict[str, Any]]:
+    if isinstance(task, Classifying):
+        return classifying.describe(task, totals)
+    return restoring.describe(task, totals)
+
+
+def predict(task: Restorer | Classifier, inputs: list[str], folder: str = "restored") -> list[str]:
+    """For each image file, an autoencoder: where the restored picture is, and its error; a classifier: the class.
+
+    Both see the middle square of it at 32 x 32 pixels, and the error is that of what they see.
+    """
+    images = torch.from_numpy(np.stack([read(Path(name)) for name in inputs]))
+    if isinstance(task, Classifier):
+        best, answers = task.probabilities(images).max(1)
+        return [
+            f"{name}\t{task.classes[k]}\t{p:.4f}"
+            for name, k, p in zip(inputs, answers.tolist(), best.tolist(), strict=True)
+        ]
+    restored = task.decoded(task.latents(images))
+    errors = (squares(pictures.plain(images), restored) / (4 * VALUES)).tolist()
+    lines = []
+    with files.reported(f"the restored pictures cannot be written to {folder!r}", "give --folder another folder"):
+        place = files.given(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        for name, target, picture, error in zip(inputs, targets(inputs), restored, errors, strict=True):
+            files.write(place / target, pictures.png(picture))
+            lines.append(f"{name}\t{place / target}\tmse {error:.5f}\tPSNR {-10 * math.log10(max(error, 1e-12)):.2f}")
+    return lines
+
+
+def targets(inputs: list[str]) -> list[str]:
+    """The names of restored pictures: that of the file, with a number if several have it."""
+    stems = [Path(name).stem for name in inputs]
+    times, seen = Counter(stem.lower() for stem in stems), Counter[str]()
+    found = []
+    for stem in stems:
+        seen[stem.lower()] += 1
+        found.append(f"{stem}.png" if times[stem.lower()] == 1 else f"{stem}-{seen[stem.lower()]}.png")
+    return found
+
+
+def embed(task: Restorer | Classifier, inputs: list[str]) -> np.ndarray:
+    """The latent of each image file, float32 [N, P * C]; of a classifier what its probe sees."""
+    images = torch.from_numpy(np.stack([read(Path(name)) for name in inputs]))
+    if isinstance(task, Classifier):
+        return task.start.features(images, task.config.probe.features, torch.device("cpu"))[0].numpy()
+    return task.latents(images).flatten(1).numpy()
+
+
+def read(file: Path) -> np.ndarray:
+    """uint8 [3, 32, 32]. Raises UserError if it is no image."""
+    if not os.path.lexists(file):
+        raise UserError(f"there is no file {file}")
+    return data.read(file)

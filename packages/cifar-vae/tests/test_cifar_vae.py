@@ -1,0 +1,261 @@
+"""The promises of every task, for each kind of model and for the classifier; and what the verbs say."""
+
+import dataclasses
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cifar_vae import data, pictures, sample, task, yardsticks
+from cifar_vae.__main__ import PACKAGE, main
+from cifar_vae.config import CLASSIFYING, RESTORING, Config, Data
+from etude import testing
+from etude.study.file import load
+from etude.testing import check_presets, check_task
+from etude.train import checkpoint, run
+
+SMALL = ["--data.held-out", "0.3", "--fit.batch-size", "24", "--model.width", "8"]
+KINDS = {
+    "ae": ["--model.latent", "12", "--data.augment", "shift"],
+    "vae": ["--model.kind", "vae", "--model.latent", "12", "--objective.warmup", "2", "--objective.kl", "0.2"],
+    "vq": [
+        "--model.kind",
+        "vq",
+        "--model.latent",
+        "16",
+        "--model.codes",
+        "24",
+        "--model.code",
+        "4",
+        "--model.no-linear",
+    ],
+    "fsq": [
+        "--model.kind",
+        "fsq",
+        "--model.latent",
+        "16",
+        "--model.levels",
+        "5",
+        "4",
+        "--objective.noise",
+        "0.05",
+        "--model.no-linear",
+    ],
+}
+
+
+def studies_of(monkeypatch, scores):
+    """Of the package's studies those whose metric is among these scores."""
+    all_of_them = testing.available("cifar_vae")
+    mine = [name for name in all_of_them if load(name, "cifar_vae", PACKAGE.scores).metric in scores]
+    monkeypatch.setattr(testing, "available", lambda _: mine)
+    return dataclasses.replace(PACKAGE, scores=scores)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_battery(kind, few, tmp_path, monkeypatch):
+    Image.fromarray(sample.drawn("test")[0][3].transpose(1, 2, 0)).save("3.png")
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    package = studies_of(monkeypatch, RESTORING)
+    uncompared = ["bits", "kl_bits", "mse_sample", "perplexity", "used", "bits_entropy"]
+    check_task(package, ["--data", few, *SMALL, *KINDS[kind]], [str(tmp_path / "3.png")], runs, uncompared)
+
+
+def test_the_battery_of_the_classifier(few, tmp_path, monkeypatch):
+    Image.fromarray(sample.drawn("test")[0][3].transpose(1, 2, 0)).save("3.png")
+    assert main(["train", "--data", few, *SMALL, *KINDS["vae"], "--fit.epochs", "1", "--run", "start"]) == 0
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    package = studies_of(monkeypatch, CLASSIFYING)
+    flags = ["--task", "classify", "--model.start", str(tmp_path / "start"), "--data", "start"]
+    flags += ["--data.held-out", "0.3", "--fit.batch-size", "24", "--probe.features", "sample", "--probe.hidden", "64"]
+    check_task(package, flags, [str(tmp_path / "3.png")], runs)
+
+
+def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
+    studies = ["augmentation", "augmentation-probe", "codebook", "kl-weight", "latent-size", "loss", "model"]
+    studies += ["model-numbers", "probe", "probe-sample", "restart"]
+    check_presets(PACKAGE, ["ae64", "ae128", "vae64", "vq576", "denoise128"], studies)
+
+
+# -- the verbs
+
+
+@pytest.fixture(scope="module")
+def runs(few, tmp_path_factory):
+    """An autoencoder, and a classifier on its latents, whose autoencoder's folder is then no longer there."""
+    folder = tmp_path_factory.mktemp("runs")
+    small = ["--data", few, *SMALL, *KINDS["ae"], "--fit.epochs", "2", "--fit.precision", "fp32"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        assert main(["train", *small, "--run", str(folder / "gone")]) == 0
+        shutil.copytree(folder / "gone", folder / "ae")
+        start = ["--model.start", str(folder / "gone"), "--data.held-out", "0.3", "--fit.epochs", "3"]
+        assert main(["train", "classify", *start, "--fit.batch-size", "24", "--run", str(folder / "classifier")]) == 0
+    shutil.rmtree(folder / "gone")
+    return folder
+
+
+def evaluated(folder, capsys, *flags):
+    capsys.readouterr()
+    assert main(["evaluate", str(folder), *flags]) == 0
+    out = capsys.readouterr().out
+    return out, json.loads(out.splitlines()[-1])
+
+
+def refused(words, says, capsys):
+    capsys.readouterr()
+    assert main([str(word) for word in words]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert says in line
+
+
+def test_evaluate_says_errors_in_units_beside_what_is_known_exactly(runs, few, capsys):
+    out, found = evaluated(runs / "ae", capsys)
+    assert {"mse", "psnr", "mse_image", "logcosh_image", "bits", "mse_se"} <= found.keys()
+    dataset = data.load(Data(few, held_out=0.3))
+    one = task.restore(config_of(runs / "ae"), checkpoint.read(runs / "ae")["assets"])
+    checkpoint.fill(one.model, checkpoint.read(runs / "ae"), runs)
+    one.model.eval()
+    images = torch.from_numpy(dataset.test.pictures)
+    with torch.inference_mode():
+        restored = one.model(pictures.plain(images)).double()
+    away = pictures.plain(images).double() - restored
+    errors = ((away / 2) ** 2).mean((1, 2, 3))
+    assert found["mse"] == pytest.approx(float(errors.mean()), rel=1e-4)
+    assert found["mse_image"] == pytest.approx(float((away**2).sum()) / 60, rel=1e-4)
+    assert found["logcosh_image"] == pytest.approx(float(away.cosh().log().sum()) / 60, rel=1e-3)
+    assert found["mse_se"] == pytest.approx(float(errors.std()) / math.sqrt(60), rel=1e-3)
+    assert found["psnr"] == pytest.approx(-10 * math.log10(found["mse"]))
+    assert found["bits"] == 32 * 12
+    exact = yardsticks.pca(yardsticks.spectrum(dataset.train.pictures), dataset.test.pictures)
+    assert found["pca"]["12"] == pytest.approx(exact[12])
+    verdict = "better than PCA" if found["mse"] < exact[12] else "WORSE than PCA"
+    assert verdict in out
+    steps = found["rounded"]
+    assert [p["bits"] for p in steps] == sorted((p["bits"] for p in steps), reverse=True)
+    assert steps[0]["mse"] < steps[-1]["mse"]
+
+
+def test_a_classifier_needs_no_other_folder_and_says_what_is_taken_for_what(runs, few, capsys):
+    out, found = evaluated(runs / "classifier", capsys)
+    counts = np.array(found["confusion"])
+    assert counts.sum() == found["pictures"] == 60
+    assert found["accuracy"] == pytest.approx(np.trace(counts) / 60)
+    f1 = [2 * counts[k, k] / max(counts[k].sum() + counts[:, k].sum(), 1) for k in range(10)]
+    assert found["macro_f1"] == pytest.approx(np.mean(f1))
+    assert "macro avg" in out and out.count("is taken for") == 2 and "confusion matrix" in out
+    assert {"logistic regression", "10 nearest neighbours"} == found["others"].keys()
+    assert json.loads((runs / "classifier" / "test.json").read_text())["accuracy"] == found["accuracy"]
+    refused(["train", "--run", runs / "classifier"], "is no run folder", capsys)  # it would be learnt from
+
+
+def test_predict_and_embed_agree_with_the_model(runs, few, capsys, tmp_path):
+    images = data.load(Data(few, held_out=0.3)).test.pictures[:3]
+    for n, image in enumerate(images):
+        (tmp_path / str(n)).mkdir()
+        Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / str(n) / "a.png")
+    files = [f"{n}/a.png" for n in range(3)]
+    capsys.readouterr()
+    assert main(["predict", str(runs / "ae"), *files, "--folder", "out"]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == files
+    for line, image in zip(lines, images, strict=True):
+        with Image.open(line[1]) as restored:
+            away = (np.asarray(restored, float).transpose(2, 0, 1) - image) / 255
+        assert float(line[2].removeprefix("mse ")) == pytest.approx((away**2).mean(), rel=0.02)
+    assert len({line[1] for line in lines}) == 3
+    assert main(["embed", str(runs / "ae"), *files, "--out", "z.npy"]) == 0
+    assert main(["embed", str(runs / "classifier"), *files, "--out", "c.npy"]) == 0
+    z = np.load("z.npy")
+    assert z.shape == (3, 12) and z.dtype == np.float32
+    np.testing.assert_allclose(z, np.load("c.npy"), atol=1e-3)
+    capsys.readouterr()
+    assert main(["predict", str(runs / "classifier"), *files]) == 0
+    for line in capsys.readouterr().out.splitlines():
+        _, name, p = line.split("\t")
+        assert name in sample.CLASSES and 0.1 <= float(p) <= 1
+
+
+def test_other_data_are_scored_without_what_was_trained_on(runs, few, capsys, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(few, copy)
+    _, own = evaluated(runs / "ae", capsys)
+    _, found = evaluated(runs / "ae", capsys, "--data", str(copy))
+    assert found["mse"] == pytest.approx(own["mse"])
+    place = copy / "cifar-10-batches-py"
+    for a, b in (("data_batch_1", "x"), ("test_batch", "data_batch_1"), ("x", "test_batch")):
+        (place / a).rename(place / b)
+    refused(["evaluate", runs / "ae", "--data", copy], "was trained on all 136 test pictures", capsys)
+
+
+def test_bad_input_is_one_line(runs, few, capsys, tmp_path):
+    text = tmp_path / "x.png"
+    text.write_text("no picture")
+    (tmp_path / "empty").mkdir()
+    start = "--model.start"
+    for words, says in (
+        (["train", "classify"], "train classify --model.start RUN"),
+        (["train", "classify", start, "nowhere"], "nowhere is no run folder"),
+        (["train", "classify", start, runs / "classifier"], "is a classifier"),
+        (["train", "classify", start, tmp_path / "empty"], "is no run folder"),
+        (["train", start, runs / "ae"], "train classify --model.start RUN"),
+        (["train", "classify", start, runs / "ae", "--model.latent", "128"], "leave the other knobs of model out"),
+        (["train", "classify", start, runs / "ae", "--objective.kl", "2"], "leave the knobs of objective out"),
+        (["train", "--probe.depth", "1"], "are for a classifier"),
+        (["train", "--data", "start"], "is for a classifier"),
+        (["train", "--data", "cifar11"], "choose sample, cifar10, cifar100"),
+        (["train", "--model.latent", "0"], "model.latent must be at least 1, not 0"),
+        (["train", "--model.latent", "4000"], "more than the 3,072 numbers"),
+        (["train", "--model.kind", "vq", "--model.latent", "50"], "16, 64 or 256"),
+        (["train", "--data", few, "--model.kind", "vq", "--model.codes", "9000"], "model.codes 9000 is more than"),
+        (["train", "--model.levels", "1"], "each at least 2"),
+        (["train", "--model.decay", "1"], "model.decay is a probability"),
+        (["train", "--objective.mask", "1"], "objective.mask is a probability"),
+        (["train", "--objective.kl", "nan"], "objective.kl must be at least 0"),
+        (["train", "--data.held-out", "0"], "data.held-out is a part"),
+        (["train", "--model.kind", "vq", "--fit.batch-size", "1"], "at least 2 pictures at a time"),
+        (["evaluate", "nowhere"], "is no run folder"),
+        (["predict", runs / "ae", "nowhere.png"], "there is no file nowhere.png"),
+        (["predict", runs / "ae", text], "cannot be read as an image"),
+        (["predict", runs / "ae", runs / "ae"], "cannot be read as an image"),
+        (["predict", runs / "classifier", text], "cannot be read as an image"),
+    ):
+        refused(words, says, capsys)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "x.png"]
+
+
+def test_a_run_of_another_task_is_refused(capsys, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.yaml").write_text("objective: {samples: 8}\n")
+    refused(["train", "classify", "--model.start", tmp_path / "other"], "unknown key objective.samples", capsys)
+
+
+def test_a_run_leaves_pictures_before_during_and_after(runs):
+    names = {file.name for file in (runs / "ae" / "samples").iterdir()}
+    each = {f"{what}-{when}.png" for what in ("restored", "samples") for when in ("epoch-000", "epoch-001", "end")}
+    assert each <= names
+    assert {"walks.png", "one-number-at-a-time.png", "architecture.png", "error-against-bits.png"} <= names
+    assert {"confusion.png", "worst-mistakes.png"} <= {f.name for f in (runs / "classifier" / "samples").iterdir()}
+    [labels] = (runs / "ae" / "tb").rglob("metadata.tsv")
+    assert set(labels.read_text().split()) - {"class"} <= set(sample.CLASSES)
+
+
+def config_of(folder):
+    return run.read_config(folder, Config)
+
+
+def test_a_codebook_is_the_same_over_pieces_of_an_epoch_that_is_resumed(few, tmp_path):
+    """What the battery holds bit by bit, said of the codebook by name: it is in the checkpoint."""
+    flags = ["--data", few, *SMALL, *KINDS["vq"], "--fit.epochs", "1"]
+    assert main(["train", *flags, "--run", "r"]) == 0
+    state = checkpoint.load(tmp_path / "r" / "checkpoints" / "last.pt")["model"]
+    one = task.make(config_of(tmp_path / "r"), torch.device("cpu")).model
+    before = one.state_dict()["book.seen.running_mean"]
+    assert not torch.equal(state["book.seen.running_mean"], before)
+    assert state["book.seen.num_batches_tracked"] == 4
