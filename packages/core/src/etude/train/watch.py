@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -152,8 +153,8 @@ class Watch:
     def take(self) -> Units:
         """What was seen of the units since `begin`; ends looking."""
         seen, self.seen = self.seen or {}, None
-        rows = [torch.cat(row) for row in zip(*seen.values(), strict=True)]
-        return tuple(seen), torch.stack(rows) if rows else torch.zeros(3, 0, device=self.where)
+        rows = [units for row in zip(*seen.values(), strict=True) for units in row]
+        return tuple(seen), torch.cat(rows).view(3, -1) if rows else torch.zeros(3, 0, device=self.where)
 
     def measure(self, gradients: Mapping[str, Tensor], norms: Sequence[Tensor]) -> None:
         """After the last piece, before clipping: the gradients of all parameters that have one, and their norms."""
@@ -196,7 +197,8 @@ class Watch:
         sums.index_add_(2, self.owners, squares.view(len(waiting), 3, -1))
         gradient, change, size = sums.sqrt().unbind(1)
         gradient *= torch.stack([one.factor for one in waiting])[:, None]
-        shares = torch.stack([self.shares(one) for one in waiting])
+        alike = groupby(waiting, lambda one: (one.units[0], one.examples == 1))  # in a row
+        shares = torch.cat([self.shares(key, [one.units[1] for one in some], single) for (key, single), some in alike])
         new = torch.cat([gradient, change / size, shares.flatten(1)], 1).float().cpu()
         steps = torch.cat([self.steps, self.done + torch.arange(len(new))])
         self.done += len(new)
@@ -205,15 +207,18 @@ class Watch:
         self.steps, self.history = steps[kept], torch.cat([self.history, new])[kept]
         return new[-1]
 
-    def shares(self, one: Waiting) -> Tensor:
-        """The shares of dead and of saturated units, [2, A], float64; NaN for an activation that was not called."""
-        key, (highest, lowest, free) = one.units[0], exact(one.units[1])
+    def shares(self, key: Key, units: list[Tensor], single: bool) -> Tensor:
+        """The shares of dead and of saturated units of n steps, of one example each or of more: [n, 2, A], float64.
+
+        NaN for an activation that was not called.
+        """
+        highest, lowest, free = exact(torch.stack(units)).unbind(1)
         if key not in self.places:
             self.places[key] = self.place(key)
         owners, bounds, counts = self.places[key]
-        dead = (highest == lowest) & (highest == 0) if one.examples == 1 else highest == lowest
-        found = torch.stack([dead, free <= bounds]).double()
-        return torch.zeros_like(counts).index_add_(1, owners, found) / counts
+        dead = (highest == lowest) & (highest == 0) if single else highest == lowest
+        found = torch.stack([dead, free <= bounds], 1).double()
+        return found.new_zeros(len(units), *counts.shape).index_add_(2, owners, found) / counts
 
     def place(self, key: Key) -> tuple[Tensor, Tensor, Tensor]:
         """Of the units in `seen`: their activations, up to where they are saturated; and how many an activation has."""
