@@ -20,7 +20,17 @@ from cifar_vae.config import VALUES, Config, Data
 from etude import config
 from etude.train import run
 
-COLUMNS = ("mse", "mse_se", "mse_image", "logcosh_image", "psnr", "mse_sample", "kl_bits", "bits", "bits_entropy")
+COLUMNS: tuple[str, ...] = (
+    "mse",
+    "mse_se",
+    "mse_image",
+    "logcosh_image",
+    "psnr",
+    "mse_sample",
+    "kl_bits",
+    "bits",
+    "bits_entropy",
+)
 COLUMNS += ("perplexity", "used", "accuracy", "macro_f1", "loss")
 
 

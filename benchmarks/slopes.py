@@ -178,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--table", action="store_true", help="only table and picture, of the files that are there")
     parser.add_argument("--data", default="sample", choices=["sample", "mnist", "fashion-mnist"])
-    parser.add_argument("--seeds", type=int, nargs=2, default=[64, 4], help="networks of width 512, and of 2048")
+    parser.add_argument("--seeds", type=int, nargs=2, default=[64, 16], help="networks of width 512, and of 2048")
     args = parser.parse_args()
     files = [RESULTS / "slopes.csv", RESULTS / "profiles.csv"]
     if not args.table:

@@ -133,7 +133,7 @@ def digits():
 
 @pytest.mark.parametrize("case", CASES)
 def test_wide_networks_do_what_is_predicted(case, digits):
-    """Norms by layer, the geometric mean of a few networks of 512 units: nothing is fitted, so they are held to be equal.
+    """Norms by layer, geometric means of a few networks of 512 units: nothing is fitted, so they are held to be equal.
 
     What all layers have in common comes from ten outputs of eight networks, and so is known less well.
     """

@@ -1,9 +1,11 @@
 import json
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from etude import config
 from etude.errors import UserError
@@ -25,6 +27,7 @@ KINDS = [
     ["--model.cell", "lstm", "--model.reading", "both", "--model.pooling", "max", "--model.widths", "2", "3"],
     ["--model.cell", "gru", "--model.layers", "2", "--model.pooling", "attention", "--model.ngrams", "3"],
 ]
+BEST = [*KINDS[3], "--model.ngrams", "3", "--label-smoothing", "0.1", "--logit-adjustment", "0.2"]
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +55,7 @@ def classifier(flags, letters=57, languages=5):
 # -- the promises of every task
 
 
-@pytest.mark.parametrize("flags", [["--model.order", "embedding"], [*KINDS[3], "--data.letters", "unicode"]])
+@pytest.mark.parametrize("flags", [["--model.order", "embedding"], [*BEST, "--data.letters", "unicode"]])
 def test_the_battery(flags, tmp_path):
     runs = tmp_path / "runs"
     runs.mkdir()
@@ -140,34 +143,65 @@ def test_every_weight_takes_part(flags):
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
+def grams_of(word):
+    framed = [0, *word, 0]
+    return [tuple(framed[i : i + n]) for n in (1, 2, 3) for i in range(len(framed) - n + 1)]
+
+
+def padded(words):
+    lengths = torch.tensor([len(word) for word in words])
+    return torch.tensor([[*word, *[0] * (max(map(len, words)) - len(word))] for word in words]), lengths
+
+
 def test_n_grams_are_those_counted_the_obvious_way():
-    """Each n-gram, edges included, has a weight of its own; their sum is divided by the root of their number."""
+    """Logistic regression on tf-idf, with a dictionary from n-gram to weights, edges included, for the hashed table."""
     torch.manual_seed(0)
     layer = NGrams(3, 2)
     layer.weight.data.normal_()
-    words = [[5, 6, 7, 5, 6], [9], [4, 4, 4]]
-    lengths = torch.tensor([len(word) for word in words])
-    ids = torch.tensor([[*word, *[0] * (5 - len(word))] for word in words])
-    found = layer(ids, lengths)
-    known = {}  # the weights of an n-gram, learnt from names that hold little else
+    training = [[5, 6, 7, 5, 6], [9], [4, 4, 4], [5, 6], [9, 4]]
+    layer.count([padded(training[:2]), padded(training[2:])])
+    df = Counter(gram for word in training for gram in set(grams_of(word)))
+    idf = {gram: 1 + math.log((1 + len(training)) / (1 + count)) for gram, count in df.items() if count > 1}
+    assert sorted(layer.idf[layer.idf > 0].tolist()) == pytest.approx(sorted(idf.values()))
+    bucket = {}
+    for word in training:  # where each n-gram is kept: `buckets` goes through them in the order of `grams_of`
+        kept = torch.cat([found[real] for found, real in layer.buckets(*padded([word]))]).tolist()
+        bucket |= dict(zip(grams_of(word), kept, strict=True))
+    assert len(set(bucket.values())) == len(bucket)
+    words = [*training, [7, 5, 6, 4, 9, 9]]  # with n-grams that training has not
+    found = layer(*padded(words))
     for word, row in zip(words, found, strict=True):
-        framed = [0, *word, 0]
-        grams = [tuple(framed[i : i + n]) for n in (1, 2, 3) for i in range(len(framed) - n + 1)]
-        layer.weight.grad = None
-        layer(torch.tensor([word]), torch.tensor([len(word)]))[0, 0].backward()
-        touched = layer.weight.grad[:, 0] * math.sqrt(len(grams))
-        counts = sorted(touched[touched != 0].round().tolist())
-        expected = sorted(float(grams.count(gram)) for gram in set(grams))
-        assert counts == expected
-        for bucket in touched.nonzero()[:, 0].tolist():
-            known[bucket] = layer.weight[bucket]
-        total = (touched[:, None] * layer.weight).sum(0) / math.sqrt(len(grams))
+        known = [gram for gram in grams_of(word) if gram in idf]
+        length = math.sqrt(sum(idf[gram] ** 2 for gram in known))
+        total = sum(idf[gram] / length * layer.weight[bucket[gram]] for gram in known)
         torch.testing.assert_close(row, total)
-    assert len(known) == len({g for w in words for g in grams_of([0, *w, 0])})
+    assert layer(*padded([[20, 21]]))[0].tolist() != [0, 0]  # the edge alone, which all names have
+    layer.idf.zero_()
+    assert layer(*padded([[20, 21]])).tolist() == [[0, 0]]
 
 
-def grams_of(framed):
-    return {tuple(framed[i : i + n]) for n in (1, 2, 3) for i in range(len(framed) - n + 1)}
+def test_what_n_grams_count_is_in_the_checkpoint_and_comes_from_training_alone():
+    one = made("--model.ngrams", "2")
+    words = [tuple(row.tolist()) for row in one.rows["train"]]
+    df = Counter(gram for word in words for gram in {g for g in grams_of(word) if len(g) < 3})
+    shared = {count for count in df.values() if count > 1}
+    expected = {round(1 + math.log((1 + len(words)) / (1 + count)), 4) for count in shared}
+    assert {round(value, 4) for value in one.model.ngrams.idf[one.model.ngrams.idf > 0].tolist()} == expected
+    assert "ngrams.idf" in one.model.state_dict()
+
+
+def test_logit_adjustment_is_added_in_training_alone():
+    """Menon et al. 2021, equation 10: the cross entropy of the logits plus tau times the log of the frequencies."""
+    plain, one = made(), made("--logit-adjustment", "0.5")
+    frequency = np.bincount(one.parts["train"].labels) / len(one.parts["train"].labels)
+    batch = one.load("train", np.arange(40), 1)
+    logits = plain.model(*batch[:2])
+    expected = F.cross_entropy(logits + 0.5 * torch.tensor(frequency).log().float(), batch[2], reduction="sum")
+    torch.testing.assert_close(one.step(batch)["loss"][0], expected)
+    assert one.step(batch)["loss"][0] != plain.step(batch)["loss"][0]
+    for model in (one.model, plain.model):
+        model.eval()
+    torch.testing.assert_close(one.model(*batch[:2]), plain.model(*batch[:2]))
 
 
 # -- the lab's step
@@ -341,6 +375,7 @@ def test_a_name_that_cannot_be_read_is_refused(trained, names, message, capsys):
         (["--model.ngrams", "-1"], "model.ngrams"),
         (["--per-epoch", "-1"], "per-epoch must be at least 0"),
         (["--label-smoothing", "1"], "label-smoothing"),
+        (["--logit-adjustment", "nan"], "logit-adjustment"),
         (["--model.hidden", "1000000000"], "weights"),
         (["--data", "nowhere/at/all"], "there is no folder"),
     ],

@@ -21,7 +21,7 @@ from grad_flow.config import CLASSES, SCORES, SIDES, Config
 from grad_flow.data import NAMES, Dataset, Images, read_rows
 from grad_flow.data import load as load_data
 from grad_flow.flow import measure
-from grad_flow.kernels import Gradients, Walk, factor
+from grad_flow.kernels import Gradients, factor
 from grad_flow.model import DeepDenseNet, network
 from grad_flow.theory import fixed_point, norm_factor
 
@@ -103,19 +103,18 @@ class Dense(Predictor):
     # -- theory
 
     @cached_property
-    def way(self) -> Walk:
-        """What is predicted of signals, for the images that are measured."""
-        return kernels.walk(self.network, self.entering)
+    def theory(self) -> tuple[np.ndarray, Tensor]:
+        """Predicted before the first step, for the images that are measured: `norms`, and correlations [L + 1, B, B].
+
+        The way itself is not kept: with batch norm it takes megabytes for each layer.
+        """
+        way = kernels.walk(self.network, self.entering)
+        found = kernels.gradients(self.network, way, self.few.labels)
+        return np.concatenate([found.weights, found.signals]), way.correlations()
 
     @property
     def predicted(self) -> Gradients:
-        """What is predicted of gradients before the first step, for the images that are measured."""
-        return self.divided(self.predicted_norms)
-
-    @cached_property
-    def predicted_norms(self) -> np.ndarray:
-        found = kernels.gradients(self.network, self.way, self.few.labels)
-        return np.concatenate([found.weights, found.signals])  # in one array, as `norms`
+        return self.divided(self.theory[0])
 
     @property
     def network(self) -> kernels.Network:
@@ -141,7 +140,7 @@ class Dense(Predictor):
             return
         images, labels = self.few.images.float().to(self.where), self.few.labels.to(self.where)
         flow = measure(self.model, images, labels)
-        run.picture("flow", show.board(flow, self.predicted, self.way.correlations(), self.two()), step, when)
+        run.picture("flow", show.board(flow, self.predicted, self.theory[1], self.two()), step, when)
 
     def two(self) -> list[tuple[str, int, int]]:
         """Two images of one class, and two of two, among those that are measured."""

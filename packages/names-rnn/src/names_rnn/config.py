@@ -50,7 +50,7 @@ class Model:
     channels: int = 128
     """feature maps of each width"""
     ngrams: int = 0
-    """beside them, weights for the n-grams up to this length of two training names or more (none: 0)"""
+    """beside them, weights for the n-grams up to this length of two training names or more, by tf-idf (none: 0)"""
     dropout: float = 0.0
     """the fraction of the letters' numbers, between layers, and of the pooled vector, that is zeroed in training"""
 
@@ -85,6 +85,9 @@ class Config:
     """training names that an epoch draws; 0: as many as there are"""
     label_smoothing: float = 0.0
     """the fraction of the target that is spread over all languages in training (Szegedy et al. 2016)"""
+    logit_adjustment: float = 0.0
+    """so much of the logarithm of a language's frequency is added to its logit, in training alone (Menon et al. 2021):
+    the more, the sooner are rare languages named; 1: as if all were as frequent"""
     model: Model = field(default_factory=Model)
     fit: Fit = field(default_factory=lambda: Fit(epochs=15, batch_size=64, clip=1.0, precision="fp32"))
 
@@ -93,6 +96,8 @@ class Config:
             raise UserError(f"per-epoch must be at least 0, which is all names, not {self.per_epoch}")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"label-smoothing is a part, from 0 to below 1, not {self.label_smoothing}")
+        if not 0 <= self.logit_adjustment <= 10:
+            raise UserError(f"logit-adjustment is a factor, from 0 to 10, not {self.logit_adjustment}")
 
 
 PACKAGE = Package("names-rnn", Config, next_step="--data names", scores=SCORES, number=9, embeds=True)

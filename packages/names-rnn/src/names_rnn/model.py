@@ -1,5 +1,6 @@
 """A recurrent network over the letters of a name. Shapes: B names, T letters, H units per direction, D directions."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -10,7 +11,7 @@ from etude.layers.pooling import Pooling
 from etude.layers.recurrent import GRU, LSTM, RNN
 from names_rnn.config import Model
 
-BUCKETS = 1 << 15  # of the hashed n-grams
+BUCKETS = 1 << 16  # of the hashed n-grams
 EDGE = 1  # letters are counted up by it: 0 is beyond the end, 1 the edge of a name
 
 
@@ -96,8 +97,9 @@ class Convolutions(nn.Module):
 
 
 class NGrams(nn.Module):
-    """A weight for each n-gram and language: sum of the weights / sqrt(how many n-grams a name has), edges included.
+    """Logistic regression on the n-grams of a name, edges included, as one more term of the logits.
 
+    What a name gives each of its n-grams is tf-idf: the n-gram's idf, divided by the L2 norm of all of the name's.
     N-grams are hashed into buckets (Weinberger et al. 2009), so that no list of them is kept. Dropout leaves some out.
     """
 
@@ -105,20 +107,36 @@ class NGrams(nn.Module):
         super().__init__()
         self.longest, self.dropout = longest, nn.Dropout(dropout)
         self.weight = nn.Parameter(torch.zeros(BUCKETS, languages))
+        self.idf: Tensor
+        self.register_buffer("idf", torch.ones(BUCKETS))
 
-    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Letters [B, T] -> [B, K]."""
+    def buckets(self, ids: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Letters [B, T] -> for each length of n-gram int64 [B, P], where it is kept, and bool [B, P], if it is one."""
         framed = F.pad(ids + EDGE, (1, 1))
         place = torch.arange(framed.shape[1], device=ids.device)
         framed = framed.where((place > 0) & (place <= lengths[:, None]), EDGE)
-        total, count = torch.zeros(()), torch.zeros(())
         key = torch.zeros_like(framed)
         for n in range(1, min(self.longest, framed.shape[1]) + 1):
             key = (key[:, : framed.shape[1] - n + 1] * 1_000_003 + framed[:, n - 1 :] + 7_919) % 2_147_483_647
-            real = (place[: key.shape[1]] + n <= lengths[:, None] + 2)[..., None].float()
-            total = total + (F.embedding(key % BUCKETS, self.weight) * self.dropout(real)).sum(1)
-            count = count + real.sum(1)
-        return total / count.sqrt()
+            yield key % BUCKETS, place[: key.shape[1]] + n <= lengths[:, None] + 2
+
+    def count(self, batches: Iterable[Sequence[Tensor]]) -> None:
+        """The idf of the n-grams of training names, 1 + ln((1 + N) / (1 + df)); 0 of those that one name alone has."""
+        df, names = torch.zeros(BUCKETS), 0
+        for ids, lengths in batches:
+            row = BUCKETS * torch.arange(len(ids))[:, None]
+            seen = torch.cat([(row + bucket)[real] for bucket, real in self.buckets(ids, lengths)]).unique()
+            df, names = df + (seen % BUCKETS).bincount(minlength=BUCKETS), names + len(ids)
+        self.idf = (1 + ((1 + names) / (1 + df)).log()).where(df > 1, 0).to(self.idf)
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Letters [B, T] -> [B, K]."""
+        total, square = torch.zeros(()), torch.zeros(())
+        for bucket, real in self.buckets(ids, lengths):
+            idf = F.embedding(bucket, self.idf[:, None]) * real[..., None]
+            total = total + (F.embedding(bucket, self.weight) * self.dropout(idf)).sum(1)
+            square = square + idf.square().sum(1)
+        return total / square.clamp(min=1e-6).sqrt()
 
 
 class Classifier(nn.Module):
@@ -142,13 +160,15 @@ class Classifier(nn.Module):
         self.ngrams = NGrams(config.ngrams, languages, config.dropout) if config.ngrams else None
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(width + (self.convolutions.size if self.convolutions else 0), languages)
+        self.offset: Tensor
+        self.register_buffer("offset", torch.zeros(languages), persistent=False)
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """int64 [B, T], [B] -> [B, K]."""
+        """int64 [B, T], [B] -> [B, K]. While it is trained, `offset` is added to the logits."""
         logits = self.output(self.dropout(self.vector(ids, lengths)))
         if self.ngrams is not None:
             logits = logits + self.ngrams(ids, lengths)
-        return logits.log_softmax(1)
+        return (logits + self.offset if self.training else logits).log_softmax(1)
 
     def vector(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """What is known of a name before the linear layer, [B, width]."""

@@ -91,6 +91,10 @@ class Surnames(Predictor):
         super().__init__(config, dataset.languages, dataset.alphabet)
         self.parts = {"train": dataset.train, "valid": dataset.valid, "test": dataset.test}
         self.rows = {split: self.alphabet.encode(part.names) for split, part in self.parts.items()}
+        if self.model.ngrams is not None:
+            self.model.ngrams.count(batch for _, *batch in padded_batches(self.rows["train"], 500, 0))
+        frequency = np.bincount(dataset.train.labels, minlength=len(self.languages)) / len(dataset.train.labels)
+        self.model.offset = config.logit_adjustment * torch.from_numpy(frequency).log().float()
         counts = data.sizes(list(self.parts.values()))
         self.ceiling = data.ceiling(*self.parts.values())
         self.data = f"{dataset.name}, {counts} names of {len(self.languages)} languages, ceiling {self.ceiling:.2%}"

@@ -158,7 +158,11 @@ def summarise(study: Study, out: Path) -> Outcome:
 
 def conclude(study: Study, runs: list[Scored]) -> Outcome:
     """What the runs of a study say, one for each of its trials."""
-    problems = [f"{run.trial}: {run.problem}" for run in runs if run.problem and run.problem != "not run"]
+    failed: dict[str, list[Scored]] = {}
+    for run in runs:
+        if run.problem and run.problem != "not run":
+            failed.setdefault(run.trial.group, []).append(run)
+    problems = [f"{first.trial}: {first.problem}{and_seeds(others)}" for first, *others in failed.values()]
     missing = [str(run.trial) for run in runs if run.problem == "not run"]
     if missing:
         problems.append(f"{len(missing)} of {len(runs)} runs are missing: {', '.join(missing)}")
@@ -190,6 +194,12 @@ def conclude(study: Study, runs: list[Scored]) -> Outcome:
         rows.append(row)
         edges += at_the_edge(study, row) if counted else []
     return Outcome(study, rows, judge(study.expect, by_seed, study.seeds, study.sign()), edges, problems, runs)
+
+
+def and_seeds(runs: Sequence[Scored]) -> str:
+    """What is said of the other runs of a setting that do not count, after what the first one's problem is."""
+    seeds = ", ".join(str(run.trial.seed) for run in runs)
+    return f"; neither do seeds {seeds} count, as results.csv says" if runs else ""
 
 
 def at_the_edge(study: Study, row: Row) -> list[str]:
