@@ -277,12 +277,12 @@ def describe(task: Restoring, totals: Totals) -> tuple[str, dict[str, Any]]:
     known = yardsticks.known(task.dataset.train.pictures, task.dataset.test.pictures)
     pca, variances = known["pca"], np.array(known["variances"])
     result: dict[str, Any] = dict(found)
-    lines = [f"{f'{n:,} pictures':<44}{'bits':>9}{'mse in [0, 1]':>15}{'sum in [-1, 1]':>16}{'PSNR':>8}"]
+    lines = [f"{f'{n:,} pictures':<48}{'bits':>9}{'mse in [0, 1]':>15}{'sum in [-1, 1]':>16}{'PSNR':>8}"]
 
     def line(name: str, error: float, bits: float | None = None) -> None:
         shown = "" if bits is None else f"{bits:,.1f}"
         lines.append(
-            f"{name:<44}{shown:>9}{error:>15.5f}{4 * VALUES * error:>16.1f}{-10 * math.log10(error + 1e-12):>8.2f}"
+            f"{name:<48}{shown:>9}{error:>15.5f}{4 * VALUES * error:>16.1f}{-10 * math.log10(error + 1e-12):>8.2f}"
         )
 
     said = f"{model.kind} of this run, {model.latent} {'codes' if task.model.book else 'numbers'}"
@@ -294,6 +294,9 @@ def describe(task: Restoring, totals: Totals) -> tuple[str, dict[str, Any]]:
         result["rounded"] = rounded(task, pictures.plain(some), task.latents(some))
         for point in result["rounded"]:
             line(f"  rounded to {point['step']} of a standard deviation", point["mse"], point["bits"])
+            peer = yardsticks.at_bits(known["files"], yardsticks.TRANSFORM, point["bits"])
+            if peer is not None:
+                line(f"    {yardsticks.TRANSFORM}, at as many", peer, point["bits"])
     sizes = sorted({*yardsticks.SIZES, *([model.latent] if task.model.book is None else [])})
     result["pca"] = {str(k): pca[min(k, len(pca) - 1)] for k in sizes}
     for k, error in result["pca"].items():
@@ -301,7 +304,8 @@ def describe(task: Restoring, totals: Totals) -> tuple[str, dict[str, Any]]:
     if model.kind != "ae":
         result["gaussian"] = yardsticks.distortion(variances, found["bits"])
         line("Gaussian rate-distortion at as many bits", result["gaussian"], found["bits"])
-    for kind in (yardsticks.TRANSFORM, *yardsticks.QUALITIES):
+    transform = (yardsticks.TRANSFORM,) if model.kind != "ae" else ()
+    for kind in (*transform, *yardsticks.QUALITIES):
         smallest = min((p for p in known["files"] if p["format"] == kind), key=lambda p: p["bits"])
         at = yardsticks.at_bits(known["files"], kind, found["bits"])
         if at is None:
