@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
 SHARED = {name: f"etude-{name}" for name in ("core", "report", "text", "testing")}  # folder -> distribution
 TASKS = [path for path in PACKAGES if path.name not in SHARED]
-VERBS = {"train", "evaluate", "predict", "embed", "study", "report"}
+VERBS = {"train", "evaluate", "predict", "embed", "study", "report", "neighbours"}
 TOYS = ("toy-one", "toy-two", "toy-three")
 
 TOY = """
