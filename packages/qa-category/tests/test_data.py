@@ -59,7 +59,12 @@ def test_parts_of_a_file_depend_on_the_questions_only():
 
 
 def test_a_question_that_stands_twice_is_in_one_part():
-    rows = [f"{form.format(n)},{word}" for n in range(200) for word in ("tea", "oil") for form in ("Is {} good", "is  {} GOOD")]
+    rows = [
+        f"{form.format(n)},{word}"
+        for n in range(200)
+        for word in ("tea", "oil")
+        for form in ("Is {} good", "is  {} GOOD")
+    ]
     dataset = data.load(Data(table("shop.csv", rows)))
     parts = [set(part) for part in texts(dataset)]
     assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
@@ -146,7 +151,9 @@ def test_amazon_is_made_once_of_what_is_fetched(monkeypatch):
         asked.append(url)
         path.parent.mkdir(parents=True, exist_ok=True)
         name = data.category_of(path)
-        path.write_bytes(gzip.compress("\n".join(f"{{'question': 'Is {name}, {n} good?'}}" for n in range(40)).encode()))
+        path.write_bytes(
+            gzip.compress("\n".join(f"{{'question': 'Is {name}, {n} good?'}}" for n in range(40)).encode())
+        )
         return path
 
     monkeypatch.setattr(data, "fetch", fetch)

@@ -8,12 +8,23 @@ from torch import nn
 
 from etude import config
 from etude.testing import check_presets, check_task
-from qa_category import data, task
+from qa_category import data
 from qa_category.__main__ import PACKAGE, main
 from qa_category.config import Config, Data
 from qa_category.model import Classifier, Embedding
 
-SMALL = ["--model.embedding", "16", "--model.units", "12", "--model.hidden", "16", "--fit.lr", "1e-2", "--fit.batch-size", "400"]
+SMALL = [
+    "--model.embedding",
+    "16",
+    "--model.units",
+    "12",
+    "--model.hidden",
+    "16",
+    "--fit.lr",
+    "1e-2",
+    "--fit.batch-size",
+    "400",
+]
 CPU = torch.device("cpu")
 KINDS = [
     ["--model.kind", "dan", "--model.norm", "batch"],
@@ -50,7 +61,18 @@ def test_the_battery(tmp_path):
 
 
 def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
-    studies = ["embeddings", "labels", "model", "normalisation", "padding", "pieces", "pooling", "schedule", "tokenizer", "unknown"]
+    studies = [
+        "embeddings",
+        "labels",
+        "model",
+        "normalisation",
+        "padding",
+        "pieces",
+        "pooling",
+        "schedule",
+        "tokenizer",
+        "unknown",
+    ]
     check_presets(PACKAGE, ["best"], studies)
 
 
@@ -83,7 +105,9 @@ def test_every_weight_takes_part(flags):
 
 
 def test_convolutions_are_those_of_torch_over_a_question_with_zeros_around_it():
-    model = model_of("--model.kind", "cnn", "--model.widths", "3", "--model.pooling", "max", "--model.dropout", "0").eval()
+    model = model_of(
+        "--model.kind", "cnn", "--model.widths", "3", "--model.pooling", "max", "--model.dropout", "0"
+    ).eval()
     ids = torch.randint(1, 50, (1, 6))
     conv = model.reader.maps[0]
     x = nn.functional.pad(model.embedding(ids).mT, (1, 1))
@@ -136,7 +160,9 @@ def test_frozen_vectors_do_not_move_and_new_words_have_theirs():
     one = Embedding(settings, table)
     assert not list(one.parameters())
     one.grow(torch.ones(2, 3))
-    torch.testing.assert_close(one(torch.tensor([[1, 4, 5]])), torch.stack([table[1], torch.ones(3), torch.ones(3)])[None])
+    torch.testing.assert_close(
+        one(torch.tensor([[1, 4, 5]])), torch.stack([table[1], torch.ones(3), torch.ones(3)])[None]
+    )
 
 
 def vectors_file():
@@ -192,7 +218,11 @@ def test_evaluate_agrees_with_predictions(trained, capsys):
 def test_any_file_is_scored_without_what_the_run_was_trained_on(trained, capsys):
     dataset = data.load(Data())
     names = dataset.categories
-    rows = [(text, names[label]) for part in (dataset.train, dataset.test) for text, label in zip(part.texts[:50], part.labels[:50], strict=True)]
+    rows = [
+        (text, names[label])
+        for part in (dataset.train, dataset.test)
+        for text, label in zip(part.texts[:50], part.labels[:50], strict=True)
+    ]
     name = write("other.csv", "question,category\n" + "\n".join(f'"{text}",{kind}' for text, kind in rows))
     assert main(["evaluate", str(trained), "--data", name]) == 0
     out = capsys.readouterr().out

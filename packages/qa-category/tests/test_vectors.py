@@ -12,7 +12,9 @@ from qa_category.__main__ import main
 
 LINES = ["mom 1.0 0.5 -0.25", "dad 0.9 0.6 -0.2", "money -0.125 3 1e-3", "Mom 7.5 7.5 7.5", "new york 0.1 -0.2 0.3"]
 REAL = os.environ.get("ETUDE_DATA", "")  # before each test has a place of its own
-TABLE = np.array([[0, 0, 0], [1, 0.5, -0.25], [0.9, 0.6, -0.2], [-0.125, 3, 1e-3], [7.5] * 3, [0.1, -0.2, 0.3]], np.float32)
+TABLE = np.array(
+    [[0, 0, 0], [1, 0.5, -0.25], [0.9, 0.6, -0.2], [-0.125, 3, 1e-3], [7.5] * 3, [0.1, -0.2, 0.3]], np.float32
+)
 NAMES = ["mom", "dad", "money", "Mom", "new york"]
 
 
@@ -77,8 +79,10 @@ def test_plain_decimals_are_read_to_the_last_bit():
 @pytest.mark.parametrize(
     "body",
     [
-        "1.0 2.0\n3.0\n", "1.0\n2.0 3.0\n", "1.0 2\n", "1.0 nan\n", "1.0 2.0e1\n", "1.0  2.0\n", "1.0\t2.0\n", "1.2.3 4.0\n",
-        "1.0 2.123456789\n", "12345678.0 1.0\n", "1.0 a.b\n", "1.0 --2.0\n", "1.0 2.-0\n", "1.0 .5\n", "1.0 5.\n", "1.0 +2.0\n",
+        "1.0 2.0\n3.0\n", "1.0\n2.0 3.0\n", "1.0 2\n", "1.0 nan\n", "1.0 2.0e1\n", "1.0  2.0\n", "1.0\t2.0\n",
+        "1.2.3 4.0\n",
+        "1.0 2.123456789\n", "12345678.0 1.0\n", "1.0 a.b\n", "1.0 --2.0\n", "1.0 2.-0\n", "1.0 .5\n", "1.0 5.\n",
+        "1.0 +2.0\n",
         "1.0 2.0\n\n", "1/0 2.0\n", "", "1.0 2.0 \n", "1.0 2.0\n3.0 4.0\n5.0 6.0",
     ],
 )  # fmt: skip
@@ -128,7 +132,6 @@ def test_neighbours_are_the_nearest_by_cosine(capsys):
     assert second[0] == "money" and len(second) == 3
     assert main(["neighbours", "v.txt", "absent"]) == 2
     assert "'absent' is not among the first 5 words" in capsys.readouterr().err
-
 
 
 @pytest.mark.real_data

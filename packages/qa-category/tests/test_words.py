@@ -9,8 +9,10 @@ from qa_category.vectors import Vectors
 from qa_category.words import PAD, UNK, Vocabulary
 
 HARD = [
-    "Don't you think they'll say it's OK?", 'He said "yes" (twice), didn\'t he?', "It costs $3.50, or 3,000 at 5:30 -- why?",
-    "I cannot; gonna... wanna go, 'tis the U.S. e.g. Mr. Smith.", "'quoted' words' end", "", "  ", "a.b@c.de #1 50% & more",
+    "Don't you think they'll say it's OK?", 'He said "yes" (twice), didn\'t he?',
+    "It costs $3.50, or 3,000 at 5:30 -- why?",
+    "I cannot; gonna... wanna go, 'tis the U.S. e.g. Mr. Smith.", "'quoted' words' end", "", "  ",
+    "a.b@c.de #1 50% & more",
     "James' book, the '90s; rock'n'roll, y'all've", "Who's \"it\"?", "[x] {y} <z>", "can't WON'T I'M",
 ]  # fmt: skip
 
@@ -75,7 +77,9 @@ def test_a_word_without_a_vector_is_spelt():
     assert one.encode(["what"]).tolist() == [4]
     expected = np.mean([letters[bucket] for bucket in words.ngrams("what")], 0)
     np.testing.assert_allclose(one.take()[0], expected, rtol=1e-5)
-    np.testing.assert_allclose(one.table()[3], np.mean([letters[bucket] for bucket in words.ngrams("odd")], 0), rtol=1e-5)
+    np.testing.assert_allclose(
+        one.table()[3], np.mean([letters[bucket] for bucket in words.ngrams("odd")], 0), rtol=1e-5
+    )
 
 
 def test_rare_words_without_a_vector_are_unknown():

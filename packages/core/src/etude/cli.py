@@ -83,7 +83,7 @@ def main(package: Package, argv: list[str] | None = None) -> int:
 def added(package: Package) -> dict[str, Callable[[Package, list[str], str], int]]:
     """The verbs that other distributions add, as entry points of the group `etude.verbs`: etude-report adds `report`.
 
-    Those of one task alone are in the group `etude.verbs.MODULE`, such as `neighbours` in etude.verbs.qa_category. Each is
+    Those of one task alone are in the group `etude.verbs.MODULE`, as `neighbours` in etude.verbs.qa_category. Each is
     called with the package, its words, and how the command was called; its docstring begins with its help.
     """
     groups = (entry_points(group=group) for group in ("etude.verbs", f"etude.verbs.{package.module}"))

@@ -60,7 +60,7 @@ class Model:
     kind: Literal["dan", "lstm", "cnn"] = "dan"
     """dan: layers on the mean of the words (Iyyer et al. 2015); lstm: our own; cnn: convolutions (Kim 2014)"""
     embeddings: Literal["random", "frozen", "tuned"] = "random"
-    """random: learnt from nothing; frozen: the vectors as they are; tuned: the vectors, and what is learnt beside them"""
+    """random: learnt from nothing; frozen: the vectors as they are; tuned: these, and what is learnt beside them"""
     embedding: int = 100
     """numbers a word, where embeddings are random; else the vectors have theirs"""
     rate: float = 0.1
@@ -92,7 +92,7 @@ class Model:
     word_dropout: float = 0.0
     """the fraction of the words that is left out in training (Iyyer et al. 2015)"""
     masked: bool = True
-    """leave padding out; without it padding is read as words, as the notebook does, and an answer depends on the batch"""
+    """leave padding out; without it padding is read as words, as in the notebook: an answer depends on its batch"""
 
     def __post_init__(self) -> None:
         at_least(1, "model", self, "embedding", "units", "layers")
@@ -104,7 +104,9 @@ class Model:
         if not 0 < self.rate <= 1:
             raise UserError(f"model.rate is a part of fit.lr, above 0 and up to 1, not {self.rate}")
         if "last" in self.pooling and self.kind != "lstm":
-            raise UserError(f"model.pooling last is the last state of an LSTM: it needs --model.kind lstm, not {self.kind}")
+            raise UserError(
+                f"model.pooling last is the last state of an LSTM: it needs --model.kind lstm, not {self.kind}"
+            )
 
 
 @dataclass(frozen=True)
@@ -126,9 +128,13 @@ class Config:
         if self.vectors_most < 1:
             raise UserError(f"vectors-most must be at least 1, not {self.vectors_most}")
         if self.model.embeddings != "random" and self.vectors == "none":
-            raise UserError(f"model.embeddings {self.model.embeddings} needs vectors: give --vectors glove.6B.50d, or a file")
+            raise UserError(
+                f"model.embeddings {self.model.embeddings} needs vectors: give --vectors glove.6B.50d, or a file"
+            )
         if self.model.embeddings == "random" and self.vectors != "none":
-            raise UserError("model.embeddings random reads no vectors: add --model.embeddings tuned, or leave --vectors out")
+            raise UserError(
+                "model.embeddings random reads no vectors: add --model.embeddings tuned, or leave --vectors out"
+            )
         if self.model.embeddings == "tuned" and self.fit.optimizer == "sgd":
             raise UserError("model.embeddings tuned has a rate of its own with adamw and rmsprop only: use one of them")
 

@@ -185,7 +185,9 @@ def read(name: str) -> list[Row]:
     if Path(name).is_dir():
         found = sorted(path for path in Path(name).iterdir() if category_of(path))
         if not found:
-            raise UserError(f"{name} has no file qa_CATEGORY.json.gz: give the folder of McAuley's files, or a CSV file")
+            raise UserError(
+                f"{name} has no file qa_CATEGORY.json.gz: give the folder of McAuley's files, or a CSV file"
+            )
         return distinct((question, category_of(path)) for path in found for question in read_literals(path))
     return distinct(read_csv(Path(name)))
 
@@ -225,7 +227,7 @@ def trec(name: str) -> Path:
 
 
 def read_trec(file: Path, fine: bool) -> Iterator[Row]:
-    """Lines such as `NUM:date When did Hawaii become a state ?`, in Latin-1: the coarse class NUM, or all of NUM:date."""
+    """Lines such as `NUM:date When did Hawaii become a state ?`, Latin-1: the coarse class NUM, or all of NUM:date."""
     with files.reported(f"{file} cannot be read", "delete it, it will be fetched again"):
         content = file.read_bytes().decode("latin-1")
     for number, line in enumerate(content.split("\n"), 1):
@@ -233,7 +235,9 @@ def read_trec(file: Path, fine: bool) -> Iterator[Row]:
             continue
         category, _, question = clean(line).strip().partition(" ")
         if ":" not in category or not question.strip():
-            raise UserError(f"{file}, line {number}: it is not CLASS:class and a question; delete it, to be fetched again")
+            raise UserError(
+                f"{file}, line {number}: it is not CLASS:class and a question; delete it, to be fetched again"
+            )
         yield " ".join(question.split()), category if fine else category.partition(":")[0]
 
 
@@ -290,8 +294,12 @@ def read_literals(file: Path) -> list[str]:
         [(most, _)] = wrong.most_common(1)
         told = f"{', '.join(map(str, where[:10]))}{', ...' if len(where) > 10 else ''} ({most})"
         if not found:
-            raise UserError(f"{file} has no question: line {told}; each line should be a Python literal with a 'question'")
-        print(f"{file}: {len(where):,} lines are left out, as they are not literals of questions: {told}", file=sys.stderr)
+            raise UserError(
+                f"{file} has no question: line {told}; each line should be a Python literal with a 'question'"
+            )
+        print(
+            f"{file}: {len(where):,} lines are left out, as they are not literals of questions: {told}", file=sys.stderr
+        )
     return found
 
 

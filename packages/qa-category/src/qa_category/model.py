@@ -1,4 +1,4 @@
-"""The models. Shapes: B questions, T words of the longest, E numbers a word, W numbers of the pooled vector, K categories."""
+"""The models. Shapes: B questions, T words of the longest, E numbers a word, W numbers pooled, K categories."""
 
 from itertools import pairwise
 from typing import cast
@@ -27,7 +27,7 @@ class Embedding(nn.Module):
     given: Tensor
 
     def __init__(self, config: Model, table: Tensor) -> None:
-        """`table`: the vectors of padding, the unknown word and those that training has, [2 + N, E]; random: [2 + N, 0]."""
+        """`table`: vectors of padding, the unknown word and the words of training, [2 + N, E]; random: [2 + N, 0]."""
         super().__init__()
         self.rate = {"random": 1.0, "frozen": 0.0, "tuned": config.rate}[config.embeddings]
         self.size = config.embedding if config.embeddings == "random" else table.shape[1]
@@ -37,7 +37,9 @@ class Embedding(nn.Module):
         self.register_buffer("given", table, persistent=False)
         self.learnt = None
         if self.rate:
-            start = torch.randn(len(table), self.size) * 0.1 if config.embeddings == "random" else torch.zeros_like(table)
+            start = (
+                torch.randn(len(table), self.size) * 0.1 if config.embeddings == "random" else torch.zeros_like(table)
+            )
             start[0] = 0
             self.learnt = nn.Parameter(start)
 
@@ -74,7 +76,7 @@ class Pooled(nn.Module):
 
 
 def convolved(convolution: nn.Conv1d, x: Tensor, lengths: Tensor) -> Tensor:
-    """A convolution [B, T, E] -> [B, T, C] around each word, with zeros beyond the question, whatever it is padded to."""
+    """A convolution [B, T, E] -> [B, T, C] around each word; beyond a question there are zeros."""
     width = convolution.kernel_size[0]
     inside = x.where(real(x, lengths), 0).mT
     return cast(Tensor, convolution(F.pad(inside, ((width - 1) // 2, width // 2)))).mT
@@ -165,7 +167,7 @@ class Dense(nn.Module):
 
 
 class Classifier(nn.Module):
-    """ids int64 [B, T], lengths int64 [B] -> log-odds [B, K], up to a constant; what stands after a question is ignored."""
+    """ids int64 [B, T], lengths int64 [B] -> logits [B, K]; what stands after a question is ignored."""
 
     def __init__(self, config: Model, table: Tensor, categories: int) -> None:
         """`table`: see `Embedding`."""

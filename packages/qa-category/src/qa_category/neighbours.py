@@ -14,7 +14,9 @@ def main(package: Package, words: list[str], _: str) -> int:
     parser.add_argument("vectors", metavar="VECTORS", help="a file of vectors, or a name, as for --vectors")
     parser.add_argument("words", metavar="WORD", nargs="+")
     parser.add_argument("--count", type=int, default=5, metavar="N", help="neighbours of each word (5)")
-    parser.add_argument("--most", type=int, default=100_000, metavar="N", help="words that are read of the file (100000)")
+    parser.add_argument(
+        "--most", type=int, default=100_000, metavar="N", help="words that are read of the file (100000)"
+    )
     given = parser.parse_intermixed_args(words)
     for name in ("count", "most"):
         if getattr(given, name) < 1:
@@ -30,7 +32,9 @@ def main(package: Package, words: list[str], _: str) -> int:
     for word in given.words:
         row = known.rows.get(word, known.lowered.get(word.lower()))
         if row is None:
-            raise UserError(f"{word!r} is not among the first {len(known.words):,} words of {given.vectors}: give another")
+            raise UserError(
+                f"{word!r} is not among the first {len(known.words):,} words of {given.vectors}: give another"
+            )
         near = table @ table[row - 1]
         near[row - 1] = -np.inf
         best = np.argsort(-near, kind="stable")[: given.count]

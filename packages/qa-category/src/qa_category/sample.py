@@ -1,8 +1,8 @@
 """Shop questions with no download: a grammar writes them, eight categories, some of them ambiguous.
 
 Half of the questions name a thing that only one category has. In the others the thing could be of two (a cover, a
-battery), and what is said of it decides; of one question in twelve nothing does ("How long does the delivery take?"), so
-that no answer is always right.
+battery), and what is said of it decides; in one question of twelve nothing does ("How long does the delivery take?"),
+so that no answer is always right.
 """
 
 import re
@@ -48,7 +48,8 @@ GRAMMAR: dict[str, tuple[str, ...]] = {
     "Place": ("Canada", "Ireland", "Japan", "Norway", "Brazil", "Alaska", "Chile", "Malta", "Wales", "Cyprus", "Spain"),
     "Colour": ("red", "blue", "black", "white", "green", "yellow", "grey", "pink", "orange"),
 }
-# Of each category its words, in the order of CATEGORIES: what it sells, what comes with it, what it is like, what one does.
+# The words of each category, in the order of CATEGORIES: what it sells, what comes with it, what it is like, what one
+# does with it.
 KINDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "Thing": tuple(
         tuple(words.split(", "))

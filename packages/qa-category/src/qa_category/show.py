@@ -18,6 +18,8 @@ def lengths(counts: Sequence[int], longest: int) -> Image.Image:
     for percent in PERCENTILES:
         at = float(np.percentile(values, percent))
         axes.axvline(at, color="#d9580d", ls="--", lw=1)
-        axes.text(at, 0.98, f" {percent} %: {at:.0f}", transform=axes.get_xaxis_transform(), rotation=90, va="top", fontsize=7)
+        axes.text(
+            at, 0.98, f" {percent} %: {at:.0f}", transform=axes.get_xaxis_transform(), rotation=90, va="top", fontsize=7
+        )
     axes.set(xlabel=f"words that are read (at most {longest})", ylabel="questions", title="Length, training part")
     return pictures.drawn(canvas)

@@ -127,7 +127,9 @@ class Categories(Predictor):
         part, rows = self.parts["valid"], self.rows["valid"]
         run.text("questions", self.table(self.shown, self.probabilities([rows[id] for id in self.shown])), step, when)
         if when == "before":
-            run.picture("lengths", show.lengths([len(row) for row in self.rows["train"]], self.config.text.max_length), step)
+            run.picture(
+                "lengths", show.lengths([len(row) for row in self.rows["train"]], self.config.text.max_length), step
+            )
         if when != "after":
             return
         said, labels = self.probabilities(rows), torch.from_numpy(part.labels)
@@ -143,7 +145,9 @@ class Categories(Predictor):
         for id, said in zip(ids.tolist(), probabilities, strict=True):
             truth = int(part.labels[id])
             best, which = said.topk(min(LIKELIEST, len(self.categories)))
-            told = ", ".join(f"{self.categories[k]} {p:.2f}" for k, p in zip(which.tolist(), best.tolist(), strict=True))
+            told = ", ".join(
+                f"{self.categories[k]} {p:.2f}" for k, p in zip(which.tolist(), best.tolist(), strict=True)
+            )
             mark = "ok" if int(which[0]) == truth else "**wrong**"
             question = part.texts[id] if len(part.texts[id]) < 200 else f"{part.texts[id][:197]}..."
             lines.append(f"| {mark} | {literal(question)} | {literal(self.categories[truth])} | {literal(told)} |")
@@ -176,8 +180,9 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
         dataset = data.load(config.data)
         if dataset.categories != categories:
             raise UserError(
-                f"this run knows the {len(categories)} categories {', '.join(categories[:3])} ..., but {config.data.name} "
-                f"has the {len(dataset.categories)} categories {', '.join(dataset.categories[:3])} ...: give another --data"
+                f"this run knows the {len(categories)} categories {', '.join(categories[:3])} ..., but "
+                f"{config.data.name} has the {len(dataset.categories)} categories "
+                f"{', '.join(dataset.categories[:3])} ...: give another --data"
             )
     else:
         dataset = others(config, categories, assets["seen"].numpy())

@@ -80,7 +80,7 @@ def load(name: str, most: int) -> Vectors:
 def find(name: str) -> tuple[Path, str]:
     """The file that a name stands for, fetched if it is published and not there; and the file wanted in an archive."""
     folder = root() / "vectors"
-    if is_path(name, *ENDINGS) and (Path(name).is_file() or not (folder / name).exists() and name not in PUBLISHED):
+    if is_path(name, *ENDINGS) and (Path(name).is_file() or (not (folder / name).exists() and name not in PUBLISHED)):
         return files.given(name), ""
     for ending in ("", ".txt", ".vec", ".txt.gz", ".vec.gz", ".txt.zip", ".vec.zip", ".zip"):
         if (path := folder / f"{name}{ending}").is_file():
@@ -120,7 +120,9 @@ def opened(path: Path, member: str = "") -> Iterator[BinaryIO]:
             yield cast(BinaryIO, stream)
     elif path.name.lower().endswith(".zip"):
         with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith((".txt", ".vec")) and not name.startswith("__")]
+            names = [
+                name for name in archive.namelist() if name.endswith((".txt", ".vec")) and not name.startswith("__")
+            ]
             names = [name for name in names if name.rpartition("/")[2].startswith(member)]
             if len(names) != 1:
                 has = f"has {', '.join(names)}" if names else "has no .txt and no .vec"
@@ -209,7 +211,7 @@ class Reader:
             found = [float(x) for x in numbers]
         except ValueError as error:
             raise UserError(f"{there}: {files.reason(error)}; each word should have {self.size} numbers") from None
-        if len(found) < self.size or is_decimal(word.split()[-1]) and b" " in word:
+        if len(found) < self.size or (is_decimal(word.split()[-1]) and b" " in word):
             has = len(found) if len(found) < self.size else sum(map(is_decimal, line.split()))
             raise UserError(f"{there}: the vector has {has} numbers, others have {self.size}; get the whole file")
         return self.word(word, number), found
@@ -229,10 +231,10 @@ def is_decimal(text: bytes) -> bool:
 def decimals(body: bytes, columns: int) -> np.ndarray | None:
     """Lines of plain decimals as a table, float64 [N, columns], each number as float() reads it; None if it cannot be.
 
-    A plain decimal is [-]W.F with 1 to 7 digits in W and 1 to 8 in F; there is one space between two, and \\n at the end.
-    Its digits are 15 at most, so that both sides of (W F) / 10^len(F) are exact and the division rounds once, as float()
-    does (Clinger 1990). Eight digits at a time become a number with three multiplications (Lemire & Mula, "Quickly parsing eight
-    digits", 2018).
+    A plain decimal is [-]W.F with 1 to 7 digits in W and 1 to 8 in F; there is one space between two, \\n ends a line.
+    Its digits are 15 at most, so that both sides of (W F) / 10^len(F) are exact and the division rounds once, as
+    float() does (Clinger 1990). Eight digits at a time become a number with three multiplications (Lemire, "Quickly
+    parsing eight digits", 2018).
     """
     text = np.frombuffer(PADDING + body, np.uint8)
     marks = np.flatnonzero((text <= 32) | (text == 46))
@@ -275,7 +277,11 @@ def digits(text: np.ndarray, ends: np.ndarray, counts: np.ndarray) -> np.ndarray
     eight >>= shift  # what stands before the digits goes, and becomes 0
     eight <<= shift
     eight &= u(0x0F0F0F0F0F0F0F0F)
-    for factor, bits, mask in ((2561, 8, 0x00FF00FF00FF00FF), (6553601, 16, 0x0000FFFF0000FFFF), (42949672960001, 32, 0)):
+    for factor, bits, mask in (
+        (2561, 8, 0x00FF00FF00FF00FF),
+        (6553601, 16, 0x0000FFFF0000FFFF),
+        (42949672960001, 32, 0),
+    ):
         eight *= u(factor)
         eight >>= u(bits)
         if mask:

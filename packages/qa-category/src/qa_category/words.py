@@ -28,7 +28,7 @@ Splitter = Callable[[str], list[str]]
 # ---------------------------------------------------------------------------------------------------------- splitters
 
 _wordpunct = regex.compile(r"\w+|[^\w\s]+").findall
-# The Penn Treebank's sed script (MacIntyre 1995) in the order of nltk's TreebankWordTokenizer: what to find, what to put.
+# The Penn Treebank's sed script (MacIntyre 1995), in the order of nltk's TreebankWordTokenizer: what to find, and put.
 _TREEBANK = [
     (re.compile(pattern), new)
     for pattern, new in (
@@ -129,9 +129,7 @@ STEPS = 40  # of the conjugate gradient
 def ngrams(word: str) -> list[int]:
     """The buckets of the n-grams of a word and of the whole of it, as in fastText (Bojanowski et al. 2017)."""
     framed = f"<{word}>"
-    grams = {
-        framed[i : i + n] for n in range(SHORTEST, LONGEST + 1) for i in range(len(framed) - n + 1)
-    } | {framed}
+    grams = {framed[i : i + n] for n in range(SHORTEST, LONGEST + 1) for i in range(len(framed) - n + 1)} | {framed}
     return sorted(zlib.crc32(gram.encode("utf-8", "surrogatepass")) % BUCKETS for gram in grams)
 
 
@@ -171,7 +169,9 @@ def pretrained(name: str, most: int, letters: bool) -> tuple[Vectors, np.ndarray
     """The vectors, and the weights of their letters, none (with 0 rows) if they are not asked for."""
     found = vectors.load(name, most)
     some = found.words[:FITTED]
-    weights = fit(some, np.asarray(found.table[1 : len(some) + 1], np.float32)) if letters else np.zeros((0, found.size))
+    weights = (
+        fit(some, np.asarray(found.table[1 : len(some) + 1], np.float32)) if letters else np.zeros((0, found.size))
+    )
     return found, weights.astype(np.float32)
 
 
@@ -181,12 +181,12 @@ def pretrained(name: str, most: int, letters: bool) -> tuple[Vectors, np.ndarray
 class Vocabulary:
     """Words and their rows in the table of the model, of which some are added when they are first met.
 
-    Row 0 is padding, row 1 the unknown word; then come the words that training has, whose rows can be learnt; then, where
-    there are vectors, any word that has one, by the file or by its letters. Without vectors all others are unknown.
+    Row 0 is padding, row 1 the unknown word; then come the words that training has, whose rows can be learnt; then,
+    where there are vectors, any word that has one, by the file or by its letters. Without, all others are unknown.
     """
 
     def __init__(self, config: Config, trained: list[str], given: Vectors | None, letters: np.ndarray) -> None:
-        """`trained`: the words of the training part; `letters`: the weights of n-grams, with no rows if there are none."""
+        """`trained`: the words of the training part; `letters`: the weights of n-grams, or none, with no rows."""
         self.config, self.trained, self.given, self.letters = config, trained, given, letters
         self.rows = {word: row for row, word in enumerate(trained, UNK + 1)}
         self.known = {} if given is None else given.lowered if config.text.lowercase else given.rows
@@ -216,7 +216,7 @@ class Vocabulary:
         return None
 
     def table(self) -> np.ndarray:
-        """The vectors of padding, the unknown word and the training's words: float32 [2 + N, D]; without vectors D is 0."""
+        """The vectors of padding, the unknown word and training's words: float32 [2 + N, D]; without vectors D is 0."""
         if self.given is None:
             return np.zeros((len(self.trained) + 2, 0), np.float32)
         unknown = self.unknown()
