@@ -2,8 +2,8 @@
 
     python benchmarks/vectors.py [--words 100000] [--size 300] [--file FILE]
 
-Both read the same file, in turns, into float32 [N, D] on one thread, and must agree in every bit. Without --file the file
-is made: numbers of four decimals, as in wiki-news-300d-1M.vec. Seconds are the least of the turns; it ends with the ratio.
+Both read the same file, in turns, into float32 [N, D] on one thread, and must agree in every bit. Without --file the
+file is made: numbers of four decimals, as in wiki-news-300d-1M.vec. Seconds are the least of the turns.
 """
 
 import argparse
