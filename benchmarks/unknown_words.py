@@ -44,10 +44,8 @@ def main() -> None:
             found = [split(text) for text in texts]
             speed = len(texts) / (time.perf_counter() - start) / 1000
             part, names = words.unknown(found, known.lowered if lower else known.rows)
-            count = sum(map(len, found))
-            print(
-                f"| {kind} | {'lower' if lower else 'as written'} | {count:,} | {part:.2%} | {len(names):,} | {speed:.1f} |"
-            )
+            case = "lower" if lower else "as written"
+            print(f"| {kind} | {case} | {sum(map(len, found)):,} | {part:.2%} | {len(names):,} | {speed:.1f} |")
     table = np.asarray(known.table[1:])
     fitted = min(words.FITTED, len(table) - HELD_OUT)
     held, truth = known.words[fitted : fitted + HELD_OUT], table[fitted : fitted + HELD_OUT]

@@ -12,8 +12,6 @@ from etude.layers.pooling import Pooling, real
 from etude.layers.recurrent import LSTM
 from qa_category.config import Model
 
-Norm = BatchNorm | nn.LayerNorm | nn.Identity
-
 
 class Embedding(nn.Module):
     """ids [B, T] -> vectors [B, T, E]: given ones, what is learnt beside them, or both.
@@ -140,11 +138,16 @@ class Words(nn.Module):
         return x
 
 
-READERS = {"lstm": Recurrent, "parallel": Parallel, "sequence": Sequence, "dan": Words}
+READERS: dict[str, type[Recurrent] | type[Parallel] | type[Sequence] | type[Words]] = {
+    "lstm": Recurrent,
+    "parallel": Parallel,
+    "sequence": Sequence,
+    "dan": Words,
+}
 
 
-def normalised(kind: str, size: int) -> Norm:
-    return {"none": nn.Identity, "batch": BatchNorm, "layer": nn.LayerNorm}[kind](size)
+def normalised(kind: str, size: int) -> nn.Module:
+    return BatchNorm(size) if kind == "batch" else nn.LayerNorm(size) if kind == "layer" else nn.Identity()
 
 
 class Dense(nn.Module):
@@ -160,7 +163,7 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.dropout(self.norms[0](x))
-        for linear, norm in zip(self.linears, self.norms[1:], strict=True):  # type: ignore[arg-type]
+        for linear, norm in zip(self.linears, list(self.norms)[1:], strict=True):
             y = self.dropout(F.relu(norm(linear(x))))
             x = x + y if self.residual and x.shape == y.shape else y
         return x
@@ -176,7 +179,7 @@ class Classifier(nn.Module):
         self.embedding = Embedding(config, table)
         self.dropout, self.spatial = nn.Dropout(config.dropout), nn.Dropout(config.spatial_dropout)
         kind = config.arrangement if config.kind == "cnn" else config.kind
-        self.reader = READERS[kind](config, self.embedding.size)
+        self.reader: Recurrent | Parallel | Sequence | Words = READERS[kind](config, self.embedding.size)
         kinds = config.pooling or ("mean" if config.kind == "dan" else "max",)
         self.pool = Pooled(kinds, self.reader.size, config.kind == "lstm" and config.bidirectional)
         self.dense = Dense(config, self.pool.size)

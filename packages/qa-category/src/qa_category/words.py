@@ -4,7 +4,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,11 @@ from qa_category.config import Config, Text
 from qa_category.vectors import Vectors
 
 PAD, UNK = 0, 1  # rows of the table
-PIECES: dict[str, type[text.BPE | text.WordPiece | text.Unigram]] = {
-    "bpe": text.BPE,
-    "wordpiece": text.WordPiece,
-    "unigram": text.Unigram,
+PIECES: dict[str, Callable[[Iterable[str], int], Tokenizer]] = {
+    "bpe": text.BPE.train,
+    # Without byte fallback a character that training lacks is one unknown piece, not its bytes.
+    "wordpiece": partial(text.WordPiece.train, byte_fallback=False),
+    "unigram": partial(text.Unigram.train, byte_fallback=False),
 }
 Splitter = Callable[[str], list[str]]
 
@@ -109,7 +110,7 @@ def learn(config: Text, questions: Iterable[str]) -> Tokenizer | None:
     if config.splitter not in PIECES:
         return None
     texts = (" " + (question.lower() if config.lowercase else question) for question in questions)
-    return PIECES[config.splitter].train(texts, config.pieces, byte_fallback=config.splitter == "bpe")
+    return PIECES[config.splitter](list(texts), config.pieces)
 
 
 def bare(word: str) -> str:
