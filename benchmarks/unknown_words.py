@@ -33,9 +33,8 @@ def main() -> None:
     dataset, known = data.load(Data(given.data)), vectors.load(given.vectors, given.most)
     texts = dataset.train.texts
     print(f"{len(texts):,} training questions of {given.data}; {len(known.words):,} words of {given.vectors}")
-    print(
-        "| splitter | case | words | without a vector | different ones | thousand questions/s |\n|---|---|---|---|---|---|"
-    )
+    print("| splitter | case | words | without a vector | different ones | thousand questions/s |")
+    print("|---" * 6 + "|")
     for kind in ("spaces", "wordpunct", "treebank", *(words.PIECES if given.pieces else ())):
         for lower in (True, False):
             config = Text(splitter=kind, lowercase=lower)  # type: ignore[arg-type]
