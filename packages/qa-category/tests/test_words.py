@@ -31,7 +31,7 @@ def test_words_are_those_of_nltk(questions):
 
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram"])
 def test_pieces_make_up_the_question(kind):
-    settings = made("--text.splitter", kind, "--text.pieces", "400").text
+    settings = made("--text.splitter", kind, "--text.pieces", "700").text
     texts = data.load(Data()).train.texts[:300]
     split = words.splitter(settings, words.learn(settings, texts))
     for text in texts[:20]:

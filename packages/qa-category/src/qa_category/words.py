@@ -25,6 +25,7 @@ PIECES: dict[str, Callable[[Iterable[str], int], Tokenizer]] = {
     "unigram": partial(text.Unigram.train, byte_fallback=False),
 }
 Splitter = Callable[[str], list[str]]
+SPACE = re.compile("[\u0120\u2581]")  # how pieces of bpe and unigram write the space before them
 
 # ---------------------------------------------------------------------------------------------------------- splitters
 
@@ -99,8 +100,8 @@ def splitter(config: Text, tokenizer: Tokenizer | None) -> Splitter:
         return (lambda question: split(question.lower())) if cut else split
 
     def pieces(question: str) -> list[str]:
-        text = " " + question
-        return [tokenizer.vocab[id] for id in tokenizer.encode_batch([text.lower() if config.lowercase else text])[0]]
+        text = " " + (question.lower() if config.lowercase else question)
+        return [SPACE.sub(" ", tokenizer.vocab[id]) for id in tokenizer.encode_batch([text])[0]]
 
     return pieces
 
@@ -115,7 +116,7 @@ def learn(config: Text, questions: Iterable[str]) -> Tokenizer | None:
 
 def bare(word: str) -> str:
     """A word or piece as vectors and letters know it, without the mark of where it stands."""
-    return word.strip().removeprefix("##").removeprefix("\u2581") or word
+    return word.strip().removeprefix("##") or word
 
 
 # --------------------------------------------------------------------------------------------------- letters -> vectors
