@@ -63,7 +63,7 @@ class Model:
     """random: learnt from nothing; frozen: the vectors as they are; tuned: these, and what is learnt beside them"""
     embedding: int = 100
     """numbers a word, where embeddings are random; else the vectors have theirs"""
-    rate: float = 0.1
+    rate: float = 1.0
     """the learning rate of tuned vectors, as a part of fit.lr"""
     unknown: Literal["zero", "mean", "ngrams"] = "ngrams"
     """the vector of a word that has none: zero; the mean of all; what its letters say, by ridge regression"""
