@@ -37,7 +37,7 @@ def main() -> None:
     print("|---" * 6 + "|")
     for kind in ("spaces", "wordpunct", "treebank", *(words.PIECES if given.pieces else ())):
         for lower in (True, False):
-            config = Text(splitter=kind, lowercase=lower)  # type: ignore[arg-type]
+            config = Text(splitter=kind, lowercase=lower)
             split = words.splitter(config, words.learn(config, texts))
             start = time.perf_counter()
             found = [split(text) for text in texts]

@@ -100,6 +100,8 @@ def test_what_is_no_plain_decimal_is_left_to_the_slow_way(body):
         (["a 1.0 2.0", "b 1e39 2.0"], "line 2: 'b' has a number that is not finite"),
         (["a 1.0 2.0", "b 1.0 x"], "line 2: could not convert"),
         (["7 2", "a 1.0 2.0"], "ends after 1 of 7 words"),
+        (["a 1.0 2.0", "b 1.0 2.0", "", "c 1.0 2.0"], "has no vectors"),
+        (["2 2", "a 1.0 2.0", "", "b 1.0 2.0"], "line 3: the line is empty"),
         (["only", "words"], "has no vectors"),
         ([""], "has no vectors"),
     ],

@@ -149,7 +149,7 @@ class Reader:
 
     def __init__(self, path: Path, stream: BinaryIO, most: int) -> None:
         self.path, self.stream, self.most = path, stream, most
-        first = list(islice(stream, FIRST))
+        first = [line.removesuffix(b"\n") for line in islice(stream, FIRST)]
         head = first[0].split() if first else []
         self.said = int(head[0]) if len(head) == 2 and all(part.isdigit() for part in head) else 0
         self.line = 1 if self.said else 0  # how many have been read
@@ -171,18 +171,24 @@ class Reader:
                 words += found
                 tables.append(table)
                 bar.update(len(found))
-                block = self.stream.readlines(BLOCK)
+                block = self.lines()
         if self.said and len(words) < min(self.said, self.most):
             raise UserError(f"{self.path} ends after {len(words):,} of {self.said:,} words: get the whole file")
         return Vectors(words, np.concatenate(tables))
 
+    def lines(self) -> list[bytes]:
+        """Some more lines, without what ends them; none at the end. Faster than to ask for each."""
+        block = self.stream.read(BLOCK)
+        block += self.stream.readline()
+        return block.removesuffix(b"\n").split(b"\n") if block else []
+
     def parsed(self, lines: list[bytes]) -> tuple[list[str], np.ndarray]:
         """The words of some lines and their vectors, float32 [N, D]."""
         parts = [line.partition(b" ") for line in lines]
-        body = b"".join(rest for _, _, rest in parts)
-        if b"\r" in body or b" \n" in body:
+        body = b"\n".join(rest for _, _, rest in parts) + b"\n"
+        if lines[0].endswith((b"\r", b" ")):  # and so, most likely, the others
             body = body.replace(b"\r\n", b"\n").replace(b" \n", b"\n")
-        table = decimals(body if body.endswith(b"\n") else body + b"\n", self.size)
+        table = decimals(body, self.size)
         if table is None or len(table) != len(lines):  # one by one: slower, but any number, and it knows the line
             rows = [self.row(line, number) for number, line in enumerate(lines, self.line + 1)]
             words, table = [word for word, _ in rows], np.array([numbers for _, numbers in rows])
@@ -198,15 +204,17 @@ class Reader:
 
     def word(self, word: bytes, number: int) -> str:
         try:
-            return clean(word.decode()).replace("\n", " ")
+            return clean(word.decode())
         except UnicodeDecodeError as error:
             wrong = f"byte 0x{word[error.start]:02x} is not UTF-8"
             raise UserError(f"{self.path}, line {number}: {wrong}; save the file as UTF-8") from None
 
     def row(self, line: bytes, number: int) -> tuple[str, list[float]]:
         """A word, in which there may be spaces, and its D numbers."""
-        word, *numbers = line.strip().rsplit(None, self.size)
         there = f"{self.path}, line {number}"
+        word, *numbers = line.strip().rsplit(None, self.size) or [b""]
+        if not word:
+            raise UserError(f"{there}: the line is empty; delete it")
         try:
             found = [float(x) for x in numbers]
         except ValueError as error:
@@ -266,24 +274,23 @@ def decimals(body: bytes, columns: int) -> np.ndarray | None:
 
 TENS = 10.0 ** np.arange(9)
 SIGNED = np.concatenate([TENS, -TENS])
-SHIFTS = (64 - 8 * np.arange(9)).astype(np.uint64)
+SHIFTS = {size: (8 * size - 8 * np.arange(size + 1)).astype(f"u{size}") for size in (4, 8)}
+# Of two numbers beside each other, of so many bits, the first times 10, 100 or 10,000 and the second are added up.
+ROUNDS = (((1 << 8) * 10 + 1, 8, 0x00FF00FF00FF00FF), ((1 << 16) * 100 + 1, 16, 0x0000FFFF0000FFFF))
+LAST_ROUND = ((1 << 32) * 10_000 + 1, 32, 0x00000000FFFFFFFF)
 
 
 def digits(text: np.ndarray, ends: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The whole numbers that stand before `ends` [N], of 1 to 8 digits each: float64 [N]."""
-    u = np.uint64
-    eight = np.ndarray((len(text) - 7,), "<u8", text, strides=(1,))[ends - 8]  # the last digit is the highest byte
-    shift = SHIFTS.take(counts)
-    eight >>= shift  # what stands before the digits goes, and becomes 0
-    eight <<= shift
-    eight &= u(0x0F0F0F0F0F0F0F0F)
-    for factor, bits, mask in (
-        (2561, 8, 0x00FF00FF00FF00FF),
-        (6553601, 16, 0x0000FFFF0000FFFF),
-        (42949672960001, 32, 0),
-    ):
-        eight *= u(factor)
-        eight >>= u(bits)
-        if mask:
-            eight &= u(mask)
-    return eight.astype(np.float64)
+    size = 4 if counts.max() <= 4 else 8  # bytes that are looked at: the last digit is the highest
+    found = np.ndarray((len(text) - size + 1,), f"<u{size}", text, strides=(1,))[ends - size]
+    u, all_bits = found.dtype.type, (1 << 8 * size) - 1
+    shift = SHIFTS[size].take(counts)
+    found >>= shift  # what stands before the digits goes, and becomes 0
+    found <<= shift
+    found &= u(0x0F0F0F0F0F0F0F0F & all_bits)
+    for factor, bits, mask in ROUNDS if size == 4 else (*ROUNDS, LAST_ROUND):
+        found *= u(factor)
+        found >>= u(bits)
+        found &= u(mask & all_bits)
+    return found.astype(np.float64)
