@@ -9,7 +9,9 @@ import sys
 import tempfile
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +35,7 @@ PUBLISHED = {  # by name: the archive, and the file in it
     **{f"glove.6B.{size}d": "https://nlp.stanford.edu/data/glove.6B.zip" for size in (50, 100, 200, 300)},
 }
 BLOCK = 1 << 16  # bytes that are read at once: what is made of them fits into a core's own memory
+THREADS = 2  # that work on blocks
 FIRST = 100  # lines by which the length of the vectors is known, where no header says it
 PADDING = b"0" * 8  # in front of a block, so that eight bytes can be read before the end of any number
 
@@ -164,17 +167,26 @@ class Reader:
         tables = [np.zeros((1, self.size), np.float32)]
         told = "" if self.said == 0 else f" of {self.said:,}"
         with tqdm(desc=f"{self.path.name}{told}", unit=" words", disable=not sys.stderr.isatty()) as bar:
-            block = self.first
-            while block and len(words) < self.most:
-                block = block[: self.most - len(words)]
-                found, table = self.parsed(block)
+            for found, table in self.tables():
                 words += found
                 tables.append(table)
                 bar.update(len(found))
-                block = self.lines()
         if self.said and len(words) < min(self.said, self.most):
             raise UserError(f"{self.path} ends after {len(words):,} of {self.said:,} words: get the whole file")
         return Vectors(words, np.concatenate(tables))
+
+    def tables(self) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Words and vectors of block after block; NumPy works on some in threads while others are read."""
+        waiting: deque[Future[tuple[list[str], np.ndarray]]] = deque()
+        block, left = self.first, self.most
+        with ThreadPoolExecutor(THREADS) as pool:
+            while (block and left > 0) or waiting:
+                while block and left > 0 and len(waiting) < 2 * THREADS:
+                    block = block[:left]
+                    waiting.append(pool.submit(self.parsed, block, self.line + 1))
+                    self.line, left = self.line + len(block), left - len(block)
+                    block = self.lines()
+                yield waiting.popleft().result()
 
     def lines(self) -> list[bytes]:
         """Some more lines, without what ends them; none at the end. Faster than to ask for each."""
@@ -182,24 +194,23 @@ class Reader:
         block += self.stream.readline()
         return block.removesuffix(b"\n").split(b"\n") if block else []
 
-    def parsed(self, lines: list[bytes]) -> tuple[list[str], np.ndarray]:
-        """The words of some lines and their vectors, float32 [N, D]."""
+    def parsed(self, lines: list[bytes], first: int) -> tuple[list[str], np.ndarray]:
+        """The words of some lines, of which `first` is the number of the first, and their vectors, float32 [N, D]."""
         parts = [line.partition(b" ") for line in lines]
         body = b"\n".join(rest for _, _, rest in parts) + b"\n"
         if lines[0].endswith((b"\r", b" ")):  # and so, most likely, the others
             body = body.replace(b"\r\n", b"\n").replace(b" \n", b"\n")
         table = decimals(body, self.size)
         if table is None or len(table) != len(lines):  # one by one: slower, but any number, and it knows the line
-            rows = [self.row(line, number) for number, line in enumerate(lines, self.line + 1)]
+            rows = [self.row(line, number) for number, line in enumerate(lines, first)]
             words, table = [word for word, _ in rows], np.array([numbers for _, numbers in rows])
         else:
-            words = [self.word(word, number) for number, (word, _, _) in enumerate(parts, self.line + 1)]
-        self.line += len(lines)
+            words = [self.word(word, number) for number, (word, _, _) in enumerate(parts, first)]
         with np.errstate(over="ignore"):
             small = table.astype(np.float32)
         if not np.isfinite(small).all():
             bad = int(np.flatnonzero(~np.isfinite(small).all(1))[0])
-            raise UserError(f"{self.path}, line {self.line - len(lines) + bad + 1}: {words[bad]!r} has {NOT_FINITE}")
+            raise UserError(f"{self.path}, line {first + bad}: {words[bad]!r} has {NOT_FINITE}")
         return words, small
 
     def word(self, word: bytes, number: int) -> str:
