@@ -39,6 +39,7 @@ STUDIES = {
     "imdb-rnn": ("models", "--fit.epochs 2", "--data aclimdb"),
     "lstm-pos": ("direction", "--fit.epochs 2", "--data nerus"),
     "names-rnn": ("drawing", "--fit.epochs 2", "--data names"),
+    "qa-category": ("model", "--fit.epochs 2", "--data trec"),
     "text-ae": ("batch-norm", "--fit.epochs 2", "--data twitter"),
 }
 

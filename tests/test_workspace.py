@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
 SHARED = {name: f"etude-{name}" for name in ("core", "report", "text", "testing")}  # folder -> distribution
 TASKS = [path for path in PACKAGES if path.name not in SHARED]
-VERBS = {"train", "evaluate", "predict", "embed", "study", "report"}
+VERBS = {"train", "evaluate", "predict", "embed", "study", "report", "neighbours"}
 TOYS = ("toy-one", "toy-two", "toy-three")
 
 TOY = """
@@ -271,7 +271,9 @@ def test_task(package):
     main = {name: f"{module}.__main__:main"}
     assert about["project"]["name"] == name
     assert about["project"]["scripts"] == main
-    assert about["project"]["entry-points"] == {"etude.tasks": main}
+    points = dict(about["project"]["entry-points"])
+    own = points.pop(f"etude.verbs.{module}", {})  # verbs that no other task has
+    assert points == {"etude.tasks": main} and own.keys() <= VERBS
     ours = {*SHARED.values()}.intersection(about["project"]["dependencies"])
     assert ours - {"etude-text"} == {"etude-core", "etude-report"}  # the verb `report` is every task's
     assert about["tool"] == {"uv": {"sources": {one: {"workspace": True} for one in ours}}}

@@ -51,7 +51,7 @@ def main(package: Package, argv: list[str] | None = None) -> int:
         try:
             if words == ["together"]:  # what a study starts: no verb for people, as it reads what to do from stdin
                 return together(package)
-            more = {} if words and words[0] in verbs else added()
+            more = {} if words and words[0] in verbs else added(package)
             if not words or words[0] in ("-h", "--help"):
                 about = VERBS | {name: str(verb.__doc__).partition("\n")[0] for name, verb in more.items()}
                 told = [f"  {name:10}{about[name]}" for name in [*verbs, *more]]
@@ -80,12 +80,14 @@ def main(package: Package, argv: list[str] | None = None) -> int:
         files.give_up_what_is_unsaid()
 
 
-def added() -> dict[str, Callable[[Package, list[str], str], int]]:
+def added(package: Package) -> dict[str, Callable[[Package, list[str], str], int]]:
     """The verbs that other distributions add, as entry points of the group `etude.verbs`: etude-report adds `report`.
 
-    Each is called with the package, its words, and how the command was called; its docstring begins with its help.
+    Those of one task alone are in the group `etude.verbs.MODULE`, as `neighbours` in etude.verbs.qa_category. Each is
+    called with the package, its words, and how the command was called; its docstring begins with its help.
     """
-    return {entry.name: entry.load() for entry in sorted(entry_points(group="etude.verbs"), key=attrgetter("name"))}
+    groups = (entry_points(group=group) for group in ("etude.verbs", f"etude.verbs.{package.module}"))
+    return {entry.name: entry.load() for group in groups for entry in sorted(group, key=attrgetter("name"))}
 
 
 def say_error(package: Package, line: str) -> None:

@@ -1,0 +1,142 @@
+"""Every knob of a run. No torch here: `qa-category train --help` answers at once."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from etude.config import Fit, Scores, at_least, keep_path, probabilities
+from etude.errors import UserError
+from etude.package import Package
+
+SCORES: Scores = {"loss": "lower", "accuracy": "higher", "macro_f1": "higher"}
+DATA = ("sample", "trec", "amazon")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which questions; --data X is short for --data.name X."""
+
+    name: str = "sample"
+    """sample: shop questions made by a grammar; trec: Li & Roth's questions; amazon: McAuley's; or the path of a CSV
+    file with the columns question,category, or of a folder with McAuley's files qa_CATEGORY.json.gz"""
+    fine: bool = False
+    """of trec the 50 fine classes, not the 6 coarse ones"""
+    labels: float = 1.0
+    """the part of the training questions whose category is used; the others are left out"""
+    division: int = 0
+    """which of the possible divisions into parts; it is the same for every seed"""
+
+    def __post_init__(self) -> None:
+        keep_path(self, "name", ".csv", known=DATA)
+        at_least(0, "data", self, "division")
+        if not 0 < self.labels <= 1:
+            raise UserError(f"data.labels is a part of the training questions, above 0 and up to 1, not {self.labels}")
+        if self.fine and self.name in ("sample", "amazon"):  # not for a file, on which a run of fine classes is scored
+            raise UserError("data.fine asks for the fine classes of trec: use --data trec")
+
+
+@dataclass(frozen=True)
+class Text:
+    """How a question becomes words."""
+
+    splitter: Literal["spaces", "wordpunct", "treebank", "bpe", "wordpiece", "unigram"] = "treebank"
+    """at spaces; as nltk's wordpunct_tokenize; as the Penn Treebank (do n't); or into pieces that are learnt"""
+    lowercase: bool = True
+    """read questions, and the words of the vectors, in lower case"""
+    pieces: int = 4000
+    """the size of the vocabulary of pieces that bpe, wordpiece and unigram learn from the training questions"""
+    least: int = 2
+    """a word without a vector that training has less often than this is unknown"""
+    max_length: int = 100
+    """words of a question that are read; what follows is cut off"""
+
+    def __post_init__(self) -> None:
+        at_least(1, "text", self, "pieces", "least", "max_length")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Vectors of words, one reader of them, pooling over the question, one linear layer."""
+
+    kind: Literal["dan", "lstm", "cnn"] = "dan"
+    """dan: layers on the mean of the words (Iyyer et al. 2015); lstm: our own; cnn: convolutions (Kim 2014)"""
+    embeddings: Literal["random", "frozen", "tuned"] = "random"
+    """random: learnt from nothing; frozen: the vectors as they are; tuned: these, and what is learnt beside them"""
+    embedding: int = 100
+    """numbers a word, where embeddings are random; else the vectors have theirs"""
+    rate: float = 1.0
+    """the learning rate of tuned vectors, as a part of fit.lr"""
+    unknown: Literal["zero", "mean", "ngrams"] = "ngrams"
+    """the vector of a word that has none: zero; the mean of all; what its letters say, by ridge regression"""
+    hidden: tuple[int, ...] = (256, 128)
+    """units of the layers of dan"""
+    units: int = 128
+    """units of the LSTM per direction, or feature maps of each width of a CNN"""
+    layers: int = 1
+    """LSTMs on one another"""
+    bidirectional: bool = True
+    """also read from the end to the beginning, with kind lstm"""
+    arrangement: Literal["parallel", "sequence"] = "parallel"
+    """convolutions side by side, or one after another"""
+    widths: tuple[int, ...] = (2, 3, 4)
+    """how many words each convolution sees"""
+    residual: bool = False
+    """add what goes into a layer to what comes out, where both are of one size"""
+    pooling: tuple[Literal["sum", "mean", "max", "last", "attention"], ...] = ()
+    """how the words become one vector; several are put side by side; none: mean for dan, max for the others"""
+    norm: Literal["none", "batch", "layer"] = "none"
+    """normalise the pooled vector and the layers after it; layer: also between convolutions in sequence"""
+    dropout: float = 0.3
+    """the fraction of the words' numbers, of layers and of the pooled vector that is zeroed in training"""
+    spatial_dropout: float = 0.0
+    """the fraction of the numbers of a word that is zeroed in all words of a question alike (Tompson et al. 2015)"""
+    word_dropout: float = 0.0
+    """the fraction of the words that is left out in training (Iyyer et al. 2015)"""
+    masked: bool = True
+    """leave padding out; without it padding is read as words, as in the notebook: an answer depends on its batch"""
+
+    def __post_init__(self) -> None:
+        at_least(1, "model", self, "embedding", "units", "layers")
+        probabilities("model", self, "dropout", "spatial_dropout", "word_dropout")
+        if self.hidden and min(self.hidden) < 1:
+            raise UserError("model.hidden must be numbers of units, each at least 1: for instance 256 128")
+        if not self.widths or min(self.widths) < 1:
+            raise UserError("model.widths must be numbers of words, each at least 1: for instance 2 3 4")
+        if not 0 < self.rate <= 1:
+            raise UserError(f"model.rate is a part of fit.lr, above 0 and up to 1, not {self.rate}")
+        if "last" in self.pooling and self.kind != "lstm":
+            raise UserError(
+                f"model.pooling last is the last state of an LSTM: it needs --model.kind lstm, not {self.kind}"
+            )
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run of qa-category."""
+
+    data: Data = field(default_factory=Data)
+    vectors: str = "none"
+    """a file of pretrained vectors (.vec, .txt, gzipped or zipped); or the name of one, such as glove.6B.50d or
+    wiki-news-300d-1M.vec, which is looked for in $ETUDE_DATA/vectors and downloaded when it is not there"""
+    vectors_most: int = 50_000
+    """words that are read of the vectors, from the most frequent on"""
+    text: Text = field(default_factory=Text)
+    model: Model = field(default_factory=Model)
+    fit: Fit = field(default_factory=lambda: Fit(epochs=15, batch_size=64, clip=1.0, precision="fp32"))
+
+    def __post_init__(self) -> None:
+        keep_path(self, "vectors", ".vec", ".txt", ".gz", ".zip", known=("none", "wiki-news-300d-1M.vec"))
+        if self.vectors_most < 1:
+            raise UserError(f"vectors-most must be at least 1, not {self.vectors_most}")
+        if self.model.embeddings != "random" and self.vectors == "none":
+            raise UserError(
+                f"model.embeddings {self.model.embeddings} needs vectors: give --vectors glove.6B.50d, or a file"
+            )
+        if self.model.embeddings == "random" and self.vectors != "none":
+            raise UserError(
+                "model.embeddings random reads no vectors: add --model.embeddings tuned, or leave --vectors out"
+            )
+        if self.model.embeddings == "tuned" and self.fit.optimizer == "sgd":
+            raise UserError("model.embeddings tuned has a rate of its own with adamw and rmsprop only: use one of them")
+
+
+PACKAGE = Package("qa-category", Config, next_step="--data trec", scores=SCORES, number=8, embeds=True)
