@@ -1,6 +1,6 @@
 """How many words of questions have no vector, by how a question is cut into words; and what letters say of a word.
 
-    python benchmarks/unknown_words.py --data trec --vectors glove.6B.50d.top50k
+    python benchmarks/unknown_words.py --data trec --vectors glove.6B.50d
 
 For each splitter, in lower case and as written: the part of the words without a vector, how many different ones, and
 thousands of questions a second. Pieces are learnt from the same questions. Then, for words that the regression was not

@@ -273,7 +273,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(flags, messag
 
 @pytest.mark.real_data
 def test_real_questions_are_learnt(capsys):
-    flags = ["--data", "trec", "--vectors", "glove.6B.50d.top50k", "--model.embeddings", "tuned", "--fit.epochs", "6"]
+    flags = ["--data", "trec", "--vectors", "glove.6B.50d", "--model.embeddings", "tuned", "--fit.epochs", "6"]
     assert main(["train", *flags, "--run", "run"]) == 0
     assert main(["evaluate", "run"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["accuracy"] > 0.7

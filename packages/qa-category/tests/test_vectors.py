@@ -124,6 +124,20 @@ def test_a_broken_archive_and_a_missing_file_are_told(capsys):
             vectors.load(name, 10_000)
 
 
+def test_an_excerpt_serves_those_who_ask_for_no_more_of_it(monkeypatch):
+    def whole(*_: object) -> Path:
+        raise UserError("the whole is asked for")
+
+    monkeypatch.setenv("ETUDE_DATA", "data")
+    monkeypatch.setattr(vectors, "fetch", whole)
+    Path("data/vectors").mkdir(parents=True)
+    write("data/vectors/glove.6B.50d.top1k.txt", LINES)
+    np.testing.assert_array_equal(vectors.load("glove.6B.50d", 1000).table, TABLE)
+    for name, most in (("glove.6B.50d", 1001), ("glove.6B.100d", 1000)):
+        with pytest.raises(UserError, match="the whole is asked for"):
+            vectors.load(name, most)
+
+
 def test_neighbours_are_the_nearest_by_cosine(capsys):
     assert main(["neighbours", write("v.txt", LINES), "mom", "money", "--count", "2"]) == 0
     first, second = (line.split("\t") for line in capsys.readouterr().out.splitlines())

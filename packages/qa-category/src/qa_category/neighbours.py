@@ -14,9 +14,7 @@ def main(package: Package, words: list[str], _: str) -> int:
     parser.add_argument("vectors", metavar="VECTORS", help="a file of vectors, or a name, as for --vectors")
     parser.add_argument("words", metavar="WORD", nargs="+")
     parser.add_argument("--count", type=int, default=5, metavar="N", help="neighbours of each word (5)")
-    parser.add_argument(
-        "--most", type=int, default=100_000, metavar="N", help="words that are read of the file (100000)"
-    )
+    parser.add_argument("--most", type=int, default=50_000, metavar="N", help="words that are read of the file (50000)")
     given = parser.parse_intermixed_args(words)
     for name in ("count", "most"):
         if getattr(given, name) < 1:

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from glob import escape
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -68,7 +69,7 @@ def load(name: str, most: int) -> Vectors:
 
     Raises UserError for a file that is missing or not what it should be.
     """
-    path, member = find(name)
+    path, member = find(name, most)
     with files.reported(f"{path} cannot be read", "give --vectors a file of word vectors"):
         stat = path.stat()
     known = fingerprint([str(path.resolve()), str(stat.st_size), str(stat.st_mtime_ns), str(most), member])
@@ -80,13 +81,20 @@ def load(name: str, most: int) -> Vectors:
         return Vectors(words, np.load(folder / "table.npy", mmap_mode="r"))
 
 
-def find(name: str) -> tuple[Path, str]:
-    """The file that a name stands for, fetched if it is published and not there; and the file wanted in an archive."""
+def find(name: str, most: int) -> tuple[Path, str]:
+    """The file that a name stands for, fetched if it is published and not there; and the file wanted in an archive.
+
+    An excerpt NAME.topNk.txt, the first N thousand words of NAME, is as good as the whole if no more are asked for.
+    """
     folder = root() / "vectors"
     if is_path(name, *ENDINGS) and (Path(name).is_file() or (not (folder / name).exists() and name not in PUBLISHED)):
         return files.given(name), ""
     for ending in ("", ".txt", ".vec", ".txt.gz", ".vec.gz", ".txt.zip", ".vec.zip", ".zip"):
         if (path := folder / f"{name}{ending}").is_file():
+            return path, ""
+    for path in sorted(folder.glob(f"{escape(name)}.top*k.txt")):
+        thousands = path.name.removeprefix(f"{name}.top").removesuffix("k.txt")
+        if thousands.isdecimal() and 1000 * int(thousands) >= most:
             return path, ""
     if name not in PUBLISHED:
         raise UserError(
