@@ -261,6 +261,25 @@ def test_test_scores_of_another_checkpoint_are_made_anew() -> None:
     assert carried_out(KERNEL) == first
 
 
+@pytest.mark.parametrize(
+    ("failed", "told"),
+    [
+        ([0], ""),
+        ([0, 2], "; nor does seed 2 count, as results.csv says"),
+        ([0, 1, 2], "; neither do seeds 1, 2 count, as results.csv says"),
+    ],
+)
+def test_runs_of_a_setting_that_failed_are_told_in_one_line(failed: list[int], told: str) -> None:
+    first = carried_out(KERNEL)
+    runs = [
+        replace(run, problem=f"left out: {run.trial.seed}")
+        if run.trial.setting == {"model.kernel": "3"} and run.trial.seed in failed
+        else run
+        for run in first.runs
+    ]
+    assert conclude(first.study, runs).problems == [f"kernel=3 seed=0: left out: 0{told}"]
+
+
 def test_a_best_checkpoint_that_is_not_the_runs_is_not_scored_as_the_runs() -> None:
     carried_out(KERNEL)
     folder = Path("out/kernel=3/seed=0")

@@ -198,8 +198,9 @@ def conclude(study: Study, runs: list[Scored]) -> Outcome:
 
 def and_seeds(runs: Sequence[Scored]) -> str:
     """What is said of the other runs of a setting that do not count, after what the first one's problem is."""
-    seeds = ", ".join(str(run.trial.seed) for run in runs)
-    return f"; neither do seeds {seeds} count, as results.csv says" if runs else ""
+    if len(runs) < 2:
+        return "".join(f"; nor does seed {run.trial.seed} count, as results.csv says" for run in runs)
+    return f"; neither do seeds {', '.join(str(run.trial.seed) for run in runs)} count, as results.csv says"
 
 
 def at_the_edge(study: Study, row: Row) -> list[str]:
