@@ -277,13 +277,17 @@ def describe(task: Restoring, totals: Totals) -> tuple[str, dict[str, Any]]:
     known = yardsticks.known(task.dataset.train.pictures, task.dataset.test.pictures)
     pca, variances = known["pca"], np.array(known["variances"])
     result: dict[str, Any] = dict(found)
-    lines = [f"{f'{n:,} pictures':<48}{'bits':>9}{'mse in [0, 1]':>15}{'sum in [-1, 1]':>16}{'PSNR':>8}"]
+    lines = [f"{f'{n:,} pictures':<56}{'bits':>9}{'mse in [0, 1]':>15}{'sum in [-1, 1]':>16}{'PSNR':>8}"]
 
     def line(name: str, error: float, bits: float | None = None) -> None:
         shown = "" if bits is None else f"{bits:,.1f}"
         lines.append(
-            f"{name:<48}{shown:>9}{error:>15.5f}{4 * VALUES * error:>16.1f}{-10 * math.log10(error + 1e-12):>8.2f}"
+            f"{name:<56}{shown:>9}{error:>15.5f}{4 * VALUES * error:>16.1f}{-10 * math.log10(error + 1e-12):>8.2f}"
         )
+
+    def of(first: int) -> str:
+        """What is said of a line that is not about all pictures."""
+        return f" (first {first:,})" if first < n else ""
 
     said = f"{model.kind} of this run, {model.latent} {'codes' if task.model.book else 'numbers'}"
     line(said + (" (float32)" if model.kind == "ae" else ""), found["mse"], found["bits"])
@@ -293,7 +297,7 @@ def describe(task: Restoring, totals: Totals) -> tuple[str, dict[str, Any]]:
         some = task.parts["test"][0][:ROUNDED].cpu()
         result["rounded"] = rounded(task, pictures.plain(some), task.latents(some))
         for point in result["rounded"]:
-            line(f"  rounded to {point['step']} of a standard deviation", point["mse"], point["bits"])
+            line(f"  rounded to {point['step']} of a standard deviation{of(ROUNDED)}", point["mse"], point["bits"])
             peer = yardsticks.at_bits(known["files"], yardsticks.TRANSFORM, point["bits"])
             if peer is not None:
                 line(f"    {yardsticks.TRANSFORM}, at as many", peer, point["bits"])
@@ -308,11 +312,12 @@ def describe(task: Restoring, totals: Totals) -> tuple[str, dict[str, Any]]:
     for kind in (*transform, *yardsticks.QUALITIES):
         smallest = min((p for p in known["files"] if p["format"] == kind), key=lambda p: p["bits"])
         at = yardsticks.at_bits(known["files"], kind, found["bits"])
+        few = of(yardsticks.FEW) if kind in yardsticks.QUALITIES else ""
         if at is None:
-            line(f"{kind}, its smallest of those tried", smallest["mse"], smallest["bits"])
+            line(f"{kind}, its smallest of those tried{few}", smallest["mse"], smallest["bits"])
         else:
-            line(f"{kind} at as many bits", at, found["bits"])
-    line("the nearest training picture", known["nearest"])
+            line(f"{kind} at as many bits{few}", at, found["bits"])
+    line(f"the nearest training picture{of(yardsticks.FEW)}", known["nearest"])
     line("another picture, mean", known["apart"])
     line("another picture, median", known["apart_median"])
     result |= {name: known[name] for name in ("nearest", "apart", "apart_median", "files")} | {"pictures": n}
