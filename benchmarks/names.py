@@ -1,6 +1,6 @@
 """What simple rules make of names: the peers of names-rnn, each on the same parts as the network of the same seed.
 
-    ETUDE_DATA=... python benchmarks/names.py --data names --seeds 5 --out packages/names-rnn/results/peers.csv
+    ETUDE_DATA=... python benchmarks/names.py --data names --out packages/names-rnn/results/peers.csv
 
 The most frequent language; naive Bayes and logistic regression (scikit-learn) on counts and tf-idf of n-grams of
 1 to 4 letters, learnt from the training part; alpha 0.1 and C 10, not tuned. `edges`: the n-grams also see where a name
@@ -47,11 +47,11 @@ def main() -> None:
     parser.add_argument("--data", default="sample")
     parser.add_argument("--protocol", choices=("distinct", "rows"), default="distinct")
     parser.add_argument("--letters", choices=("ascii", "unicode"), default="ascii")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[*range(5)])
     parser.add_argument("--out", help="a CSV file, to which is added")
     given = parser.parse_args()
     lines: list[tuple[Any, ...]] = []
-    for seed in range(given.seeds):
+    for seed in given.seeds:
         found = data.load(Data(given.data, given.protocol, given.letters), seed)
         for name, make in PEERS.items():
             model = make().fit(found.train.names, found.train.labels)
