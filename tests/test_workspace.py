@@ -21,9 +21,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
-SHARED = {name: f"etude-{name}" for name in ("core", "report", "text", "testing")}  # folder -> distribution
+SHARED = {name: f"etude-{name}" for name in ("core", "export", "report", "text", "testing")}  # folder -> distribution
 TASKS = [path for path in PACKAGES if path.name not in SHARED]
-VERBS = {"train", "evaluate", "predict", "embed", "study", "report", "neighbours"}
+VERBS = {"train", "evaluate", "predict", "embed", "study", "report", "export", "neighbours"}
 TOYS = ("toy-one", "toy-two", "toy-three")
 
 TOY = """
@@ -275,7 +275,7 @@ def test_task(package):
     own = points.pop(f"etude.verbs.{module}", {})  # verbs that no other task has
     assert points == {"etude.tasks": main} and own.keys() <= VERBS
     ours = {*SHARED.values()}.intersection(about["project"]["dependencies"])
-    assert ours - {"etude-text"} == {"etude-core", "etude-report"}  # the verb `report` is every task's
+    assert ours - {"etude-text"} == {"etude-core", "etude-export", "etude-report"}  # their verbs are every task's
     assert about["tool"] == {"uv": {"sources": {one: {"workspace": True} for one in ours}}}
     assert [path.name for path in (package / "src").iterdir() if path.suffix != ".egg-info"] == [module]
     for file in ("__init__.py", "__main__.py", "config.py", "data.py", "model.py", "task.py"):

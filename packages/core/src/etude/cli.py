@@ -217,7 +217,7 @@ def evaluate(package: Package, words: list[str]) -> int:
     """
     other = "The flags are those of `train`, such as --data X to score other data."
     takes = Parser(f"{package.name} evaluate", VERBS["evaluate"], other)
-    takes.add_argument("run", metavar="RUN", help="the run folder")
+    takes.add_argument("run", metavar="RUN", help="the run folder, or an exported model")
     takes.add_argument("--checkpoint", choices=("best", "last"), help="which of the run's two; best if not given")
     if package.results:
         takes.add_argument("--out", metavar="FILE", help="where the answers go, as JSON")
@@ -229,7 +229,7 @@ def evaluate(package: Package, words: list[str]) -> int:
     from etude import tested
     from etude.train import checkpoint, device, evidence, run, step
 
-    folder, name, own = files.given(given.run), given.checkpoint or "best", not flags and not given.checkpoint
+    folder, name, own = run_folder(package, given.run), given.checkpoint or "best", not flags and not given.checkpoint
     config: Any = run.read_config(folder, package.config, flags)
     mark = tested.mark(folder, name)  # before it is read: if the run saves a better one meanwhile, that is not scored
     state = checkpoint.read(folder, name)
@@ -279,9 +279,19 @@ def compare_data(package: Package, folder: Path, state: dict[str, Any], task: An
     run.compare_data(folder, state.get("fingerprints"), found, "give --data ... to score other data")
 
 
+def run_folder(package: Package, given: str) -> Path:
+    """The run folder that is meant: itself or, of an exported model or one on a hub, what etude-export makes of it."""
+    folder = files.given(given)
+    if not given.startswith("hf://") and ((folder / "config.yaml").exists() or not (folder / "config.json").exists()):
+        return folder
+    for entry in entry_points(group="etude.models"):
+        return Path(entry.load()(package, given))
+    raise UserError(f"{given} is an exported model: pip install etude-export, which reads it")
+
+
 def inputs_of(takes: Parser, words: list[str]) -> Namespace:
     """What a verb takes: RUN, INPUT ..., and what was declared before. What stands after `--` is all input."""
-    takes.add_argument("run", metavar="RUN", type=files.given, help="the run folder")
+    takes.add_argument("run", metavar="RUN", help="the run folder, or an exported model")
     takes.add_argument("inputs", metavar="INPUT", nargs="*", help="one that begins with dashes comes after --")
     takes.also("[-- INPUT ...]")
     end = words.index("--") if "--" in words else len(words)  # by hand: argparse does it otherwise in every version
@@ -307,7 +317,7 @@ def predict(package: Package, words: list[str]) -> int:
 
     import torch
 
-    task = restored(package, given.run)
+    task = restored(package, run_folder(package, given.run))
     with torch.inference_mode():
         lines = package.task.predict(task, given.inputs, **options)
     text = "".join(line + "\n" for line in lines)
@@ -327,7 +337,7 @@ def embed(package: Package, words: list[str]) -> int:
     import numpy as np
     import torch
 
-    task = restored(package, given.run)
+    task = restored(package, run_folder(package, given.run))
     with torch.inference_mode():
         vectors = package.task.embed(task, given.inputs)
     content = io.BytesIO()

@@ -1,0 +1,53 @@
+"""The verb `export`: a trained model as a folder that others can read without etude, and `predict` with it."""
+
+from pathlib import Path
+
+from etude import files
+from etude.arguments import Parser
+from etude.errors import UserError
+from etude.export import card, folder
+from etude.package import Package
+from etude.train import checkpoint
+
+HELP = """\
+Writes the best checkpoint of a run as a folder that others can read: README.md, a model card; config.json,
+model.safetensors and assets.json, which hold no code; the test scores and the samples. `predict`, `embed` and
+`evaluate` take such a folder for RUN, and hf://user/name for one on the hub."""
+
+
+def main(package: Package, words: list[str], call: str) -> int:
+    """Write a trained model as a folder for others: a model card, safetensors, and ONNX if asked."""
+    takes = Parser(f"{package.name} export", HELP)
+    takes.add_argument("run", metavar="RUN", type=files.given)
+    takes.add_argument("out", metavar="DIR", type=files.given, help="a new or empty folder")
+    takes.add_argument(
+        "--onnx", action="store_true", help="also the network as model.onnx, where it is a function of arrays"
+    )
+    given = takes.parse_args(words)
+    out: Path = given.out
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not an empty folder: give another one")
+    run: Path = given.run
+    facts = card.gather(package, run)
+    state = checkpoint.read(run)
+    content = folder.contents(package, run, state)
+    if given.onnx:
+        from etude.export import onnx
+
+        task = package.task.restore(facts.config, state["assets"])
+        checkpoint.fill(task.model, state, run)
+        content["model.onnx"] = onnx.contents(package.name, task, task.model)
+    content |= facts.samples
+    if facts.test is not None:
+        content["test.json"] = folder.as_json(facts.test)
+    content["README.md"] = card.text(package, facts, "model.onnx" in content).encode()
+    with files.reported(f"{out} cannot be written", "give another DIR"):
+        for name, data in content.items():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            files.write(out / name, data)
+    size = sum(map(len, content.values()))
+    print(f"model    {out}, {size / 1e6:.1f} MB in {len(content)} files")
+    if facts.untested:
+        print(f"note     without test scores: {facts.untested}")
+    print(f"read     {out / 'README.md'} before you publish it")
+    return 0

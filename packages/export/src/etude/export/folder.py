@@ -1,0 +1,145 @@
+"""An exported model: written from a run folder, and made one again.
+
+DIR/README.md  config.json  model.safetensors  assets.json  test.json  samples/  model.onnx
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from etude import files
+from etude.download import cache
+from etude.errors import UserError
+from etude.export.plain import from_plain, to_plain
+from etude.package import Package
+from etude.train import run
+from etude.train.checkpoint import State
+
+CONFIG, WEIGHTS, ASSETS = "config.json", "model.safetensors", "assets.json"
+FORMAT = 1
+AGAIN = "export the run again"
+HUB = "hf://"
+
+
+def contents(package: Package, folder: Path, state: State) -> dict[str, bytes]:
+    """The files of the exported model that `opened` reads, by name, of a run and its best checkpoint.
+
+    Raises UserError if the checkpoint holds what has no such form.
+    """
+    tensors: dict[str, Tensor] = {}
+    assets = to_plain(state["assets"], tensors, "assets")
+    model = to_plain(dict(state["model"]), weights := {}, "model")
+    if any(value != {"$tensor": f"model.{name}"} for name, value in model.items()):
+        raise UserError(f"the model in {folder} holds more than tensors, which has no form in {WEIGHTS}")
+    config = {
+        "library_name": "etude",
+        "format": FORMAT,
+        "package": package.name,
+        "versions": run.versions(package.config.__module__),
+        "epoch": state.get("epoch"),
+        "valid": state.get("valid"),
+        "fingerprints": state.get("fingerprints"),
+        "config": dataclasses.asdict(run.read_config(folder, package.config)),
+    }
+    whole = {name: tensor.contiguous().clone() for name, tensor in {**weights, **tensors}.items()}  # none shares memory
+    return {
+        CONFIG: as_json(config),
+        ASSETS: as_json(assets),
+        WEIGHTS: save(whole, {"format": "pt"}),
+    }
+
+
+def as_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+
+
+def opened(package: Package, given: str) -> Path:
+    """The run folder that an exported model is, in the user's cache; `given` is its folder or hf://user/name[@revision].
+
+    It is made of the files every time that these have changed. Raises UserError if they cannot be had or read.
+    """
+    source = fetched(given) if given.startswith(HUB) else files.given(given)
+    digest = hashlib.blake2b(digest_size=8)
+    for name in (CONFIG, ASSETS, WEIGHTS):
+        try:
+            digest.update((source / name).read_bytes())
+        except OSError as error:
+            raise UserError(f"{source / name} cannot be read ({files.why(error)}): {AGAIN}") from None
+    place = cache() / "models" / f"{source.resolve().name}-{digest.hexdigest()}"
+    if not (place / "config.yaml").is_file():
+        config, state = read(package, source)
+        with files.reported(f"{place} cannot be written", "free the user's cache folder, or make it writable"):
+            make(place, config, state)
+    return place
+
+
+def read(package: Package, source: Path) -> tuple[Any, State]:
+    """The configuration, as plain data, and the checkpoint of an exported model. Raises UserError if it is none."""
+    told = files.read_json(source / CONFIG, dict, AGAIN, {"package": str, "format": int, "config": dict})
+    if told is None:
+        raise UserError(f"{source} is no exported model: it has no {CONFIG}")
+    if told["package"] != package.name:
+        raise UserError(f"{source} is a model of {told['package']}, not of {package.name}: use {told['package']}")
+    if told["format"] != FORMAT:
+        raise UserError(
+            f"{source} has format {told['format']}, this version reads {FORMAT}: install the one it was made by"
+        )
+    assets = files.read_json(source / ASSETS, dict, AGAIN, {})
+    try:
+        tensors = load((source / WEIGHTS).read_bytes())
+        state = {name: told.get(name) for name in ("epoch", "valid", "fingerprints")}
+        state["assets"] = from_plain(assets, tensors)
+        state["model"] = {name.removeprefix("model."): x for name, x in tensors.items() if name.startswith("model.")}
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{source / WEIGHTS} cannot be read ({files.reason(error)}): {AGAIN}") from None
+    return told["config"], state
+
+
+def make(place: Path, config: Any, state: State) -> None:
+    """Writes a run folder, whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".model-", dir=place.parent))
+    try:
+        (work / "checkpoints").mkdir()
+        files.write(work / "checkpoints/best.pt", buffer.getbuffer())
+        files.write(work / "config.yaml", (yaml.safe_dump(config, sort_keys=False, allow_unicode=True)).encode())
+        try:
+            work.rename(place)
+        except OSError:
+            if not (place / "config.yaml").is_file():  # else another process was faster, with the same files
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def fetched(address: str) -> Path:
+    """The folder of a model on the hub, downloaded once. Raises UserError."""
+    named = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", address)
+    if named is None:
+        raise UserError(f"{address} is no address of a model: write hf://user/name or hf://user/name@revision")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise UserError(f"{address} needs huggingface_hub: pip install 'etude-export[hub]'") from None
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        return Path(snapshot_download(named[1], revision=named[2], allow_patterns=[CONFIG, WEIGHTS, ASSETS]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"{address} cannot be had ({why}): see that it exists and that there is a network") from None
