@@ -5,6 +5,7 @@ that print their name in place of training, and without torch, so that uv makes 
 """
 
 import ast
+import importlib.util
 import itertools
 import json
 import os
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import typing
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -344,6 +346,64 @@ def test_what_is_handed_in_has_a_number_of_its_own_and_a_study():
     assert len({found[0] for found in numbers}) == len(TASKS)
     for task, (study, *_) in runpy.run_path(str(ROOT / "noxfile.py"))["STUDIES"].items():
         assert (ROOT / "packages" / task / "src" / task.replace("-", "_") / "studies" / f"{study}.yaml").is_file()
+
+
+# ------------------------------------------------------------------------------------------------ the cards of the data
+
+CARD = ("Source", "Licence", "Size", "Hash", "Splits", "Known faults")
+
+
+def data_names(package):
+    """What `--data` knows by name: the words of a Literal, or those that `keep_path` does not take for a path."""
+    config = package / "src" / module(package) / "config.py"
+    values = runpy.run_path(str(config))
+    for node in ast.walk(ast.parse(config.read_text("utf-8"))):
+        text = ast.unparse(node)
+        if isinstance(node, ast.AnnAssign) and text.startswith("data: Literal"):
+            return typing.get_args(eval(ast.unparse(node.annotation), values))
+        if isinstance(node, ast.Call) and text.startswith("keep_path(self, 'name'"):
+            return eval(ast.unparse(node.keywords[0].value), values)
+    raise AssertionError(f"{config} has no knob of data")
+
+
+def sections(card):
+    """Heading -> text of the sections of a data card, after its title and one paragraph."""
+    title, *rest = re.split(r"^## ", card, flags=re.M)
+    assert re.fullmatch(r"# Data of [\w-]+\n\n(?:.+\n)+\n", title)
+    return {heading: body for heading, _, body in (part.partition("\n") for part in rest)}
+
+
+@pytest.mark.parametrize("package", TASKS, ids=by_name)
+def test_every_data_set_has_a_card(package):
+    """Beside the code, so that the wheel has it and a model card can take the section of a run's data from it."""
+    file = package / "src" / module(package) / "DATA.md"
+    card = file.read_text("utf-8")
+    assert card.startswith(f"# Data of {package.name}\n")
+    assert max(map(len, card.splitlines())) <= 120
+    found = sections(card)
+    first, *others, last = found
+    assert (first, last) == ("sample", "your own")
+    assert {first, *others} == {*data_names(package)}
+    for name, text in found.items():
+        bullets = re.findall(r"^- \*\*(.+?):\*\* \S", text, flags=re.M)
+        assert tuple(bullets) == CARD, name
+        assert re.sub(r"^(- .*|  \S.*|)\n", "", text, flags=re.M) == "", f"{name}: something beside the six"
+    assert f"[DATA.md]({file.relative_to(package).as_posix()})" in (package / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("package", TASKS, ids=by_name)
+def test_a_card_has_the_addresses_and_md5s_of_the_code(package):
+    """And no md5 that neither the package nor torchvision, which downloads some sets, compares with."""
+    folder = package / "src" / module(package)
+    card = " ".join((folder / "DATA.md").read_text("utf-8").split())
+    ours = [file.read_text("utf-8") for file in folder.glob("*.py")]
+    torchvision = Path(importlib.util.find_spec("torchvision").origin).with_name("datasets")
+    theirs = [file.read_text("utf-8") for file in torchvision.glob("*.py")]
+    told, needed, known = ({*re.findall(r"\b[0-9a-f]{32}\b", " ".join(of))} for of in ([card], ours, ours + theirs))
+    assert needed <= told <= known
+    texts = [node.value for file in ours for node in ast.walk(ast.parse(file)) if isinstance(node, ast.Constant)]
+    for address in (text for text in texts if isinstance(text, str) and re.fullmatch(r"https?://\S+", text)):
+        assert all(part in card for part in address.split("{}")), address
 
 
 # ---------------------------------------------------------------------------------------------- what a README promises
