@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -93,6 +94,20 @@ def test_the_card_is_one(run, exported):
     assert f"{test['accuracy']:.4f} ± 0.0" in card.text  # with its interval
     assert "**Made by:** `names-rnn " in card.text
     assert json.loads((exported / "test.json").read_text()) == test
+    assert "- **Licence:** " in card.text  # of the data, from the package's DATA.md
+
+
+def test_what_is_not_generated_is_shown_to_nobody_unasked(run, tmp_path):
+    """Samples show the data, which may be other people's."""
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    config = other / "config.yaml"
+    config.write_text(config.read_text().replace("name: sample", "name: names"))
+    assert cli.main(NAMES, ["export", str(other), str(tmp_path / "without")]) == 0
+    assert not (tmp_path / "without/samples").exists()
+    assert "license: other" in (tmp_path / "without/README.md").read_text()
+    assert cli.main(NAMES, ["export", str(other), str(tmp_path / "with"), "--samples"]) == 0
+    assert (tmp_path / "with/samples/confusion.png").is_file()
 
 
 def test_a_run_without_scores_says_so(run, tmp_path, capsys):

@@ -29,6 +29,7 @@ class Facts:
 
     folder: Path
     config: Any
+    """of the package"""
     text: str
     """config.yaml as it stands"""
     start: dict[str, Any]
@@ -43,9 +44,9 @@ class Facts:
     samples: dict[str, bytes]
 
 
-def gather(package: Package, folder: Path) -> Facts:
-    """Raises UserError if it is no run folder, or of another task."""
-    config = run.read_config(folder, package.config)
+def gather(package: Package, folder: Path, shown: bool) -> Facts:
+    """With its samples if `shown`. Raises UserError if it is no run folder, or of another task."""
+    config: Any = run.read_config(folder, package.config)
     about = files.read_json(folder / "about.json", dict, AGAIN, {}) or {}
     result = files.read_json(folder / "result.json", dict, AGAIN, {"valid": dict})
     test = files.read_json(folder / "test.json", dict, "delete it and evaluate the run again", {})
@@ -62,7 +63,7 @@ def gather(package: Package, folder: Path) -> Facts:
         None if untested else test,
         kept.get("blocks", {}) if known else {},
         untested,
-        samples(folder),
+        samples(folder) if shown or data_name(config) == "sample" else {},
     )
 
 
@@ -84,15 +85,12 @@ def data_name(config: Any) -> str:
 
 
 def data_card(package: Package, name: str) -> str:
-    """The section of the package's DATA.md on a data set, without its heading; empty if it has none."""
+    """What the package's DATA.md says of all its data, and of this data set; of a path what it says of one's own."""
     file = resources.files(package.module) / "DATA.md"
-    if not file.is_file():
-        return ""
-    for part in re.split(r"(?m)^## ", file.read_text("utf-8"))[1:]:
-        heading, _, body = part.partition("\n")
-        if heading.strip().strip("`") == (name or "your own"):
-            return body.strip()
-    return ""
+    first, *sections = re.split(r"(?m)^## ", file.read_text("utf-8")) if file.is_file() else [""]
+    bodies = {heading.strip().strip("`"): body.strip() for heading, _, body in (s.partition("\n") for s in sections)}
+    found = bodies.get(name) or bodies.get("your own", "")
+    return "\n\n".join(part for part in (first.partition("\n")[2].strip(), found) if part)
 
 
 def interval(values: list[float], mean: float) -> str:
@@ -109,7 +107,8 @@ def numbers(scores: dict[str, Any]) -> dict[str, float]:
 
 def front(package: Package, facts: Facts, onnx: bool) -> dict[str, Any]:
     name = data_name(facts.config) or "own"
-    found: dict[str, Any] = {"license": "mit", "library_name": "etude", "tags": ["etude", package.name]}
+    own = {"license": "mit"} if name == "sample" else {"license": "other", "license_name": "see-the-data"}
+    found: dict[str, Any] = {**own, "library_name": "etude", "tags": ["etude", package.name]}
     if onnx:
         found["tags"].append("onnx")
     if facts.test is not None:

@@ -11,11 +11,11 @@ from etude.train import checkpoint
 
 HELP = """\
 Writes the best checkpoint of a run as a folder that others can read: README.md, a model card; config.json,
-model.safetensors and assets.json, which hold no code; the test scores and the samples. `predict`, `embed` and
-`evaluate` take such a folder for RUN, and hf://user/name for one on the hub."""
+model.safetensors and assets.json, which hold no code; the test scores; of generated data also the samples.
+`predict`, `embed` and `evaluate` take such a folder for RUN, and hf://user/name for one on the hub."""
 
 
-def main(package: Package, words: list[str], call: str) -> int:
+def main(package: Package, words: list[str], _call: str) -> int:
     """Write a trained model as a folder for others: a model card, safetensors, and ONNX if asked."""
     takes = Parser(f"{package.name} export", HELP)
     takes.add_argument("run", metavar="RUN", type=files.given)
@@ -23,12 +23,15 @@ def main(package: Package, words: list[str], call: str) -> int:
     takes.add_argument(
         "--onnx", action="store_true", help="also the network as model.onnx, where it is a function of arrays"
     )
+    takes.add_argument(
+        "--samples", action="store_true", help="also what the run showed of its data, which may not be yours to publish"
+    )
     given = takes.parse_args(words)
     out: Path = given.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not an empty folder: give another one")
     run: Path = given.run
-    facts = card.gather(package, run)
+    facts = card.gather(package, run, given.samples)
     state = checkpoint.read(run)
     content = folder.contents(package, run, state)
     if given.onnx:

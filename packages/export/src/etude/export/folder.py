@@ -40,8 +40,9 @@ def contents(package: Package, folder: Path, state: State) -> dict[str, bytes]:
     Raises UserError if the checkpoint holds what has no such form.
     """
     tensors: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     assets = to_plain(state["assets"], tensors, "assets")
-    model = to_plain(dict(state["model"]), weights := {}, "model")
+    model = to_plain(dict(state["model"]), weights, "model")
     if any(value != {"$tensor": f"model.{name}"} for name, value in model.items()):
         raise UserError(f"the model in {folder} holds more than tensors, which has no form in {WEIGHTS}")
     config = {
