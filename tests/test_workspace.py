@@ -23,9 +23,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
-SHARED = {name: f"etude-{name}" for name in ("core", "export", "report", "text", "testing")}  # folder -> distribution
+SHARED = {
+    name: f"etude-{name}" for name in ("core", "export", "report", "text", "track", "testing")
+}  # folder -> distribution
 TASKS = [path for path in PACKAGES if path.name not in SHARED]
-VERBS = {"train", "evaluate", "predict", "embed", "study", "report", "export", "neighbours"}
+VERBS = {"train", "evaluate", "predict", "embed", "study", "report", "export", "track", "neighbours"}
 TOYS = ("toy-one", "toy-two", "toy-three")
 
 TOY = """

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shlex
+import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -116,17 +117,21 @@ def train(package: Package, words: list[str]) -> int:
     """Trains a model in a run folder; goes on where an earlier start of the same run stopped."""
     takes = Parser(f"{package.name} train", VERBS["train"], add_help=False)  # the help lists the flags: it is tyro's
     takes.add_argument("--run", metavar="DIR", type=files.given)
+    takes.add_argument("--track", choices=("mlflow", "wandb", "trackio"))
     takes.also("[CONFIG ...] [--flag value ...]")
     given, flags = takes.parse_known_args(words)
     path: Path | None = given.run
+    if given.track and "track" not in added(package):
+        raise UserError(f"--track {given.track} needs etude-track: pip install 'etude-track[{given.track}]'")
     if path and (path / "config.yaml").is_file():
         flags = [str(path / "config.yaml"), *flags]
     presets = ", ".join(configs.presets(package.module)) or "there is none"
     about = (
         f"{takes.description} A CONFIG is a YAML file of flags or a preset ({presets}). "
-        "--run DIR names the run's folder; a run that is there already goes on."
+        "--run DIR names the run's folder; a run that is there already goes on. "
+        "--track mlflow|wandb|trackio sends what the run says to a tracker, from a process beside it."
     )
-    usage = f"{takes.prog} [CONFIG ...] [--run DIR]"
+    usage = f"{takes.prog} [CONFIG ...] [--run DIR] [--track TO]"
     config: Any = configs.parse(package.config, flags, package=package.module, prog=usage, description=about)
 
     import torch
@@ -151,6 +156,11 @@ def train(package: Package, words: list[str]) -> int:
     say(f"run      {one.path}\ndata     {task.data}\nmodel    {summary(task)}\ndevice   {where.told}")
     if shared:
         say(f"threads  {shared}")
+    if given.track and where.leads:  # in a session of its own: Ctrl-C stops the run, whose end is sent, too
+        follower = [sys.executable, "-m", package.module, "track", str(one.path), "--to", given.track, "--follow"]
+        with (one.path / "track.txt").open("wb") as out:
+            subprocess.Popen(follower, stdout=out, stderr=out, start_new_session=True)
+        say(f"track    {given.track}; what it says is in {one.path / 'track.txt'}")
     try:
         done = one.finished()
         if done:
