@@ -143,6 +143,8 @@ def test_old_scores_are_not_shown_for_another_checkpoint(run, tmp_path, capsys):
         (["export", "nowhere", "out"], "it has no config.yaml"),
         (["export", "RUN", "OUT", "--onnx"], "leave --onnx out"),
         (["predict", "hf://nobody", "Jones"], "write hf://user/name"),
+        (["predict", "nonsense://nobody", "Jones"], "is no address that fsspec knows"),
+        (["export", "RUN", "hf://somebody/names"], "export to a folder"),
     ],
 )
 def test_mistakes(words, told, run, exported, tmp_path, capsys):
@@ -273,6 +275,42 @@ def test_a_model_on_the_hub(hub, run, capsys, tmp_path):
     missing = predict("hf://somebody/nothing")
     assert missing.returncode == 2
     assert "hf://somebody/nothing cannot be had" in missing.stderr.splitlines()[-1]
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A bucket of an S3 server on this machine."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    boto3.client("s3").create_bucket(Bucket="models")
+    yield "s3://models"
+    server.stop()
+
+
+@pytest.mark.filterwarnings("ignore")  # of the clients, of sockets that they leave open
+def test_a_model_on_s3(bucket, run, exported, tmp_path):
+    def call(*words):
+        """In a process of its own, as the client keeps what it has seen of a bucket."""
+        command = [sys.executable, "-m", "names_rnn", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    there = f"{bucket}/one"
+    written = call("export", run, there)
+    assert written.returncode == 0, written.stderr
+    assert call("predict", there, "Jones").stdout == call("predict", run, "Jones").stdout
+    again = call("export", run, there)
+    assert (again.returncode, again.stderr) == (2, f"names-rnn: {there} is not empty: give another one\n")
+    for address, told in ((f"{bucket}/two", "cannot be used"), ("s3://nobody/x", "cannot be used")):
+        found = call("predict", address, "Jones")
+        assert (found.returncode, len(found.stderr.splitlines())) == (2, 1), found.stderr
+        assert told in found.stderr
 
 
 def test_plain_and_back():

@@ -290,9 +290,9 @@ def compare_data(package: Package, folder: Path, state: dict[str, Any], task: An
 
 
 def run_folder(package: Package, given: str) -> Path:
-    """The run folder that is meant: itself or, of an exported model or one on a hub, what etude-export makes of it."""
+    """The run folder that is meant: itself or, of an exported model or the address of one, what etude-export makes."""
     folder = files.given(given)
-    if not given.startswith("hf://") and ((folder / "config.yaml").exists() or not (folder / "config.json").exists()):
+    if "://" not in given and ((folder / "config.yaml").exists() or not (folder / "config.json").exists()):
         return folder
     for entry in entry_points(group="etude.models"):
         return Path(entry.load()(package, given))

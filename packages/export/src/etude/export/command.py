@@ -5,21 +5,22 @@ from pathlib import Path
 from etude import files
 from etude.arguments import Parser
 from etude.errors import UserError
-from etude.export import card, folder
+from etude.export import address, card, folder
 from etude.package import Package
 from etude.train import checkpoint
 
 HELP = """\
 Writes the best checkpoint of a run as a folder that others can read: README.md, a model card; config.json,
 model.safetensors and assets.json, which hold no code; the test scores; of generated data also the samples.
-`predict`, `embed` and `evaluate` take such a folder for RUN, and hf://user/name for one on the hub."""
+`predict`, `embed` and `evaluate` take such a folder for RUN, or its address: hf://user/name on the hub, or one that
+fsspec knows, such as s3://bucket/folder, which DIR may be, too."""
 
 
 def main(package: Package, words: list[str], _call: str) -> int:
     """Write a trained model as a folder for others: a model card, safetensors, and ONNX if asked."""
     takes = Parser(f"{package.name} export", HELP)
     takes.add_argument("run", metavar="RUN", type=files.given)
-    takes.add_argument("out", metavar="DIR", type=files.given, help="a new or empty folder")
+    takes.add_argument("out", metavar="DIR", help="a new or empty folder")
     takes.add_argument(
         "--onnx", action="store_true", help="also the network as model.onnx, where it is a function of arrays"
     )
@@ -27,8 +28,8 @@ def main(package: Package, words: list[str], _call: str) -> int:
         "--samples", action="store_true", help="also what the run showed of its data, which may not be yours to publish"
     )
     given = takes.parse_args(words)
-    out: Path = given.out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    out = Path(given.out) if address.is_one(given.out) else files.given(given.out)
+    if not address.is_one(given.out) and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not an empty folder: give another one")
     run: Path = given.run
     facts = card.gather(package, run, given.samples)
@@ -44,13 +45,16 @@ def main(package: Package, words: list[str], _call: str) -> int:
     if facts.test is not None:
         content["test.json"] = folder.as_json(facts.test)
     content["README.md"] = card.text(package, facts, "model.onnx" in content).encode()
-    with files.reported(f"{out} cannot be written", "give another DIR"):
-        for name, data in content.items():
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            files.write(out / name, data)
+    if address.is_one(given.out):
+        address.put(given.out, content)
+    else:
+        with files.reported(f"{out} cannot be written", "give another DIR"):
+            for name, data in content.items():
+                (out / name).parent.mkdir(parents=True, exist_ok=True)
+                files.write(out / name, data)
     size = sum(map(len, content.values()))
-    print(f"model    {out}, {size / 1e6:.1f} MB in {len(content)} files")
+    print(f"model    {given.out}, {size / 1e6:.1f} MB in {len(content)} files")
     if facts.untested:
         print(f"note     without test scores: {facts.untested}")
-    print(f"read     {out / 'README.md'} before you publish it")
+    print(f"read     {given.out.rstrip('/')}/README.md before you publish it")
     return 0

@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -23,15 +22,15 @@ from torch import Tensor
 from etude import files
 from etude.download import cache
 from etude.errors import UserError
+from etude.export import address
 from etude.export.plain import from_plain, to_plain
 from etude.package import Package
 from etude.train import run
 from etude.train.checkpoint import State
 
-CONFIG, WEIGHTS, ASSETS = "config.json", "model.safetensors", "assets.json"
+CONFIG, WEIGHTS, ASSETS = FILES = "config.json", "model.safetensors", "assets.json"
 FORMAT = 1
 AGAIN = "export the run again"
-HUB = "hf://"
 
 
 def contents(package: Package, folder: Path, state: State) -> dict[str, bytes]:
@@ -68,39 +67,38 @@ def as_json(value: Any) -> bytes:
 
 
 def opened(package: Package, given: str) -> Path:
-    """The run folder that an exported model is, in the user's cache; `given` is its folder or hf://user/name[@revision].
+    """The run folder that an exported model is, in the user's cache; `given` is its folder or address.
 
     It is made of the files every time that these have changed. Raises UserError if they cannot be had or read.
     """
-    source = fetched(given) if given.startswith(HUB) else files.given(given)
-    digest = hashlib.blake2b(digest_size=8)
-    for name in (CONFIG, ASSETS, WEIGHTS):
+    source = address.fetched(given, FILES) if address.is_one(given) else files.given(given)
+    content = {}
+    for name in FILES:
         try:
-            digest.update((source / name).read_bytes())
+            content[name] = (source / name).read_bytes()
         except OSError as error:
             raise UserError(f"{source / name} cannot be read ({files.why(error)}): {AGAIN}") from None
-    place = cache() / "models" / f"{source.resolve().name}-{digest.hexdigest()}"
+    digest = hashlib.blake2b(b"".join(content.values()), digest_size=8).hexdigest()
+    name = re.sub(r"[^\w.-]", "_", given.rstrip("/").rpartition("/")[2])  # for people; the digest says which it is
+    place = cache() / "models" / f"{name}-{digest}"
     if not (place / "config.yaml").is_file():
-        config, state = read(package, source)
+        config, state = read(package, source, content[WEIGHTS])
         with files.reported(f"{place} cannot be written", "free the user's cache folder, or make it writable"):
             make(place, config, state)
     return place
 
 
-def read(package: Package, source: Path) -> tuple[Any, State]:
+def read(package: Package, source: Path, weights: bytes) -> tuple[Any, State]:
     """The configuration, as plain data, and the checkpoint of an exported model. Raises UserError if it is none."""
     told = files.read_json(source / CONFIG, dict, AGAIN, {"package": str, "format": int, "config": dict})
-    if told is None:
-        raise UserError(f"{source} is no exported model: it has no {CONFIG}")
     if told["package"] != package.name:
         raise UserError(f"{source} is a model of {told['package']}, not of {package.name}: use {told['package']}")
     if told["format"] != FORMAT:
-        raise UserError(
-            f"{source} has format {told['format']}, this version reads {FORMAT}: install the one it was made by"
-        )
+        format = f"{source} has format {told['format']}, this version reads {FORMAT}"
+        raise UserError(f"{format}: install the one it was made by")
     assets = files.read_json(source / ASSETS, dict, AGAIN, {})
     try:
-        tensors = load((source / WEIGHTS).read_bytes())
+        tensors = load(weights)
         state = {name: told.get(name) for name in ("epoch", "valid", "fingerprints")}
         state["assets"] = from_plain(assets, tensors)
         state["model"] = {name.removeprefix("model."): x for name, x in tensors.items() if name.startswith("model.")}
@@ -126,21 +124,3 @@ def make(place: Path, config: Any, state: State) -> None:
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def fetched(address: str) -> Path:
-    """The folder of a model on the hub, downloaded once. Raises UserError."""
-    named = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", address)
-    if named is None:
-        raise UserError(f"{address} is no address of a model: write hf://user/name or hf://user/name@revision")
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError:
-        raise UserError(f"{address} needs huggingface_hub: pip install 'etude-export[hub]'") from None
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        return Path(snapshot_download(named[1], revision=named[2], allow_patterns=[CONFIG, WEIGHTS, ASSETS]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise UserError(f"{address} cannot be had ({why}): see that it exists and that there is a network") from None
