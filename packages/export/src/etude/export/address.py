@@ -30,7 +30,7 @@ def fetched(address: str, names: Sequence[str]) -> Path:
 
 
 def put(address: str, content: Mapping[str, bytes]) -> None:
-    """Writes files below an address, last that which makes it a model. Raises UserError if it cannot, or it is there."""
+    """Writes files below an address, last what makes it a model. Raises UserError if it cannot, or if it is there."""
     if address.startswith(HUB):
         raise UserError(f"{address}: export to a folder, read its README.md, then: hf upload NAME FOLDER")
     system, place = opened(address)

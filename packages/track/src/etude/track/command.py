@@ -86,10 +86,9 @@ def look(run: Followed, entry: Entry) -> int:
 
 def end(run: Followed, entry: Entry) -> None:
     result = run.result()
-    scores: dict[str, Any] = {f"test/{name}": x for name, x in run.test().items()}
+    scores: dict[str, Any] = {f"{name}/test": x for name, x in run.test().items()}
     if result is not None:
-        scores |= {f"valid/{name}": float(x) for name, x in result["valid"].items()}
-        scores |= {name: result[name] for name in ("best_epoch", "epochs", "seconds", "parameters") if name in result}
+        scores |= {name: result[name] for name in ("best_epoch", "seconds", "parameters") if name in result}
     entry.end(scores, result is not None)
 
 

@@ -5,6 +5,7 @@ What is already there is asked of the tracker, so that sending twice adds nothin
 
 import json
 import os
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -29,7 +30,7 @@ class Entry(Protocol):
     def sample(self, sample: Sample) -> None: ...
 
     def end(self, scores: Mapping[str, float], finished: bool) -> None:
-        """`scores` are those of the end: "valid/accuracy", "test/accuracy", "epochs", "seconds"."""
+        """`scores` are those of the end, beside the curves: "accuracy/test", "best_epoch", "seconds", "parameters"."""
         ...
 
 
@@ -128,9 +129,12 @@ class MlflowEntry:
         self.client.log_artifact(self.run, str(sample.file), "samples")
 
     def end(self, scores: Mapping[str, float], finished: bool) -> None:
-        from mlflow.entities import RunTag
+        from mlflow.entities import Metric
 
-        self.client.log_batch(self.run, tags=[RunTag(f"etude.result.{name}", repr(x)) for name, x in scores.items()])
+        there = self.client.get_run(self.run).data.metrics
+        step, now = max(self.marks.values(), default=0), int(1000 * time.time())
+        new = [Metric(name, value, now, step) for name, value in scores.items() if there.get(name) != value]
+        self.client.log_batch(self.run, metrics=new)
         self.client.set_terminated(self.run, "FINISHED" if finished else "KILLED")
 
 
@@ -251,7 +255,10 @@ class TrackioEntry:
         shown = shown or self.trackio.Markdown(sample.file.read_text("utf-8"))
         self.run.log({sample.key: shown}, step=sample.step)
 
-    def end(self, scores: Mapping[str, float], finished: bool) -> None:  # noqa: ARG002
+    def end(self, scores: Mapping[str, float], finished: bool) -> None:
+        new = {name: value for name, value in scores.items() if name not in self.marks}
+        if new:
+            self.run.log(new | {"finished": finished}, step=max(self.marks.values(), default=0))
         self.run.finish()
 
 
