@@ -6,6 +6,7 @@ Source: Mitchell et al. 2019, Model Cards for Model Reporting; front matter as t
 import math
 import re
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
@@ -125,7 +126,9 @@ def front(package: Package, facts: Facts, onnx: bool) -> dict[str, Any]:
 def text(package: Package, facts: Facts, onnx: bool) -> str:
     """The whole card. What the run does not say stands there as not known."""
     name = data_name(facts.config)
-    summary = metadata.metadata(package.name)["Summary"]
+    summary = package.name  # of a task that is not installed, as when it is being written
+    with suppress(metadata.PackageNotFoundError):
+        summary = metadata.metadata(package.name)["Summary"]
     start, about = facts.start, facts.about
     command = shlex.join([package.name, *map(str, start.get("command", ["train"])[1:])])
     lines = ["---", yaml.safe_dump(front(package, facts, onnx), sort_keys=False).strip(), "---", ""]
