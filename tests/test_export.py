@@ -21,6 +21,7 @@ import cnn_emnist.config
 import names_rnn.config
 from etude import cli
 from etude.errors import UserError
+from etude.export import card, folder
 from etude.export.plain import from_plain, to_plain
 
 NAMES, LETTERS = names_rnn.config.PACKAGE, cnn_emnist.config.PACKAGE
@@ -92,7 +93,7 @@ def test_the_card_is_one(run, exported):
     assert results["accuracy"] == test["accuracy"]
     assert card.data.license == "mit"
     assert f"{test['accuracy']:.4f} ± 0.0" in card.text  # with its interval
-    assert "**Made by:** `names-rnn " in card.text
+    assert "**Made by:** not known" in card.text  # by a test, in this process
     assert json.loads((exported / "test.json").read_text()) == test
     assert "- **Licence:** " in card.text  # of the data, from the package's DATA.md
 
@@ -169,7 +170,7 @@ def changed(exported, folder, name, how):
         ("config.json", lambda data: data.replace(b'"format": 1', b'"format": 2'), "has format 2"),
         ("config.json", lambda data: data.replace(b"names-rnn", b"cnn-emnist"), "is a model of cnn-emnist"),
         ("config.json", lambda data: data.replace(b'"hidden": 16', b'"hidden": 17'), "does not fit"),
-        ("config.json", lambda data: b"[]", "is not a JSON object"),
+        ("config.json", lambda data: b"[]", "config.json cannot be read"),
         ("assets.json", lambda data: b'{"$nothing": 1}', "cannot be read"),
     ],
 )
@@ -313,13 +314,47 @@ def test_a_model_on_s3(bucket, run, exported, tmp_path):
         assert told in found.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["/env/bin/names-rnn", "train", "--fit.epochs", "2"], "names-rnn train --fit.epochs 2"),
+        (["/env/bin/train", "--fit.epochs", "2", "--run", "/home/me/x"], "names-rnn train --fit.epochs 2"),
+        (["python", "-m", "names_rnn", "train", "--data=/home/me/names", "--run=x"], "names-rnn train --data=names"),
+        (["python", "-m", "names_rnn", "train", "--data", "C:\\me\\names"], "names-rnn train --data names"),
+        (["pytest"], ""),
+    ],
+)
+def test_the_command_is_told_without_the_folders_of_its_machine(words, told):
+    assert card.command(NAMES, words) == told
+
+
+def test_a_card_tells_no_folder_of_the_machine(run, tmp_path):
+    data = tmp_path / "secret/names"
+    data.mkdir(parents=True)
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    config = other / "config.yaml"
+    config.write_text(config.read_text().replace("name: sample", f"name: {data}").replace("clip: 1.0", "clip: inf"))
+    assert cli.main(NAMES, ["export", str(other), str(tmp_path / "out")]) == 0
+    for file in ("README.md", "config.json"):
+        assert "secret" not in (tmp_path / "out" / file).read_text()
+    assert cli.main(NAMES, ["predict", str(tmp_path / "out"), "Jones"]) == 0
+
+
+def test_a_model_in_the_cache_is_refused_by_another_task(exported, capsys):
+    assert cli.main(NAMES, ["predict", str(exported), "Jones"]) == 0
+    assert "is a model of names-rnn" in refused(capsys, LETTERS, "predict", str(exported), "x.png")
+
+
 def test_plain_and_back():
     whole = {"a": (1, 2.5, None, True), "b": [{"$odd": "x"}, {3: torch.arange(4)}], "c": "\udcff", "d": {}}
     tensors = {}
-    form = json.loads(json.dumps(to_plain(whole, tensors, "assets")))
+    form = json.loads(folder.as_json(to_plain(whole, tensors, "assets")))
     found = from_plain(form, tensors)
     assert torch.equal(found["b"][1].pop(3), whole["b"][1].pop(3))
     assert found == whole
     assert isinstance(found["a"], tuple)
     with pytest.raises(UserError, match=r"assets\.x of the checkpoint is a set"):
         to_plain({"x": {1}}, {}, "assets")
+    with pytest.raises(UserError, match="two tensors"):
+        to_plain({"a": {"b": torch.zeros(1)}, "a.b": torch.ones(1)}, {}, "assets")

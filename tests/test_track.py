@@ -1,6 +1,7 @@
 """The verb `track`, against the real trackers: what they have is what the folder says, once, however often sent."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 
 import names_rnn.config
 from etude import cli, torch_private
+from etude.events import EventFile
+from etude.track.follow import Followed
 
 NAMES = names_rnn.config.PACKAGE
 SMALL = ["--fit.epochs", "2", "--model.hidden", "8", "--fit.device", "cpu"]
@@ -258,17 +261,60 @@ def test_train_with_a_tracker_beside_it(run, tmp_path, monkeypatch):
     folder, uri = tmp_path / "tracked", f"sqlite:///{tmp_path}/mlflow.db"
     environment = os.environ | {"MLFLOW_TRACKING_URI": uri}
     command = [sys.executable, "-m", "names_rnn", "train", *SMALL, "--run", str(folder), "--track", "mlflow"]
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-    told = folder / "track.txt"
-    deadline = time.monotonic() + 120
-    while "sent " not in told.read_text() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert "sent     1 runs" in told.read_text()
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert "track    sent     1 runs" in done.stdout
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     others = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [(row["train"], row["valid"]) for row in rows] == [(row["train"], row["valid"]) for row in others]
     history = in_mlflow(tmp_path)[1]["tracked"][1]
     assert of_curves(history) == {tag: sorted(points.items()) for tag, points in curves(folder).items()}
+
+
+def written(folder, *starts):
+    """A run folder whose event files are those of `starts`: (the step that it goes on from, tag -> step -> value)."""
+    (folder / "tb").mkdir(parents=True)
+    (folder / "config.yaml").write_text("fit:\n  seed: 0\n")
+    (folder / "environment.json").write_text('[{"started": "today"}]')
+    for first, values in starts:
+        events = EventFile(folder / "tb", first)
+        for tag, points in values.items():
+            for step, value in points.items():
+                events.add(step, summary=torch_private.Summary(value=[{"tag": tag, "simple_value": value}]))
+        events.close()
+    return Followed(folder, "names-rnn", "run")
+
+
+def test_what_a_resumed_run_took_back_is_not_sent(tmp_path):
+    """Nor what is no number; and what was read before, and came out otherwise, is counted."""
+    first, second = {1: 1.0, 2: 2.0, 3: math.nan, 4: 4.0}, {3: 33.0, 4: 44.0}
+    run = written(tmp_path / "run", (0, {"loss": first}), (3, {"loss": second}))
+    assert [(p.step, p.value) for p in run.points()] == [(1, 1.0), (2, 2.0), (3, 33.0), (4, 44.0)]
+    assert run.points() == [] and run.changed == 0
+    again = written(tmp_path / "again", (0, {"loss": first}))
+    again.points()
+    events = EventFile(tmp_path / "again/tb", 3)
+    for step, value in second.items():
+        events.add(step, summary=torch_private.Summary(value=[{"tag": "loss", "simple_value": value}]))
+    events.close()
+    assert len(again.points()) == 2 and again.changed == 1
+
+
+def test_a_sample_waits_for_its_epoch(tmp_path):
+    run = written(tmp_path / "run", (0, {}))
+    (tmp_path / "run/samples").mkdir()
+    (tmp_path / "run/samples/board-epoch-003.png").write_bytes(b"")
+    assert run.new_samples() == []
+    (tmp_path / "run/metrics.jsonl").write_text('{"epoch": 3, "step": 30}\n')
+    assert [sample.step for sample in run.new_samples()] == [30]
+    assert run.new_samples() == []
+
+
+def test_two_runs_are_not_one(tmp_path):
+    """Of one configuration, started in one second."""
+    runs = [written(tmp_path / name, (0, {})) for name in ("a", "b")]
+    for name in ("a", "b"):
+        (tmp_path / name / "environment.json").write_text(f'[{{"started": "today", "command": ["train", "{name}"]}}]')
+    assert len({Followed(run.folder, "names-rnn", "run").id for run in runs}) == 2
 
 
 def test_another_task(run, tmp_path, capsys):

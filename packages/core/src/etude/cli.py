@@ -4,7 +4,6 @@ import io
 import json
 import os
 import shlex
-import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -121,15 +120,16 @@ def train(package: Package, words: list[str]) -> int:
     takes.also("[CONFIG ...] [--flag value ...]")
     given, flags = takes.parse_known_args(words)
     path: Path | None = given.run
-    if given.track and "track" not in added(package):
-        raise UserError(f"--track {given.track} needs etude-track: pip install 'etude-track[{given.track}]'")
+    follow = next((entry.load() for entry in entry_points(group="etude.beside")), None) if given.track else None
+    if given.track and follow is None:
+        raise UserError("--track needs etude-track, which is not installed: uv sync --all-packages")
+    beside = follow(package.module, given.track) if follow else None
     if path and (path / "config.yaml").is_file():
         flags = [str(path / "config.yaml"), *flags]
     presets = ", ".join(configs.presets(package.module)) or "there is none"
     about = (
         f"{takes.description} A CONFIG is a YAML file of flags or a preset ({presets}). "
-        "--run DIR names the run's folder; a run that is there already goes on. "
-        "--track mlflow|wandb|trackio sends what the run says to a tracker, from a process beside it."
+        "--run DIR names the run's folder; a run that is there goes on. --track TO: a tracker is sent what it says."
     )
     usage = f"{takes.prog} [CONFIG ...] [--run DIR] [--track TO]"
     config: Any = configs.parse(package.config, flags, package=package.module, prog=usage, description=about)
@@ -156,11 +156,8 @@ def train(package: Package, words: list[str]) -> int:
     say(f"run      {one.path}\ndata     {task.data}\nmodel    {summary(task)}\ndevice   {where.told}")
     if shared:
         say(f"threads  {shared}")
-    if given.track and where.leads:  # in a session of its own: Ctrl-C stops the run, whose end is sent, too
-        follower = [sys.executable, "-m", package.module, "track", str(one.path), "--to", given.track, "--follow"]
-        with (one.path / "track.txt").open("wb") as out:
-            subprocess.Popen(follower, stdout=out, stderr=out, start_new_session=True)
-        say(f"track    {given.track}; what it says is in {one.path / 'track.txt'}")
+    if beside and where.leads:
+        say(f"track    {beside.start(one.path)}")
     try:
         done = one.finished()
         if done:
@@ -171,6 +168,8 @@ def train(package: Package, words: list[str]) -> int:
         return stopped.code
     finally:
         one.close()
+        if beside and where.leads:
+            say(f"track    {beside.end()}")
     score = result["valid"].get(task.metric)
     if not isinstance(score, int | float):
         raise UserError(f"{path}/result.json has no {task.metric}: delete it and start the run again")
@@ -292,7 +291,7 @@ def compare_data(package: Package, folder: Path, state: dict[str, Any], task: An
 def run_folder(package: Package, given: str) -> Path:
     """The run folder that is meant: itself or, of an exported model or the address of one, what etude-export makes."""
     folder = files.given(given)
-    if "://" not in given and ((folder / "config.yaml").exists() or not (folder / "config.json").exists()):
+    if not files.is_address(given) and ((folder / "config.yaml").exists() or not (folder / "config.json").exists()):
         return folder
     for entry in entry_points(group="etude.models"):
         return Path(entry.load()(package, given))

@@ -1,32 +1,25 @@
 """Models that lie elsewhere: on a hub (hf://user/name), or wherever fsspec reaches (s3://bucket/folder, ...)."""
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from etude.download import cache
 from etude.errors import UserError
 
 HUB = "hf://"
 
 
-def is_one(text: str) -> bool:
-    return re.match(r"[a-z][a-z0-9+.-]+://", text) is not None
-
-
-def fetched(address: str, names: Sequence[str]) -> Path:
-    """A folder with these files of the model at an address. Raises UserError if they cannot be had."""
+def fetched(address: str, names: Sequence[str]) -> dict[str, bytes]:
+    """These files of the model at an address. Raises UserError if they cannot be had."""
     if address.startswith(HUB):
-        return from_hub(address, names)
+        folder = from_hub(address, names)
+        return {name: attempt(address, (folder / name).read_bytes) for name in names}
     system, place = opened(address)
-    folder = cache() / "models" / "fetched" / hashlib.blake2b(address.encode(), digest_size=8).hexdigest()
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (folder / name).write_bytes(attempt(address, lambda name=name: system.cat_file(f"{place}/{name}")))
-    return folder
+    return {name: attempt(address, partial(system.cat_file, f"{place}/{name}")) for name in names}
 
 
 def put(address: str, content: Mapping[str, bytes]) -> None:
@@ -36,8 +29,13 @@ def put(address: str, content: Mapping[str, bytes]) -> None:
     system, place = opened(address)
     if attempt(address, lambda: bool(system.find(place))):
         raise UserError(f"{address} is not empty: give another one")
-    for name in sorted(content, key="config.json".__eq__):
-        attempt(address, lambda name=name: system.pipe_file(f"{place}/{name}", content[name]))
+    try:
+        for name in sorted(content, key="config.json".__eq__):
+            attempt(address, partial(system.pipe_file, f"{place}/{name}", content[name]))
+    except UserError:
+        with suppress(Exception):  # nothing half written, if that can be had
+            system.rm(place, recursive=True)
+        raise
 
 
 def opened(address: str) -> tuple[Any, str]:
@@ -45,7 +43,9 @@ def opened(address: str) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs
     except ImportError:
-        raise UserError(f"{address} needs fsspec: pip install 'etude-export[s3]'") from None
+        raise UserError(f"{address} needs fsspec: pip install fsspec (and s3fs for s3://)") from None
+    if not address.partition("://")[2].strip("/"):
+        raise UserError(f"{address} names no place: write s3://bucket/folder, for instance")
     try:
         system, place = url_to_fs(address.rstrip("/"))
     except ImportError as error:
@@ -75,7 +75,7 @@ def from_hub(address: str, names: Sequence[str]) -> Path:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError:
-        raise UserError(f"{address} needs huggingface_hub: pip install 'etude-export[hub]'") from None
+        raise UserError(f"{address} needs huggingface_hub: pip install huggingface_hub") from None
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         return Path(snapshot_download(named[1], revision=named[2], allow_patterns=list(names)))

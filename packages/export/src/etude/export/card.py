@@ -3,13 +3,14 @@
 Source: Mitchell et al. 2019, Model Cards for Model Reporting; front matter as the hub documents it.
 """
 
+import dataclasses
 import math
 import re
 import shlex
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import metadata, resources
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import yaml
@@ -18,21 +19,22 @@ from etude import files, tested
 from etude.package import Package
 from etude.study.judge import BLOCKS, LEVEL, Estimate, of_mean
 from etude.train import run
+from etude.train.checkpoint import State
 
 AGAIN = "delete it and start the run again"
 SAMPLES = 20  # pictures and texts at most, those of the end of training
 LARGEST = 1 << 21  # bytes of a sample
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Facts:
     """What a run folder says of itself."""
 
     folder: Path
     config: Any
     """of the package"""
-    text: str
-    """config.yaml as it stands"""
+    knobs: dict[str, Any]
+    """the configuration as plain data, without the folders of this machine"""
     start: dict[str, Any]
     """of environment.json, the first start"""
     about: dict[str, Any]
@@ -57,7 +59,7 @@ def gather(package: Package, folder: Path, shown: bool) -> Facts:
     return Facts(
         folder,
         config,
-        (folder / "config.yaml").read_text("utf-8"),
+        without_folders(dataclasses.asdict(config)),
         run.first_start(folder),
         about,
         result,
@@ -66,6 +68,31 @@ def gather(package: Package, folder: Path, shown: bool) -> Facts:
         untested,
         samples(folder) if shown or data_name(config) == "sample" else {},
     )
+
+
+def without_folders(value: Any) -> Any:
+    """Plain data in which of every path, which would tell of this machine and its user, stands the last part."""
+    if isinstance(value, dict):
+        return {key: without_folders(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(item) for item in value]
+    for kind in (PurePosixPath, PureWindowsPath):
+        if isinstance(value, str) and kind(value).is_absolute():
+            return kind(value).name
+    return value
+
+
+def command(package: Package, words: Sequence[Any]) -> str:
+    """The command that made a run, by how it was called; empty if that does not say."""
+    said = [str(word) for word in words]
+    at = next((n for n, word in enumerate(said) if re.split(r"[\\/]", word)[-1] in ("train", "train.exe")), None)
+    if at is None:
+        return ""
+    flags = said[at + 1 :]
+    kept = [word for n, word in enumerate(flags) if not word.startswith("--run") and flags[max(0, n - 1)] != "--run"]
+    parts = [re.fullmatch(r"(--[^=]+=)?(.*)", word, re.DOTALL) for word in kept]
+    hidden = [(part[1] or "") + without_folders(part[2]) for part in parts if part]
+    return shlex.join([package.name, "train", *hidden])
 
 
 def samples(folder: Path) -> dict[str, bytes]:
@@ -123,18 +150,22 @@ def front(package: Package, facts: Facts, onnx: bool) -> dict[str, Any]:
     return found
 
 
-def text(package: Package, facts: Facts, onnx: bool) -> str:
-    """The whole card. What the run does not say stands there as not known."""
+def text(package: Package, facts: Facts, state: State, onnx: bool) -> str:
+    """The whole card, of a run and its best checkpoint. What these do not say stands there as not known."""
     name = data_name(facts.config)
     summary = package.name  # of a task that is not installed, as when it is being written
     with suppress(metadata.PackageNotFoundError):
         summary = metadata.metadata(package.name)["Summary"]
     start, about = facts.start, facts.about
-    command = shlex.join([package.name, *map(str, start.get("command", ["train"])[1:])])
+    made = command(package, start.get("command", []))
     lines = ["---", yaml.safe_dump(front(package, facts, onnx), sort_keys=False).strip(), "---", ""]
     lines += [f"# {package.name}", "", f"{summary}.", ""]
     lines += [f"- **Model:** {about.get('model', 'not known')}", f"- **Data:** {about.get('data', 'not known')}"]
-    lines += [f"- **Made by:** `{command}`", f"- **Commit:** {start.get('git') or 'not known'}"]
+    lines += [f"- **Epoch:** {state.get('epoch', 'not known')}"]
+    lines += [
+        f"- **Made by:** {f'`{made}`' if made else 'not known'}",
+        f"- **Commit:** {start.get('git') or 'not known'}",
+    ]
     versions = ", ".join(f"{key} {value}" for key, value in start.get("versions", {}).items())
     lines += [f"- **Versions:** {versions or 'not known'}"]
     lines += [
@@ -156,7 +187,7 @@ def text(package: Package, facts: Facts, onnx: bool) -> str:
         "`model.safetensors` holds the weights, `config.json` every setting, `assets.json` what was learnt from the"
     ]
     lines += ["training part beside the weights. None of them can run code.", "", "## Scores", ""]
-    lines += scores(facts, package)
+    lines += scores(facts, package, numbers(state.get("valid") or {}))
     lines += [
         "",
         "## Data",
@@ -171,15 +202,14 @@ def text(package: Package, facts: Facts, onnx: bool) -> str:
         "data above are the model's, too. The interval is that of the test part's sampling, for this one run: another"
     ]
     lines += ["seed gives another model, whose spread it does not hold."]
-    lines += ["", "## Settings", "", "```yaml", facts.text.strip(), "```", ""]
+    lines += ["", "## Settings", "", "```yaml", yaml.safe_dump(facts.knobs, sort_keys=False).strip(), "```", ""]
     shown = [file for file in facts.samples if file.endswith(".png")]
     if shown:
         lines += ["## Samples", "", *(f"![{Path(file).stem}]({file})" for file in shown), ""]
     return "\n".join(lines)
 
 
-def scores(facts: Facts, package: Package) -> list[str]:
-    valid = numbers((facts.result or {}).get("valid", {}))
+def scores(facts: Facts, package: Package, valid: dict[str, float]) -> list[str]:
     test = numbers(facts.test or {})
     keys = [key for key in package.scores if key in valid or key in test]
     lines = ["| score | better | validation | test, with 95 % interval |", "|---|---|---:|---:|"]

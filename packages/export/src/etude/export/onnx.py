@@ -22,7 +22,7 @@ def contents(package_name: str, task: object, model: torch.nn.Module) -> bytes:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError:
-        raise UserError("--onnx needs onnx and onnxscript: pip install 'etude-export[onnx]'") from None
+        raise UserError("--onnx needs onnx and onnxscript: pip install onnx onnxscript") from None
     said = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         warnings.simplefilter("ignore")  # of versions and deprecations that are torch's own matter

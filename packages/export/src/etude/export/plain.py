@@ -21,6 +21,8 @@ def to_plain(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):
+        if place in tensors:
+            raise UserError(f"the checkpoint has two tensors that would both be called {place}: nothing is written")
         tensors[place] = value
         return {"$tensor": place}
     if isinstance(value, list | tuple):

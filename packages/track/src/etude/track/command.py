@@ -1,5 +1,6 @@
 """The verb `track`: reads run folders and sends what they say to a tracker, once or as they grow."""
 
+import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from etude.errors import UserError
 from etude.package import Package
 from etude.signals import watch_signals
 from etude.track import trackers
-from etude.track.follow import Followed, runs
+from etude.track.follow import Followed, numbers, runs
 from etude.track.trackers import Entry, Tracker
 
 HELP = """\
 Sends configuration, every curve, samples, results and verdicts of folders of runs and studies to a tracker. It reads
 the folders from outside: it may be started beside a run (--follow), or a year later, or twice; what is there already
-is not sent again. MLflow is found by --uri, W&B and Trackio by their own environment variables (WANDB_MODE=offline)."""
+is not sent again. What `evaluate` finds out after a run has ended comes with the next `track`. MLflow is found by
+--uri, W&B and Trackio by their own environment variables (WANDB_MODE=offline)."""
 
 PAUSE = 2.0  # seconds between two looks
 STILL = 5  # looks in a row that found nothing new, before it is asked whether a process is still at work
@@ -41,34 +43,72 @@ def main(package: Package, words: list[str], _call: str) -> int:
 
 
 def send(package: Package, places: list[Path], tracker: Tracker, follow: bool) -> int:
-    """Looks at all runs in turns, with `follow` until none is at work any more and none has begun since."""
+    """Looks at all runs in turns, with `follow` until none is at work any more and none has begun since.
+
+    Raises UserError if the tracker fails on the way: what it has got it has, and the next time the rest is sent.
+    """
+    try:
+        return rounds(package, places, tracker, follow)
+    except tracker.failures as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"the tracker failed ({why}): what it has it keeps; send the rest with the same command"
+        ) from None
+
+
+def rounds(package: Package, places: list[Path], tracker: Tracker, follow: bool) -> int:
     at_work: dict[Path, tuple[Followed, Entry]] = {}
     ended: set[Path] = set()
-    sent, still = 0, 0
+    sent = still = changed = 0
     with watch_signals() as signals:
         while True:
-            for run in (run for place in places for run in runs(package, place)):
-                if run.folder not in at_work and run.folder not in ended:
-                    at_work[run.folder] = run, tracker.begin(run)
             new = 0
-            for folder, (run, entry) in list(at_work.items()):
-                new += look(run, entry)
-                if not follow or signals or run.result() is not None or (still >= STILL and not busy(folder)):
-                    new += look(run, entry)  # what came before its end was written
-                    end(run, entry)
-                    ended.add(folder)
-                    del at_work[folder]
+            for place in places:
+                study = (place / "study.yaml").is_file()
+                waits = follow and study and not signals and busy(place)  # for the scores of its runs
+                for run in runs(package, place, at_work.keys() | ended):
+                    at_work[run.folder] = run, tracker.begin(run)
+                    if not follow:  # one after the other: not hundreds open at a time
+                        new += finish(*at_work.pop(run.folder))
+                        ended.add(run.folder)
+                for folder, (run, entry) in list(at_work.items()):
+                    if folder != place and place not in folder.parents:
+                        continue
+                    new += look(run, entry)
+                    if not waits and (signals or run.result() is not None or (still >= STILL and not busy(folder))):
+                        new += finish(run, entry)
+                        ended.add(folder)
+                        changed += run.changed
+                        del at_work[folder]
             sent, still = sent + new, 0 if new else still + 1
-            waiting = follow and not signals and (still < STILL or any(map(busy, places)))
-            if not at_work and not waiting:
+            if not at_work and (not follow or signals or (still >= STILL and not any(map(busy, places)))):
                 break
-            if follow and not signals:
-                time.sleep(PAUSE)
+            time.sleep(PAUSE)
         for place in places:
             if (place / "study.yaml").is_file():
-                tracker.study(place.resolve().name, place)
+                tracker.study(study_id(package, place), place)
     print(f"sent     {len(ended)} runs, {sent:,} new points")
+    if changed:
+        otherwise = f"{changed:,} points came out otherwise when a run was resumed"
+        print(f"note     {otherwise}; what was sent before stays as it was")
     return 128 + signals[0] if signals else 0
+
+
+def study_id(package: Package, place: Path) -> str:
+    """16 hex digits: of what is asked, and of the first of its runs."""
+    first = next((run.id for run in runs(package, place)), "")
+    return hashlib.blake2b((place / "study.yaml").read_bytes() + first.encode(), digest_size=8).hexdigest()
+
+
+def finish(run: Followed, entry: Entry) -> int:
+    """Sends the last of a run, and how it ended; returns how many points were new."""
+    new = look(run, entry)
+    result = run.result()
+    scores: dict[str, Any] = {f"{name}/test": x for name, x in run.test().items()}
+    if result is not None:
+        scores |= numbers({name: result.get(name) for name in ("best_epoch", "seconds", "parameters")})
+    entry.end(scores, "finished" if result is not None else "running" if busy(run.folder) else "stopped")
+    return new
 
 
 def look(run: Followed, entry: Entry) -> int:
@@ -84,21 +124,16 @@ def look(run: Followed, entry: Entry) -> int:
     return len(points)
 
 
-def end(run: Followed, entry: Entry) -> None:
-    result = run.result()
-    scores: dict[str, Any] = {f"{name}/test": x for name, x in run.test().items()}
-    if result is not None:
-        scores |= {name: result[name] for name in ("best_epoch", "seconds", "parameters") if name in result}
-    entry.end(scores, result is not None)
-
-
 def busy(place: Path) -> bool:
-    """Whether a process holds the folder of a run or study. It is held for the moment of asking: ask seldom."""
+    """Whether a process holds the folder of a run or study, as far as one can tell.
+
+    It is held for the moment of asking: ask seldom.
+    """
     try:
         with (place / ".lock").open("rb+") as stream:
             files.lock(stream)
-    except BlockingIOError:
-        return True
     except FileNotFoundError:
         return False
+    except OSError:  # it is held, or not ours
+        return True
     return False

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from etude.errors import UserError
 from etude.track.follow import Followed, Point, Sample
 
+Failures = tuple[type[Exception], ...]
 Marks = dict[str, int]  # tag -> the last step that is there
 
 
@@ -29,25 +30,31 @@ class Entry(Protocol):
 
     def sample(self, sample: Sample) -> None: ...
 
-    def end(self, scores: Mapping[str, float], finished: bool) -> None:
-        """`scores` are those of the end, beside the curves: "accuracy/test", "best_epoch", "seconds", "parameters"."""
+    def end(self, scores: Mapping[str, float], how: str) -> None:
+        """How the run ended: "finished", "stopped", or "running" still.
+
+        `scores` stand beside the curves: "accuracy/test", "best_epoch", "seconds", "parameters".
+        """
         ...
 
 
 class Tracker(Protocol):
     """One connection."""
 
+    failures: Failures
+    """what it raises when it fails on the way"""
+
     def begin(self, run: Followed) -> Entry:
         """Opens the entry of a run, or makes it."""
         ...
 
-    def study(self, name: str, place: Path) -> None:
+    def study(self, id: str, place: Path) -> None:
         """The tables and verdicts of a study, as an entry of their own."""
         ...
 
 
 def missing(name: str) -> UserError:
-    return UserError(f"--to {name} needs {name}: pip install 'etude-track[{name}]'")
+    return UserError(f"the tracker {name} is not installed: uv sync --all-packages, or pip install {name}")
 
 
 def about(run: Followed) -> dict[str, str]:
@@ -71,7 +78,7 @@ class Mlflow:
             from mlflow.exceptions import MlflowException
         except ImportError:
             raise missing("mlflow") from None
-        self.failed = MlflowException
+        self.failures: Failures = (MlflowException, OSError)
         try:
             self.client = MlflowClient(uri)
             found = self.client.get_experiment_by_name(project)
@@ -87,22 +94,24 @@ class Mlflow:
     def begin(self, run: Followed) -> "MlflowEntry":
         from mlflow.entities import Param
 
-        if there := self.find(run.id):
-            id = there.info.run_id
-            history = {tag: self.client.get_metric_history(id, tag) for tag in there.data.metrics}
-            return MlflowEntry(self.client, id, {tag: max(p.step for p in points) for tag, points in history.items()})
-        tags = {tag: value[:5000] for tag, value in about(run).items()}
-        id = self.client.create_run(self.experiment, run_name=run.name, tags=tags).info.run_id
-        knobs = [Param(name, str(value)[:6000]) for name, value in run.config.items()]
+        there = self.find(run.id)
+        if there is None:
+            tags = {tag: value[:5000] for tag, value in about(run).items()}
+            there = self.client.create_run(self.experiment, run_name=run.name, tags=tags)
+        id = there.info.run_id
+        self.client.update_run(id, status="RUNNING")
+        missing = {name: str(x)[:6000] for name, x in run.config.items() if name not in there.data.params}
+        knobs = [Param(name, value) for name, value in missing.items()]
         for at in range(0, len(knobs), 100):
             self.client.log_batch(id, params=knobs[at : at + 100])
-        return MlflowEntry(self.client, id, {})
+        history = {tag: self.client.get_metric_history(id, tag) for tag in there.data.metrics}
+        return MlflowEntry(self.client, id, {tag: max(p.step for p in points) for tag, points in history.items()})
 
-    def study(self, name: str, place: Path) -> None:
-        there = self.find(f"study-{name}")
+    def study(self, id: str, place: Path) -> None:
+        there, name = self.find(id), place.resolve().name
         run = there.info.run_id if there else None
         if run is None:
-            tags = {"etude.id": f"study-{name}", "etude.study": name}
+            tags = {"etude.id": id, "etude.study": name}
             run = self.client.create_run(self.experiment, run_name=f"study {name}", tags=tags).info.run_id
         for file in ("study.yaml", "results.md", "results.csv"):
             if (place / file).is_file():
@@ -128,14 +137,15 @@ class MlflowEntry:
     def sample(self, sample: Sample) -> None:
         self.client.log_artifact(self.run, str(sample.file), "samples")
 
-    def end(self, scores: Mapping[str, float], finished: bool) -> None:
+    def end(self, scores: Mapping[str, float], how: str) -> None:
         from mlflow.entities import Metric
 
         there = self.client.get_run(self.run).data.metrics
         step, now = max(self.marks.values(), default=0), int(1000 * time.time())
         new = [Metric(name, value, now, step) for name, value in scores.items() if there.get(name) != value]
         self.client.log_batch(self.run, metrics=new)
-        self.client.set_terminated(self.run, "FINISHED" if finished else "KILLED")
+        if how != "running":
+            self.client.set_terminated(self.run, "FINISHED" if how == "finished" else "KILLED")
 
 
 class Wandb:
@@ -147,6 +157,7 @@ class Wandb:
         except ImportError:
             raise missing("wandb") from None
         self.wandb, self.project = wandb, project
+        self.failures: Failures = (wandb.Error, OSError)
         self.settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True)
 
     def open(self, id: str, name: str, **more: Any) -> Any:
@@ -165,17 +176,21 @@ class Wandb:
             raise UserError(f"W&B cannot be used ({why}): set WANDB_API_KEY, or WANDB_MODE=offline") from None
 
     def begin(self, run: Followed) -> "WandbEntry":
-        """W&B itself leaves out what comes before the last step that it has; offline it cannot, and the note does."""
+        """W&B itself leaves out what comes before the last step that it has; offline it cannot, and a note does."""
         more = {"group": run.group or None, "job_type": run.study or None, "config": run.config | about(run)}
         opened = self.open(run.id, run.name, **more)
-        note = Path(os.environ.get("WANDB_DIR") or ".") / "wandb" / f"etude-{run.id}.json"
+        if not opened.offline:
+            return WandbEntry(self.wandb, opened, None, {})
+        here = Path(opened.dir).parents[1]
+        note = here / f"etude-{self.project}-{run.id}.json"
         marks: Marks = {}
         with suppress(OSError, ValueError):
-            marks = json.loads(note.read_text("utf-8"))
+            told = json.loads(note.read_text("utf-8"))
+            marks = told["marks"] if (here / told["folder"]).is_dir() else {}  # else what it is of has been deleted
         return WandbEntry(self.wandb, opened, note, marks)
 
-    def study(self, name: str, place: Path) -> None:
-        run = self.open(f"study-{name}", f"study {name}", job_type="study")
+    def study(self, id: str, place: Path) -> None:
+        run = self.open(id, f"study {place.resolve().name}", job_type="study")
         for file in ("study.yaml", "results.md", "results.csv"):
             if (place / file).is_file():
                 run.save(str(place / file), base_path=str(place), policy="now")
@@ -188,7 +203,8 @@ class Wandb:
 class WandbEntry:
     wandb: Any
     run: Any
-    note: Path
+    note: Path | None
+    """of what went offline"""
     marks: Marks
 
     def points(self, found: Sequence[Point]) -> None:
@@ -196,17 +212,18 @@ class WandbEntry:
             self.run.log(values, step=step)
 
     def sample(self, sample: Sample) -> None:
-        if sample.file.suffix == ".png":
+        if sample.file.suffix == ".md":
+            self.run.summary[sample.key] = sample.file.read_text("utf-8")[:20_000]
+        elif not self.run.resumed or sample.step >= self.run.starting_step:  # else it is there
             picture = self.wandb.Image(str(sample.file))
             self.run.log({sample.key: picture}, step=max(sample.step, self.run.step))  # its steps never go back
-        else:
-            self.run.summary[sample.key] = sample.file.read_text("utf-8")[:20_000]
 
-    def end(self, scores: Mapping[str, float], finished: bool) -> None:
-        self.run.summary.update(dict(scores) | {"finished": finished})
+    def end(self, scores: Mapping[str, float], how: str) -> None:
+        self.run.summary.update(dict(scores) | {"ended": how})
+        folder = Path(self.run.dir).parent.name
         self.run.finish()
-        self.note.parent.mkdir(parents=True, exist_ok=True)
-        self.note.write_text(json.dumps(self.marks), "utf-8")
+        if self.note is not None:
+            self.note.write_text(json.dumps({"folder": folder, "marks": self.marks}), "utf-8")
 
 
 class Trackio:
@@ -219,6 +236,7 @@ class Trackio:
         except ImportError:
             raise missing("trackio") from None
         self.trackio, self.storage, self.project = trackio, SQLiteStorage, project
+        self.failures: Failures = (OSError, RuntimeError)
 
     def begin(self, run: Followed) -> "TrackioEntry":
         name = f"{run.name} {run.id[:6]}"  # its runs are known by name
@@ -229,12 +247,15 @@ class Trackio:
             auto_log_gpu=False, auto_log_cpu=False,
         )  # fmt: skip
         marks: Marks = {}
+        last: dict[str, Any] = {}
         for row in there:
             marks |= {tag: max(row["step"], marks.get(tag, -1)) for tag in row if tag not in ("step", "timestamp")}
-        return TrackioEntry(self.trackio, opened, marks)
+            last |= row
+        return TrackioEntry(self.trackio, opened, marks, last)
 
-    def study(self, name: str, place: Path) -> None:
-        run = self.trackio.init(self.project, f"study {name}", resume="allow", embed=False, auto_log_gpu=False)
+    def study(self, id: str, place: Path) -> None:
+        name = f"study {place.resolve().name} {id[:6]}"
+        run = self.trackio.init(self.project, name, resume="allow", embed=False, auto_log_gpu=False)
         if (place / "results.md").is_file():
             run.log({"verdicts": self.trackio.Markdown((place / "results.md").read_text("utf-8"))}, step=0)
         run.finish()
@@ -245,6 +266,8 @@ class TrackioEntry:
     trackio: Any
     run: Any
     marks: Marks
+    last: dict[str, Any]
+    """the last value of everything that is there"""
 
     def points(self, found: Sequence[Point]) -> None:
         for step, values in by_step(found).items():
@@ -255,10 +278,10 @@ class TrackioEntry:
         shown = shown or self.trackio.Markdown(sample.file.read_text("utf-8"))
         self.run.log({sample.key: shown}, step=sample.step)
 
-    def end(self, scores: Mapping[str, float], finished: bool) -> None:
-        new = {name: value for name, value in scores.items() if name not in self.marks}
-        if new:
-            self.run.log(new | {"finished": finished}, step=max(self.marks.values(), default=0))
+    def end(self, scores: Mapping[str, float], how: str) -> None:
+        new = {name: value for name, value in scores.items() if self.last.get(name) != value}
+        if new or self.last.get("ended") != how:
+            self.run.log(new | {"ended": how}, step=max(self.marks.values(), default=0))
         self.run.finish()
 
 
@@ -274,4 +297,6 @@ def open_one(kind: str, project: str, uri: str | None) -> Tracker:
     """The tracker of this name. Raises UserError if it is not installed, or cannot be reached."""
     if kind == "mlflow":
         return Mlflow(project, uri)
-    return Wandb(project) if kind == "wandb" else Trackio(project)
+    if kind == "wandb":
+        return Wandb(project)
+    return Trackio(project)
