@@ -91,7 +91,7 @@ def smoke(session: nox.Session, package: str) -> None:
     with TemporaryDirectory(prefix="etude-smoke-", dir=ROOT.parent) as name:
         folder = Path(name)
         locked = folder / "locked.txt"
-        for member in ("etude-core", "etude-report", "etude-text", package):
+        for member in ("etude-core", "etude-export", "etude-report", "etude-text", package):
             session.run("uv", "build", "--quiet", "--no-sources", "--package", member, "--out-dir", f"{folder}/dist")
         session.run(
             *("uv", "export", "--quiet", "--locked", "--package", package, "--no-dev", "--no-emit-workspace"),
@@ -127,7 +127,9 @@ def latest(session: nox.Session) -> None:
     overrides.write_text("torch\n", "utf-8")  # in place of what the packages ask
     install = ("uv", "pip", "install", "--upgrade", "--overrides", str(overrides), "--group", "dev")
     dry = "--dry-run" in session.posargs
-    members = [word for name in ("core", "report", "text", "testing") for word in ("--editable", f"packages/{name}")]
+    members = [
+        word for name in ("core", "export", "report", "text", "testing") for word in ("--editable", f"packages/{name}")
+    ]
     session.run_install(*install, *(["--dry-run"] if dry else []), *members, external=True)
     if not dry:
         session.run("uv", "pip", "list", external=True)

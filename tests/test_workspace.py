@@ -5,6 +5,7 @@ that print their name in place of training, and without torch, so that uv makes 
 """
 
 import ast
+import importlib.util
 import itertools
 import json
 import os
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import typing
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -21,9 +23,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
-SHARED = {name: f"etude-{name}" for name in ("core", "report", "text", "testing")}  # folder -> distribution
+SHARED = {
+    name: f"etude-{name}" for name in ("core", "export", "report", "text", "track", "testing")
+}  # folder -> distribution
 TASKS = [path for path in PACKAGES if path.name not in SHARED]
-VERBS = {"train", "evaluate", "predict", "embed", "study", "report", "neighbours"}
+VERBS = {"train", "evaluate", "predict", "embed", "study", "report", "export", "track", "neighbours"}
 TOYS = ("toy-one", "toy-two", "toy-three")
 
 TOY = """
@@ -275,7 +279,7 @@ def test_task(package):
     own = points.pop(f"etude.verbs.{module}", {})  # verbs that no other task has
     assert points == {"etude.tasks": main} and own.keys() <= VERBS
     ours = {*SHARED.values()}.intersection(about["project"]["dependencies"])
-    assert ours - {"etude-text"} == {"etude-core", "etude-report"}  # the verb `report` is every task's
+    assert ours - {"etude-text"} == {"etude-core", "etude-export", "etude-report"}  # their verbs are every task's
     assert about["tool"] == {"uv": {"sources": {one: {"workspace": True} for one in ours}}}
     assert [path.name for path in (package / "src").iterdir() if path.suffix != ".egg-info"] == [module]
     for file in ("__init__.py", "__main__.py", "config.py", "data.py", "model.py", "task.py"):
@@ -344,6 +348,64 @@ def test_what_is_handed_in_has_a_number_of_its_own_and_a_study():
     assert len({found[0] for found in numbers}) == len(TASKS)
     for task, (study, *_) in runpy.run_path(str(ROOT / "noxfile.py"))["STUDIES"].items():
         assert (ROOT / "packages" / task / "src" / task.replace("-", "_") / "studies" / f"{study}.yaml").is_file()
+
+
+# ------------------------------------------------------------------------------------------------ the cards of the data
+
+CARD = ("Source", "Licence", "Size", "Hash", "Splits", "Known faults")
+
+
+def data_names(package):
+    """What `--data` knows by name: the words of a Literal, or those that `keep_path` does not take for a path."""
+    config = package / "src" / module(package) / "config.py"
+    values = runpy.run_path(str(config))
+    for node in ast.walk(ast.parse(config.read_text("utf-8"))):
+        text = ast.unparse(node)
+        if isinstance(node, ast.AnnAssign) and text.startswith("data: Literal"):
+            return typing.get_args(eval(ast.unparse(node.annotation), values))
+        if isinstance(node, ast.Call) and text.startswith("keep_path(self, 'name'"):
+            return eval(ast.unparse(node.keywords[0].value), values)
+    raise AssertionError(f"{config} has no knob of data")
+
+
+def sections(card):
+    """Heading -> text of the sections of a data card, after its title and one paragraph."""
+    title, *rest = re.split(r"^## ", card, flags=re.M)
+    assert re.fullmatch(r"# Data of [\w-]+\n\n(?:.+\n)+\n", title)
+    return {heading: body for heading, _, body in (part.partition("\n") for part in rest)}
+
+
+@pytest.mark.parametrize("package", TASKS, ids=by_name)
+def test_every_data_set_has_a_card(package):
+    """Beside the code, so that the wheel has it and a model card can take the section of a run's data from it."""
+    file = package / "src" / module(package) / "DATA.md"
+    card = file.read_text("utf-8")
+    assert card.startswith(f"# Data of {package.name}\n")
+    assert max(map(len, card.splitlines())) <= 120
+    found = sections(card)
+    first, *others, last = found
+    assert (first, last) == ("sample", "your own")
+    assert {first, *others} == {*data_names(package)}
+    for name, text in found.items():
+        bullets = re.findall(r"^- \*\*(.+?):\*\* \S", text, flags=re.M)
+        assert tuple(bullets) == CARD, name
+        assert re.sub(r"^(- .*|  \S.*|)\n", "", text, flags=re.M) == "", f"{name}: something beside the six"
+    assert f"[DATA.md]({file.relative_to(package).as_posix()})" in (package / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("package", TASKS, ids=by_name)
+def test_a_card_has_the_addresses_and_md5s_of_the_code(package):
+    """And no md5 that neither the package nor torchvision, which downloads some sets, compares with."""
+    folder = package / "src" / module(package)
+    card = " ".join((folder / "DATA.md").read_text("utf-8").split())
+    ours = [file.read_text("utf-8") for file in folder.glob("*.py")]
+    torchvision = Path(importlib.util.find_spec("torchvision").origin).with_name("datasets")
+    theirs = [file.read_text("utf-8") for file in torchvision.glob("*.py")]
+    told, needed, known = ({*re.findall(r"\b[0-9a-f]{32}\b", " ".join(of))} for of in ([card], ours, ours + theirs))
+    assert needed <= told <= known
+    texts = [node.value for file in ours for node in ast.walk(ast.parse(file)) if isinstance(node, ast.Constant)]
+    for address in (text for text in texts if isinstance(text, str) and re.fullmatch(r"https?://\S+", text)):
+        assert all(part in card for part in address.split("{}")), address
 
 
 # ---------------------------------------------------------------------------------------------- what a README promises

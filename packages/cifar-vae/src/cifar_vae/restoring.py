@@ -46,6 +46,10 @@ class Restorer:
         self.config, self.model = config, Autoencoder(config.model)
         self.trained_on, self.seen = trained_on, seen
 
+    def example(self) -> Tensor:
+        """What the model takes, float32 [2, 3, 32, 32] in [-1, 1]: for `export --onnx`."""
+        return torch.zeros(2, 3, 32, 32)
+
     @torch.inference_mode()
     def latents(self, images: Tensor) -> Tensor:
         """uint8 [N, 3, 32, 32] -> float32 [N, P, C] on the CPU: means, or the codes' numbers."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cnn_emnist import distort, frame, show
-from cnn_emnist.config import SCORES, Config
+from cnn_emnist.config import SCORES, SIDE, Config
 from cnn_emnist.data import Dataset, Images
 from cnn_emnist.data import load as load_data
 from cnn_emnist.model import CNN
@@ -41,6 +41,10 @@ class Predictor:
         device = self.model.mean.device
         parts = [self.model(part.to(device) / 255).softmax(1).cpu() for part in images.split(500)]
         return torch.cat(parts)
+
+    def example(self) -> Tensor:
+        """What the model takes, float [2, 28, 28] in 0..1: two blank images, for `export --onnx`."""
+        return torch.zeros(2, SIDE, SIDE)
 
 
 class Letters(Predictor):

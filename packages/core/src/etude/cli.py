@@ -116,17 +116,22 @@ def train(package: Package, words: list[str]) -> int:
     """Trains a model in a run folder; goes on where an earlier start of the same run stopped."""
     takes = Parser(f"{package.name} train", VERBS["train"], add_help=False)  # the help lists the flags: it is tyro's
     takes.add_argument("--run", metavar="DIR", type=files.given)
+    takes.add_argument("--track", choices=("mlflow", "wandb", "trackio"))
     takes.also("[CONFIG ...] [--flag value ...]")
     given, flags = takes.parse_known_args(words)
     path: Path | None = given.run
+    follow = next((entry.load() for entry in entry_points(group="etude.beside")), None) if given.track else None
+    if given.track and follow is None:
+        raise UserError("--track needs etude-track, which is not installed: uv sync --all-packages")
+    beside = follow(package.module, given.track) if follow else None
     if path and (path / "config.yaml").is_file():
         flags = [str(path / "config.yaml"), *flags]
     presets = ", ".join(configs.presets(package.module)) or "there is none"
     about = (
         f"{takes.description} A CONFIG is a YAML file of flags or a preset ({presets}). "
-        "--run DIR names the run's folder; a run that is there already goes on."
+        "--run DIR names the run's folder; a run that is there goes on. --track TO: a tracker is sent what it says."
     )
-    usage = f"{takes.prog} [CONFIG ...] [--run DIR]"
+    usage = f"{takes.prog} [CONFIG ...] [--run DIR] [--track TO]"
     config: Any = configs.parse(package.config, flags, package=package.module, prog=usage, description=about)
 
     import torch
@@ -151,6 +156,8 @@ def train(package: Package, words: list[str]) -> int:
     say(f"run      {one.path}\ndata     {task.data}\nmodel    {summary(task)}\ndevice   {where.told}")
     if shared:
         say(f"threads  {shared}")
+    if beside and where.leads:
+        say(f"track    {beside.start(one.path)}")
     try:
         done = one.finished()
         if done:
@@ -161,6 +168,8 @@ def train(package: Package, words: list[str]) -> int:
         return stopped.code
     finally:
         one.close()
+        if beside and where.leads:
+            say(f"track    {beside.end()}")
     score = result["valid"].get(task.metric)
     if not isinstance(score, int | float):
         raise UserError(f"{path}/result.json has no {task.metric}: delete it and start the run again")
@@ -217,7 +226,7 @@ def evaluate(package: Package, words: list[str]) -> int:
     """
     other = "The flags are those of `train`, such as --data X to score other data."
     takes = Parser(f"{package.name} evaluate", VERBS["evaluate"], other)
-    takes.add_argument("run", metavar="RUN", help="the run folder")
+    takes.add_argument("run", metavar="RUN", help="the run folder, or an exported model")
     takes.add_argument("--checkpoint", choices=("best", "last"), help="which of the run's two; best if not given")
     if package.results:
         takes.add_argument("--out", metavar="FILE", help="where the answers go, as JSON")
@@ -229,7 +238,7 @@ def evaluate(package: Package, words: list[str]) -> int:
     from etude import tested
     from etude.train import checkpoint, device, evidence, run, step
 
-    folder, name, own = files.given(given.run), given.checkpoint or "best", not flags and not given.checkpoint
+    folder, name, own = run_folder(package, given.run), given.checkpoint or "best", not flags and not given.checkpoint
     config: Any = run.read_config(folder, package.config, flags)
     mark = tested.mark(folder, name)  # before it is read: if the run saves a better one meanwhile, that is not scored
     state = checkpoint.read(folder, name)
@@ -279,9 +288,19 @@ def compare_data(package: Package, folder: Path, state: dict[str, Any], task: An
     run.compare_data(folder, state.get("fingerprints"), found, "give --data ... to score other data")
 
 
+def run_folder(package: Package, given: str) -> Path:
+    """The run folder that is meant: itself or, of an exported model or the address of one, what etude-export makes."""
+    folder = files.given(given)
+    if not files.is_address(given) and ((folder / "config.yaml").exists() or not (folder / "config.json").exists()):
+        return folder
+    for entry in entry_points(group="etude.models"):
+        return Path(entry.load()(package, given))
+    raise UserError(f"{given} is an exported model: pip install etude-export, which reads it")
+
+
 def inputs_of(takes: Parser, words: list[str]) -> Namespace:
     """What a verb takes: RUN, INPUT ..., and what was declared before. What stands after `--` is all input."""
-    takes.add_argument("run", metavar="RUN", type=files.given, help="the run folder")
+    takes.add_argument("run", metavar="RUN", help="the run folder, or an exported model")
     takes.add_argument("inputs", metavar="INPUT", nargs="*", help="one that begins with dashes comes after --")
     takes.also("[-- INPUT ...]")
     end = words.index("--") if "--" in words else len(words)  # by hand: argparse does it otherwise in every version
@@ -307,7 +326,7 @@ def predict(package: Package, words: list[str]) -> int:
 
     import torch
 
-    task = restored(package, given.run)
+    task = restored(package, run_folder(package, given.run))
     with torch.inference_mode():
         lines = package.task.predict(task, given.inputs, **options)
     text = "".join(line + "\n" for line in lines)
@@ -327,7 +346,7 @@ def embed(package: Package, words: list[str]) -> int:
     import numpy as np
     import torch
 
-    task = restored(package, given.run)
+    task = restored(package, run_folder(package, given.run))
     with torch.inference_mode():
         vectors = package.task.embed(task, given.inputs)
     content = io.BytesIO()

@@ -10,6 +10,7 @@ import errno
 import io
 import json
 import os
+import re
 import secrets
 import stat
 import sys
@@ -143,6 +144,11 @@ def given(path: str | Path) -> Path:
     if wrong:
         raise UserError(f"{shortened(text)!r} is not a path: {wrong}")
     return Path(text)
+
+
+def is_address(text: str) -> bool:
+    """Whether this is an address, such as s3://bucket/folder, and not a path, as C://folder is."""
+    return re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE) is not None
 
 
 def lock(stream: IO[Any], wait: str = "") -> None:

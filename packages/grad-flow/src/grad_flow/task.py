@@ -35,6 +35,11 @@ class Predictor:
         self.config, self.name = config, name
         self.model = DeepDenseNet(SIDES[name] ** 2, config.model)
 
+    def example(self) -> Tensor:
+        """What the model takes, float [2, s, s] in 0..1: for `export --onnx`."""
+        side = SIDES[self.name]
+        return torch.zeros(2, side, side)
+
 
 class Dense(Predictor):
     """The Task: the network, and the images that it learns from and is scored on."""

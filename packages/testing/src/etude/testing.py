@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from etude import cli, config, draw
+from etude import cli, config, draw, tested
 from etude.errors import UserError
 from etude.package import Package
 from etude.report import read as report
@@ -69,6 +69,7 @@ def check_task(
     check_stacking(package, flags, folder)
     check_predict(package, folder / "whole", inputs, folder / "copied")
     check_report(package, folder / "whole")
+    check_export(package, folder / "whole", inputs, folder / "exported")
 
 
 def check_presets(package: Package, presets: list[str], studies: list[str]) -> None:
@@ -416,6 +417,16 @@ def check_report(package: Package, folder: Path) -> None:
         remedy = "give Run.text or Run.picture what `Task.show` is told as `when`"
         assert f"<figcaption>{when}</figcaption>" in text, f"nothing is shown {when}: {remedy}"
     assert (folder / f"tensorboard{package.number}.zip").is_file()
+
+
+def check_export(package: Package, folder: Path, inputs: list[str], exported: Path) -> None:
+    """A run that is exported predicts what it did, to the last letter, and has the same scores."""
+    said(package, "export", str(folder), str(exported))
+    for verb, more in (("predict", inputs), ("evaluate", [])):
+        before, after = (said(package, verb, str(place), *more) for place in (folder, exported))
+        if verb == "evaluate":
+            before, after = (json.loads(text.splitlines()[-1]) | {tested.MARK: None} for text in (before, after))
+        assert before == after, f"{verb} of the exported run says {after}, of the run {before}"
 
 
 # -- many runs as one program

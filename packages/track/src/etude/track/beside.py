@@ -1,0 +1,48 @@
+"""`train --track`: a process beside the run that follows its folder."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from etude.errors import UserError
+
+LONGEST = 60.0  # seconds that a run waits for its follower at the end
+OWN: dict[str, Any] = {"start_new_session": True}  # Ctrl-C stops the run alone, whose end is sent, too
+if sys.platform == "win32":
+    OWN = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+
+
+class Beside:
+    """A follower of one run; what it says is in the run's track.txt."""
+
+    def __init__(self, module: str, to: str) -> None:
+        """`module`: of the task. Raises UserError if the tracker is not installed."""
+        if find_spec(to) is None:
+            raise UserError(f"--track {to}: the tracker is not installed: uv sync --all-packages, or pip install {to}")
+        self.command = [sys.executable, "-m", module, "track", "--to", to, "--follow"]
+        self.process: subprocess.Popen[bytes] | None = None
+        self.said = Path()
+
+    def start(self, run: Path) -> str:
+        """Starts it; returns what is said of that."""
+        self.said = run / "track.txt"
+        try:
+            with self.said.open("ab") as out:
+                more: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out, **OWN}
+                self.process = subprocess.Popen([*self.command, str(run)], **more)
+        except OSError as error:
+            return f"it could not be started ({error.strerror}); later: {' '.join(self.command[2:4])} {run}"
+        return f"what it says is in {self.said}"
+
+    def end(self) -> str:
+        """Waits until the rest is sent; returns how that went."""
+        if self.process is None:
+            return "nothing was sent"
+        try:
+            code = self.process.wait(LONGEST)
+        except subprocess.TimeoutExpired:
+            return f"it is still sending; see {self.said}"
+        lines = self.said.read_text("utf-8", "replace").splitlines()
+        return f"{'FAILED: ' if code else ''}{lines[-1] if lines else f'exit code {code}'}"

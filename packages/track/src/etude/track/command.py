@@ -1,0 +1,139 @@
+"""The verb `track`: reads run folders and sends what they say to a tracker, once or as they grow."""
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+from etude import files
+from etude.arguments import Parser
+from etude.errors import UserError
+from etude.package import Package
+from etude.signals import watch_signals
+from etude.track import trackers
+from etude.track.follow import Followed, numbers, runs
+from etude.track.trackers import Entry, Tracker
+
+HELP = """\
+Sends configuration, every curve, samples, results and verdicts of folders of runs and studies to a tracker. It reads
+the folders from outside: it may be started beside a run (--follow), or a year later, or twice; what is there already
+is not sent again. What `evaluate` finds out after a run has ended comes with the next `track`. MLflow is found by
+--uri, W&B and Trackio by their own environment variables (WANDB_MODE=offline)."""
+
+PAUSE = 2.0  # seconds between two looks
+STILL = 5  # looks in a row that found nothing new, before it is asked whether a process is still at work
+
+
+def main(package: Package, words: list[str], _call: str) -> int:
+    """Send runs and studies to MLflow, Weights & Biases or Trackio."""
+    takes = Parser(f"{package.name} track", HELP)
+    takes.add_argument("folders", nargs="+", metavar="RUN|STUDY")
+    takes.add_argument("--to", choices=("mlflow", "wandb", "trackio"), required=True)
+    takes.add_argument("--project", help=f"its name there (default: {package.name})")
+    takes.add_argument("--uri", help="MLflow's server or database, such as http://host:5000 or sqlite:///mlflow.db")
+    takes.add_argument("--follow", action="store_true", help="go on until nothing is at work in the folders")
+    given = takes.parse_intermixed_args(words)
+    if given.uri is not None and given.to != "mlflow":
+        raise UserError("--uri is MLflow's: W&B has WANDB_BASE_URL, Trackio TRACKIO_DIR")
+    places = [files.given(word) for word in given.folders]
+    for place in places:
+        list(runs(package, place))  # that they are what they should be, before anything is sent
+    project = given.project or package.name
+    return send(package, places, trackers.open_one(given.to, project, given.uri), given.follow)
+
+
+def send(package: Package, places: list[Path], tracker: Tracker, follow: bool) -> int:
+    """Looks at all runs in turns, with `follow` until none is at work any more and none has begun since.
+
+    Raises UserError if the tracker fails on the way: what it has got it has, and the next time the rest is sent.
+    """
+    try:
+        return rounds(package, places, tracker, follow)
+    except tracker.failures as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"the tracker failed ({why}): what it has it keeps; send the rest with the same command"
+        ) from None
+
+
+def rounds(package: Package, places: list[Path], tracker: Tracker, follow: bool) -> int:
+    at_work: dict[Path, tuple[Followed, Entry]] = {}
+    ended: set[Path] = set()
+    sent = still = changed = 0
+    with watch_signals() as signals:
+        while True:
+            new = 0
+            for place in places:
+                study = (place / "study.yaml").is_file()
+                waits = follow and study and not signals and busy(place)  # for the scores of its runs
+                for run in runs(package, place, at_work.keys() | ended):
+                    at_work[run.folder] = run, tracker.begin(run)
+                    if not follow:  # one after the other: not hundreds open at a time
+                        new += finish(*at_work.pop(run.folder))
+                        ended.add(run.folder)
+                for folder, (run, entry) in list(at_work.items()):
+                    if folder != place and place not in folder.parents:
+                        continue
+                    new += look(run, entry)
+                    if not waits and (signals or run.result() is not None or (still >= STILL and not busy(folder))):
+                        new += finish(run, entry)
+                        ended.add(folder)
+                        changed += run.changed
+                        del at_work[folder]
+            sent, still = sent + new, 0 if new else still + 1
+            if not at_work and (not follow or signals or (still >= STILL and not any(map(busy, places)))):
+                break
+            time.sleep(PAUSE)
+        for place in places:
+            if (place / "study.yaml").is_file():
+                tracker.study(study_id(package, place), place)
+    print(f"sent     {len(ended)} runs, {sent:,} new points")
+    if changed:
+        otherwise = f"{changed:,} points came out otherwise when a run was resumed"
+        print(f"note     {otherwise}; what was sent before stays as it was")
+    return 128 + signals[0] if signals else 0
+
+
+def study_id(package: Package, place: Path) -> str:
+    """16 hex digits: of what is asked, and of the first of its runs."""
+    first = next((run.id for run in runs(package, place)), "")
+    return hashlib.blake2b((place / "study.yaml").read_bytes() + first.encode(), digest_size=8).hexdigest()
+
+
+def finish(run: Followed, entry: Entry) -> int:
+    """Sends the last of a run, and how it ended; returns how many points were new."""
+    new = look(run, entry)
+    result = run.result()
+    scores: dict[str, Any] = {f"{name}/test": x for name, x in run.test().items()}
+    if result is not None:
+        scores |= numbers({name: result.get(name) for name in ("best_epoch", "seconds", "parameters")})
+    entry.end(scores, "finished" if result is not None else "running" if busy(run.folder) else "stopped")
+    return new
+
+
+def look(run: Followed, entry: Entry) -> int:
+    """Sends what is new of a run; returns how many points that were."""
+    points = [point for point in run.points() if point.step > entry.marks.get(point.tag, -1)]
+    entry.points(points)
+    for point in points:  # what a resumed run did again is equal to the bit, and not sent again
+        entry.marks[point.tag] = max(point.step, entry.marks.get(point.tag, -1))
+    for sample in run.new_samples():
+        if sample.step > entry.marks.get(sample.key, -1):
+            entry.sample(sample)
+            entry.marks[sample.key] = sample.step
+    return len(points)
+
+
+def busy(place: Path) -> bool:
+    """Whether a process holds the folder of a run or study, as far as one can tell.
+
+    It is held for the moment of asking: ask seldom.
+    """
+    try:
+        with (place / ".lock").open("rb+") as stream:
+            files.lock(stream)
+    except FileNotFoundError:
+        return False
+    except OSError:  # it is held, or not ours
+        return True
+    return False

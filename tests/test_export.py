@@ -1,0 +1,360 @@
+"""The verb `export`: what it writes is read back equal, by others too; what cannot be read is refused in one line."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.numpy import load_file
+
+import cnn_emnist.config
+import names_rnn.config
+from etude import cli
+from etude.errors import UserError
+from etude.export import card, folder
+from etude.export.plain import from_plain, to_plain
+
+NAMES, LETTERS = names_rnn.config.PACKAGE, cnn_emnist.config.PACKAGE
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """The user's cache and data, which no test shares with the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        place = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(place))
+        patch.setenv("ETUDE_DATA", str(place / "data"))
+        patch.setenv("HF_HOME", str(place / "hub"))
+        yield place
+
+
+@pytest.fixture(scope="module")
+def run(cache):
+    """A finished, evaluated run of names-rnn."""
+    folder = cache / "run"
+    flags = ["--fit.epochs", "1", "--model.hidden", "16", "--fit.device", "cpu", "--fit.threads", "1"]
+    assert cli.main(NAMES, ["train", *flags[:-2], "--run", str(folder)]) == 0
+    assert cli.main(NAMES, ["evaluate", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    out = run.parent / "exported"
+    assert cli.main(NAMES, ["export", str(run), str(out)]) == 0
+    return out
+
+
+def said(capsys, package, *words):
+    capsys.readouterr()
+    code = cli.main(package, list(words))
+    return code, capsys.readouterr()
+
+
+def refused(capsys, package, *words):
+    """The one line that a mistake of the user gets."""
+    code, out = said(capsys, package, *words)
+    assert code == 2
+    lines = out.err.splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_weights_are_those_of_the_checkpoint(run, exported):
+    ours = torch.load(run / "checkpoints/best.pt", weights_only=True)["model"]
+    theirs = load_file(exported / "model.safetensors")
+    assert {f"model.{name}" for name in ours} <= theirs.keys()
+    for name, tensor in ours.items():
+        assert np.array_equal(tensor.numpy(), theirs[f"model.{name}"])
+
+
+def test_predicts_and_embeds_the_same(run, exported, capsys, tmp_path):
+    inputs = ["Satoshi", "Jones"]
+    assert said(capsys, NAMES, "predict", str(run), *inputs) == said(capsys, NAMES, "predict", str(exported), *inputs)
+    for place, name in ((run, "a"), (exported, "b")):
+        assert cli.main(NAMES, ["embed", str(place), *inputs, "--out", str(tmp_path / f"{name}.npy")]) == 0
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
+def test_the_card_is_one(run, exported):
+    card = ModelCard.load(exported / "README.md")
+    test = json.loads((run / "test.json").read_text())
+    results = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert results["accuracy"] == test["accuracy"]
+    assert card.data.license == "mit"
+    assert f"{test['accuracy']:.4f} ± 0.0" in card.text  # with its interval
+    assert "**Made by:** not known" in card.text  # by a test, in this process
+    assert json.loads((exported / "test.json").read_text()) == test
+    assert "- **Licence:** " in card.text  # of the data, from the package's DATA.md
+
+
+def test_what_is_not_generated_is_shown_to_nobody_unasked(run, tmp_path):
+    """Samples show the data, which may be other people's."""
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    config = other / "config.yaml"
+    config.write_text(config.read_text().replace("name: sample", "name: names"))
+    assert cli.main(NAMES, ["export", str(other), str(tmp_path / "without")]) == 0
+    assert not (tmp_path / "without/samples").exists()
+    assert "license: other" in (tmp_path / "without/README.md").read_text()
+    assert cli.main(NAMES, ["export", str(other), str(tmp_path / "with"), "--samples"]) == 0
+    assert (tmp_path / "with/samples/confusion.png").is_file()
+
+
+def test_a_run_without_scores_says_so(run, tmp_path, capsys):
+    other = tmp_path / "run"
+    for file in ("config.yaml", "environment.json", "about.json", "result.json", "checkpoints/best.pt"):
+        (other / file).parent.mkdir(parents=True, exist_ok=True)
+        (other / file).write_bytes((run / file).read_bytes())
+    code, out = said(capsys, NAMES, "export", str(other), str(tmp_path / "out"))
+    assert code == 0
+    assert "without test scores: it was never evaluated" in out.out
+    card = (tmp_path / "out/README.md").read_text()
+    assert "There are no test scores" in card
+    assert "model-index" not in card
+    assert not (tmp_path / "out/test.json").exists()
+
+
+def test_old_scores_are_not_shown_for_another_checkpoint(run, tmp_path, capsys):
+    other = tmp_path / "run"
+    for file in ("config.yaml", "environment.json", "about.json", "result.json", "test.json", "checkpoints/best.pt"):
+        (other / file).parent.mkdir(parents=True, exist_ok=True)
+        (other / file).write_bytes((run / file).read_bytes())
+    state = torch.load(other / "checkpoints/best.pt", weights_only=True)
+    state["model"] = {name: x + 1 if x.is_floating_point() else x for name, x in state["model"].items()}
+    torch.save(state, other / "checkpoints/best.pt")
+    assert cli.main(NAMES, ["export", str(other), str(tmp_path / "out")]) == 0
+    assert not (tmp_path / "out/test.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["export", "RUN", "EXPORTED"], "is not an empty folder"),
+        (["export", "nowhere", "out"], "it has no config.yaml"),
+        (["export", "RUN", "OUT", "--onnx"], "leave --onnx out"),
+        (["predict", "hf://nobody", "Jones"], "write hf://user/name"),
+        (["predict", "nonsense://nobody", "Jones"], "is no address that fsspec knows"),
+        (["export", "RUN", "hf://somebody/names"], "export to a folder"),
+    ],
+)
+def test_mistakes(words, told, run, exported, tmp_path, capsys):
+    places = {"RUN": run, "EXPORTED": exported, "OUT": tmp_path / "out"}
+    line = refused(capsys, NAMES, *(str(places.get(word, word)) for word in words))
+    assert told in line
+    assert not (tmp_path / "out").exists()
+
+
+def changed(exported, folder, name, how):
+    folder.mkdir()
+    for file in ("config.json", "assets.json", "model.safetensors"):
+        (folder / file).write_bytes((exported / file).read_bytes())
+    (folder / name).write_bytes(how((folder / name).read_bytes()))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "told"),
+    [
+        ("model.safetensors", lambda data: data[:100], "cannot be read"),
+        ("config.json", lambda data: data.replace(b'"format": 1', b'"format": 2'), "has format 2"),
+        ("config.json", lambda data: data.replace(b"names-rnn", b"cnn-emnist"), "is a model of cnn-emnist"),
+        ("config.json", lambda data: data.replace(b'"hidden": 16', b'"hidden": 17'), "does not fit"),
+        ("config.json", lambda data: b"[]", "config.json cannot be read"),
+        ("assets.json", lambda data: b'{"$nothing": 1}', "cannot be read"),
+    ],
+)
+def test_damaged(name, how, told, exported, tmp_path, capsys):
+    folder = changed(exported, tmp_path / "model", name, how)
+    assert told in refused(capsys, NAMES, "predict", str(folder), "Jones")
+
+
+def test_a_changed_model_is_not_taken_for_the_one_before(exported, tmp_path, capsys):
+    """The run folder in the cache is of these very files, whatever the folder is called."""
+    state = load_file(exported / "model.safetensors")
+    before = said(capsys, NAMES, "predict", str(exported), "Jones")
+    from safetensors.numpy import save
+
+    flipped = save({name: -x if x.dtype == np.float32 else x for name, x in state.items()}, {"format": "pt"})
+    folder = changed(exported, tmp_path / exported.name, "model.safetensors", lambda _: flipped)
+    assert said(capsys, NAMES, "predict", str(folder), "Jones") != before
+
+
+def test_onnx_says_what_the_model_says(cache, tmp_path, capsys):
+    folder, out = cache / "letters", tmp_path / "out"
+    flags = ["--fit.epochs", "1", "--model.channels", "4", "--fit.device", "cpu", "--fit.precision", "fp32"]
+    assert cli.main(LETTERS, ["train", *flags, "--run", str(folder)]) == 0
+    capsys.readouterr()
+    assert cli.main(LETTERS, ["export", str(folder), str(out), "--onnx"]) == 0
+    task = cli.restored(LETTERS, folder)
+    images = torch.rand(7, 28, 28, generator=torch.Generator().manual_seed(0))
+    session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    with torch.inference_mode():
+        np.testing.assert_allclose(found, task.model(images).numpy(), atol=1e-5, rtol=1e-5)
+
+
+def digest(data):
+    return hashlib.sha1(data).hexdigest()
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of a hub as a download asks for: which commit, which files, and each of them."""
+
+    folder: Path
+    commit = "0123456789abcdef0123456789abcdef01234567"
+
+    def do_HEAD(self):
+        self.answer(False)
+
+    def do_GET(self):
+        self.answer(True)
+
+    def answer(self, body):
+        path = self.path.split("?")[0]
+        if path.startswith("/api/models/somebody/names"):
+            there = [file for file in sorted(self.folder.iterdir()) if file.is_file()]
+            told = {"id": "somebody/names", "sha": self.commit, "private": False, "tags": []}
+            told["siblings"] = [{"rfilename": file.name} for file in there]
+            tree = [
+                {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": digest(file.read_bytes())}
+                for file in there
+            ]
+            return self.send(json.dumps(tree if "/tree/" in path else told).encode(), body)
+        file = self.folder / path.rpartition("/")[2]
+        if path.startswith("/somebody/names/resolve/") and file.is_file():
+            return self.send(file.read_bytes(), body)
+        self.send_response(404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+        return None
+
+    def send(self, data, body):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("ETag", f'"{digest(data)}"')
+        self.send_header("X-Repo-Commit", self.commit)
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub(exported):
+    """The address of a hub that has this one model."""
+    handler = type("Handler", (Hub,), {"folder": exported})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_model_on_the_hub(hub, run, capsys, tmp_path):
+    def predict(address):
+        """In a process of its own, as the hub's address is read from the environment when it starts."""
+        command = [sys.executable, "-m", "names_rnn", "predict", address, "Jones"]
+        environment = os.environ | {"HF_ENDPOINT": hub, "HF_HUB_CACHE": str(tmp_path)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    before = said(capsys, NAMES, "predict", str(run), "Jones")[1].out
+    assert predict("hf://somebody/names").stdout == before
+    missing = predict("hf://somebody/nothing")
+    assert missing.returncode == 2
+    assert "hf://somebody/nothing cannot be had" in missing.stderr.splitlines()[-1]
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A bucket of an S3 server on this machine."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    boto3.client("s3").create_bucket(Bucket="models")
+    yield "s3://models"
+    server.stop()
+
+
+@pytest.mark.filterwarnings("ignore")  # of the clients, of sockets that they leave open
+def test_a_model_on_s3(bucket, run, exported, tmp_path):
+    def call(*words):
+        """In a process of its own, as the client keeps what it has seen of a bucket."""
+        command = [sys.executable, "-m", "names_rnn", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    there = f"{bucket}/one"
+    written = call("export", run, there)
+    assert written.returncode == 0, written.stderr
+    assert call("predict", there, "Jones").stdout == call("predict", run, "Jones").stdout
+    again = call("export", run, there)
+    assert (again.returncode, again.stderr) == (2, f"names-rnn: {there} is not empty: give another one\n")
+    for address, told in ((f"{bucket}/two", "cannot be used"), ("s3://nobody/x", "cannot be used")):
+        found = call("predict", address, "Jones")
+        assert (found.returncode, len(found.stderr.splitlines())) == (2, 1), found.stderr
+        assert told in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["/env/bin/names-rnn", "train", "--fit.epochs", "2"], "names-rnn train --fit.epochs 2"),
+        (["/env/bin/train", "--fit.epochs", "2", "--run", "/home/me/x"], "names-rnn train --fit.epochs 2"),
+        (["python", "-m", "names_rnn", "train", "--data=/home/me/names", "--run=x"], "names-rnn train --data=names"),
+        (["python", "-m", "names_rnn", "train", "--data", "C:\\me\\names"], "names-rnn train --data names"),
+        (["pytest"], ""),
+    ],
+)
+def test_the_command_is_told_without_the_folders_of_its_machine(words, told):
+    assert card.command(NAMES, words) == told
+
+
+def test_a_card_tells_no_folder_of_the_machine(run, tmp_path):
+    data = tmp_path / "secret/names"
+    data.mkdir(parents=True)
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    config = other / "config.yaml"
+    config.write_text(config.read_text().replace("name: sample", f"name: {data}").replace("clip: 1.0", "clip: inf"))
+    assert cli.main(NAMES, ["export", str(other), str(tmp_path / "out")]) == 0
+    for file in ("README.md", "config.json"):
+        assert "secret" not in (tmp_path / "out" / file).read_text()
+    assert cli.main(NAMES, ["predict", str(tmp_path / "out"), "Jones"]) == 0
+
+
+def test_a_model_in_the_cache_is_refused_by_another_task(exported, capsys):
+    assert cli.main(NAMES, ["predict", str(exported), "Jones"]) == 0
+    assert "is a model of names-rnn" in refused(capsys, LETTERS, "predict", str(exported), "x.png")
+
+
+def test_plain_and_back():
+    whole = {"a": (1, 2.5, None, True), "b": [{"$odd": "x"}, {3: torch.arange(4)}], "c": "\udcff", "d": {}}
+    tensors = {}
+    form = json.loads(folder.as_json(to_plain(whole, tensors, "assets")))
+    found = from_plain(form, tensors)
+    assert torch.equal(found["b"][1].pop(3), whole["b"][1].pop(3))
+    assert found == whole
+    assert isinstance(found["a"], tuple)
+    with pytest.raises(UserError, match=r"assets\.x of the checkpoint is a set"):
+        to_plain({"x": {1}}, {}, "assets")
+    with pytest.raises(UserError, match="two tensors"):
+        to_plain({"a": {"b": torch.zeros(1)}, "a.b": torch.ones(1)}, {}, "assets")
