@@ -75,6 +75,12 @@ def tests(session: nox.Session) -> None:
     pytest(session, ROOT / "tests", *(FOLDERS[package] / "tests" for package in TESTED))
 
 
+@nox.session(venv_backend="none")
+def tables(session: nox.Session) -> None:
+    """Makes every table, verdict and number of the READMEs anew that has a result file; CI fails if one differs."""
+    session.run("python", "benchmarks/tables.py", *session.posargs)
+
+
 @nox.session
 @nox.parametrize("package", TESTED, ids=TESTED)
 def test(session: nox.Session, package: str) -> None:
