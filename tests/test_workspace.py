@@ -342,7 +342,8 @@ def test_what_is_handed_in_has_a_number_of_its_own_and_a_study():
     numbers = [re.findall(r"\bnumber=(\d+)", config.read_text("utf-8")) for config in configs]
     assert all(len(found) == 1 for found in numbers), "Package.number is missing"
     assert len({found[0] for found in numbers}) == len(TASKS)
-    for task, (study, *_) in runpy.run_path(str(ROOT / "noxfile.py"))["STUDIES"].items():
+    for task, (_, small) in runpy.run_path(str(ROOT / "noxfile.py"))["HANDIN"].items():
+        study = small.partition(" ")[0]
         assert (ROOT / "packages" / task / "src" / task.replace("-", "_") / "studies" / f"{study}.yaml").is_file()
 
 
