@@ -54,7 +54,8 @@ REAL = {
     "text-ae": "--data twitter",
 }
 SMALL = (
-    "This is the small version, made in minutes: what was trained for it was trained on samples, for an epoch or two."
+    "This is the small version, made in minutes: what is trained in it is trained on a sample, for a few epochs. "
+    "Results that the README has, too, are whole."
 )
 
 
