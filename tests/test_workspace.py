@@ -17,6 +17,7 @@ import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import prose
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -396,6 +397,17 @@ def test_every_table_is_that_of_its_results():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_every_study_that_is_shown_ends_in_prose_which_can_be_handed_in():
+    shown = 0
+    for package in TASKS:
+        text = (package / "README.md").read_text("utf-8")
+        for study in re.findall(r"^<!-- made: study (.+) -->$", text, flags=re.M):
+            assert len(prose.prose(text, study)) > 100, (package.name, study)
+            assert prose.command(text, package.name, study).startswith(f"{package.name} study {study}")
+            shown += 1
+    assert shown >= 10
+
+
 def test_a_table_that_differs_from_its_results_is_found(tmp_path):
     """A digit in a result file, one in a table, a table that nobody made, a study that is not shown."""
     (tmp_path / "packages").mkdir()
@@ -426,3 +438,8 @@ def test_a_table_that_differs_from_its_results_is_found(tmp_path):
         assert text.count(old) >= 1
         readme.write_text(text.replace(old, new, 1), "utf-8")
         assert words in said()
+
+
+def test_the_log_is_in_order_of_time():
+    dates = re.findall(r"^## (\d{4}-\d\d-\d\d) ", (ROOT / "LOG.md").read_text("utf-8"), flags=re.M)
+    assert dates == sorted(dates, reverse=True) and len(dates) == (ROOT / "LOG.md").read_text("utf-8").count("\n## ")

@@ -40,7 +40,8 @@ def main(package: Package, words: list[str], call: str) -> int:
     parser.add_argument("--note", metavar="TEXT", default="", help="is shown first, in all three")
     given = parser.parse_intermixed_args(words)
     places = [files.given(word) for word in given.folders]
-    folder = places[0] if len(places) == 1 else Path("runs") / package.name / "report"
+    alone = places[0].parent if places[0].suffix == ".csv" else places[0]
+    folder = alone if len(places) == 1 else Path("runs") / package.name / "report"
     folder = files.given(given.out) if given.out is not None else folder
     kinds = [given.only] if given.only else list(KINDS)
     missing = [name for name in NEEDED if find_spec(name) is None]
