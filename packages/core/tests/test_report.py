@@ -444,6 +444,7 @@ def test_a_study_by_its_results_alone(place, tmp_path, monkeypatch, capsys):
     assert "colab.research.google.com/github/me/etude/blob/abc/handin/task0.ipynb" in words and "Выводы" in words
     assert "place = Path('sizes.csv')" in words and "Only small." in made[0][1]
     file.write_text(file.read_text().replace("true,0,", "true,7,"))
+    capsys.readouterr()
     assert "the study has no run true 7" in refused([file], capsys)
 
 

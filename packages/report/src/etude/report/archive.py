@@ -34,7 +34,7 @@ To view them, unpack this archive and run `tensorboard --logdir` on the folder.
 
 def build(sections: Sequence[Section], again: str, note: str = "") -> tuple[bytes, str]:
     """A zip file with the logs of all runs, those that failed too, and what was left out; `again` makes it again."""
-    logs = {}
+    logs: dict[str, Path] = {}
     for found, top in zip(sections, names([found.place for found in sections]), strict=True):
         logs |= {"/".join([top, *run.relative_to(found.place).parts]): run for run in runs(found)}
     events = {name: read(run) for name, run in logs.items()}
