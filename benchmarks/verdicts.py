@@ -160,9 +160,11 @@ def errors(found: list[Row]) -> list[str]:
 def promise(found: list[Row]) -> str:
     """The highest rate of what is promised, of how many studies each rate is, and how far chance moves 5 %."""
     kept = [row for row in found if row["of"] != "found" and row["noise"] != "every other skewed"]
-    worst, times = max(float(row["now"]) for row in kept), int(kept[0]["studies"])
-    chance = 2 * math.sqrt(LEVEL * (1 - LEVEL) / times)
-    told = f"{100 * worst:.1f} % is the highest of {len(kept)} rates, each of {times:,} simulated studies"
+    worst = max(kept, key=lambda row: float(row["now"]))
+    sizes = sorted({int(row["studies"]) for row in kept})
+    chance = 2 * math.sqrt(LEVEL * (1 - LEVEL) / int(worst["studies"]))
+    told = f"{100 * float(worst['now']):.1f} % is the highest of {len(kept)} rates, each of "
+    told += f"{' or '.join(f'{size:,}' for size in sizes)} simulated studies"
     return f"{told}; by chance alone a true {100 * LEVEL:g} % shows as {100 * LEVEL:g} ± {100 * chance:.1f} %"
 
 
