@@ -80,6 +80,7 @@ def remade(document: Path, text: str) -> str:
         except Exception as error:
             raise ValueError(f"{document.relative_to(ROOT)}: {told!r} cannot be made ({error!r})") from error
         inline = not opening.endswith("\n")
+        closing = closing if inline else "\n<!-- end -->"
         return f"{opening}{new.replace('.', ',') if inline and document.stem.endswith('.ru') else new}{closing}"
 
     if text.count("<!-- made:") != len(MADE.findall(text)) or text.count("<!-- made:") != text.count("<!-- end -->"):
