@@ -7,7 +7,9 @@ did not declare is seen to by `tests/test_workspace.py` (every import is declare
 empty environment).
 """
 
+import argparse
 import os
+import shutil
 import sys
 import tomllib
 from pathlib import Path
@@ -28,20 +30,33 @@ FOLDERS = {
 TASKS = [name for name, folder in FOLDERS.items() if name == folder.name]  # the others are etude-core, in core, ...
 TESTED = [name for name, folder in FOLDERS.items() if (folder / "tests").is_dir()]
 
-# What `handin` asks of a task: a study, and its flags for the sample, to be done in minutes, and for the real data.
-# A task that is not named here gets the first of its studies, with two epochs.
-STUDIES = {
-    "cifar-vae": ("model-numbers", "--data sample --fit.epochs 2", "--data cifar10"),
-    "cnn-emnist": ("kernel-size", "--fit.epochs 2 --model.channels 8", "--data emnist-letters"),
-    "coco-caption": ("beam", "--fit.epochs 2", ""),
-    "gauss-vae": ("objective", "--fit.epochs 2 --data.train 10000 --importance 500", ""),
-    "grad-flow": ("depth-sigmoid", "--fit.epochs 2", "--data mnist --fit.epochs 2"),
-    "imdb-rnn": ("models", "--fit.epochs 2", "--data aclimdb"),
-    "lstm-pos": ("direction", "--fit.epochs 2", "--data nerus"),
-    "names-rnn": ("drawing", "--fit.epochs 2", "--data names"),
-    "qa-category": ("model", "--fit.epochs 2", "--data trec"),
-    "text-ae": ("batch-norm", "--fit.epochs 2", "--data twitter"),
+# What `handin` trains of a task on the real data, whole; and the study, with its flags, that the small version runs of
+# a task whose results are not committed.
+HANDIN = {
+    "cifar-vae": ("vq576", "model-numbers --data sample --fit.epochs 1 --data.images 600 --model.width 8"),
+    "cnn-emnist": ("--data fashion-mnist", "dropout --fit.epochs 1 --model.channels 8"),
+    "coco-caption": ("--data coco", "beam --fit.epochs 2"),
+    "gauss-vae": ("", "objective --fit.epochs 2 --data.train 10000 --importance 500"),
+    "grad-flow": ("--data mnist", "depth-sigmoid --fit.epochs 2"),
+    "imdb-rnn": ("--data aclimdb", "joining --fit.epochs 1"),
+    "lstm-pos": ("--data nerus --data.documents 10000", "direction --fit.epochs 1"),
+    "names-rnn": ("best", "drawing --fit.epochs 2"),
+    "qa-category": ("--data trec", "normalisation --data sample --fit.epochs 1"),
+    "text-ae": ("--data twitter", "batch-norm --fit.epochs 1"),
 }
+# The flags with which a task's studies are run on real data.
+REAL = {
+    "cnn-emnist": "--data emnist-letters",
+    "imdb-rnn": "--data aclimdb",
+    "lstm-pos": "--data nerus",
+    "names-rnn": "--data names",
+    "qa-category": "--data trec",
+    "text-ae": "--data twitter",
+}
+SMALL = (
+    "This is the small version, made in minutes: what is trained in it is trained on a sample, for a few epochs. "
+    "Results that the README has, too, are whole."
+)
 
 
 def sync(session: nox.Session, *what: str) -> None:
@@ -73,6 +88,12 @@ def lint(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The tests of the workspace and of every package."""
     pytest(session, ROOT / "tests", *(FOLDERS[package] / "tests" for package in TESTED))
+
+
+@nox.session(venv_backend="none")
+def tables(session: nox.Session) -> None:
+    """Makes every table, verdict and number of the READMEs anew that has a result file; CI fails if one differs."""
+    session.run("python", "benchmarks/tables.py", *session.posargs)
 
 
 @nox.session
@@ -138,17 +159,65 @@ def latest(session: nox.Session) -> None:
 
 @nox.session
 def handin(session: nox.Session) -> None:
-    """Into handin/: taskN.ipynb, tensorboardN.zip and a page for every task, or for those named after `--`.
+    """Into handin/: taskN.ipynb, tensorboardN.zip, a page, and results/, which the notebook reads; of every task.
 
-    From the samples, in minutes; with ETUDE_DATA from the real data, in hours. Runs that are there are not run again.
+    All studies of a task: those whose results are committed by these, the others run first, on the real data, which
+    takes hours. What is there is not run again. `-- --quick`: one run of each task, or one small study if no results of
+    it are committed. `--russian`: the notebooks in Russian. `--repository URL`: what they install the package from;
+    otherwise the remote of this clone. Then the names of tasks, if not all.
     """
+    takes = argparse.ArgumentParser(prog="nox -s handin --")
+    takes.add_argument("--quick", action="store_true")
+    takes.add_argument("--russian", action="store_true")
+    takes.add_argument("--repository", default=remote(session))
+    takes.add_argument("tasks", nargs="*", metavar="TASK", default=TASKS)
+    given = takes.parse_args(session.posargs)
+    if unknown := set(given.tasks) - set(TASKS):
+        session.error(f"there is no task {', '.join(sorted(unknown))}: there are {', '.join(TASKS)}")
     sync(session, "--all-packages", "--group", "dev")
-    data, out = "real" if os.environ.get("ETUDE_DATA") else "sample", Path("handin")  # relative: a page says them
-    for task in session.posargs or TASKS:
-        first = sorted((FOLDERS[task] / "src").glob("*/studies/*.yaml"))[0].stem
-        name, small, large = STUDIES.get(task, (first, "--fit.epochs 2", ""))
-        place = Path("runs", "handin", data, task, name)
-        flags = small if data == "sample" else large
-        session.run(task, "study", name, "--jobs", "2", "--out", str(place), *flags.split())
-        session.run(task, "report", str(place), "--out", str(out))
-        (out / "report.html").replace(out / f"report-{task}.html")
+    for task in given.tasks:
+        hand_in(session, task, given)
+
+
+def remote(session: nox.Session) -> str:
+    """This commit of the remote of this clone, as pip installs from it; empty if there is none."""
+    ask = ("git", "config", "--get", "remote.origin.url")
+    url = str(session.run(*ask, external=True, silent=True, success_codes=[0, 1]) or "").strip()
+    commit = str(session.run("git", "rev-parse", "HEAD", external=True, silent=True) or "").strip()
+    return f"git+{url}@{commit}" if url.startswith("https://") else ""
+
+
+def hand_in(session: nox.Session, task: str, given: argparse.Namespace) -> None:
+    """What is handed in of one task."""
+    out, runs = Path("handin"), Path("runs", "handin", "small" if given.quick else "whole", task)  # a page says them
+    committed = FOLDERS[task] / "results"
+    studies = sorted(file.stem for file in (FOLDERS[task] / "src").glob("*/studies/*.yaml"))
+    kept = [study for study in studies if (committed / f"{study}.csv").is_file()]
+    flags, small = HANDIN.get(task, ("", f"{studies[0]} --fit.epochs 1"))
+    asked = {study: REAL.get(task, "") for study in studies if study not in kept}
+    if given.quick:
+        name, _, its_flags = small.partition(" ")
+        asked, flags = {} if kept else {name: its_flags}, "--fit.epochs 2"
+    results, shown, note = out / "results" / task, [], SMALL * given.quick
+    if left_out := [study for study in studies if study not in (*kept, *asked)]:
+        note += f" Not run for it, and without committed results: {', '.join(left_out)}."
+    shutil.rmtree(results, ignore_errors=True)
+    for study in kept:
+        session.run("python", "benchmarks/prose.py", task, study, str(results))
+    for study, of_study in asked.items():
+        made = ("study", study, *of_study.split())
+        session.run(task, *made, "--jobs", "2", "--out", str(runs / study))
+        told = ("--results", str(runs / study / "results.csv"), "--command", " ".join([task, *made]))
+        session.run("python", "benchmarks/prose.py", task, study, str(results), *told)
+        shown.append(str(runs / study))
+    if not shown:
+        session.run(task, "train", *flags.split(), "--run", str(runs / "run"))
+        session.run(task, "evaluate", str(runs / "run"))
+        shown.append(str(runs / "run"))
+    files = [str(results / f"{study}.csv") for study in (*kept, *asked)]
+    how = ["--out", str(out), "--repository", given.repository, "--note", note]
+    page = [*shown, *(str(results / f"{study}.csv") for study in kept)]
+    session.run(task, "report", *page, *how, "--only", "page")
+    session.run(task, "report", *shown, *how, "--only", "tensorboard")
+    session.run(task, "report", *files, *how, "--only", "notebook", "--language", "ru" if given.russian else "en")
+    (out / "report.html").replace(out / f"report-{task}.html")

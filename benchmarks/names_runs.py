@@ -9,12 +9,12 @@ validation, and never scored on the test part.
 """
 
 import argparse
-import csv
 import json
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from rows import Row, rows, write
 from scipy.stats import t as student
 
 from etude.errors import UserError
@@ -28,12 +28,6 @@ AIMS = {
     "names-rnn train lab": "70 % in training",
     f"{BEST} {ROWS}": "accuracy >= 86 %",
 }
-Row = dict[str, str]
-
-
-def rows(file: Path) -> list[Row]:
-    with file.open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
 
 
 def row(command: str, run: Path, tried: bool) -> dict[str, Any]:
@@ -112,10 +106,7 @@ def main() -> None:
     if given.runs:
         found = [row(given.command, run, given.tried) for run in given.runs]
         kept = [line for line in rows(file) if line["command"] != given.command] if file.is_file() else []
-        with file.open("w", encoding="utf-8", newline="") as out:
-            writer = csv.DictWriter(out, list(found[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows([*kept, *found])
+        write(file, [*kept, *found])
     peers, runs, others = (rows(RESULTS / name) for name in ("peers.csv", "runs.csv", "tried.csv"))
     for protocol in ("distinct", "rows"):
         print(*table(peers, runs, protocol), "", ahead(peers, runs, protocol), "", sep="\n")

@@ -12,7 +12,6 @@ the factor of an infinitely deep network; `_predicted` is that of this depth and
 """
 
 import argparse
-import csv
 import math
 import sys
 from collections import defaultdict
@@ -20,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rows import Row, rows, write
 
 from grad_flow import flow, task
 from grad_flow.config import Config, Model
 from grad_flow.data import load
 from grad_flow.model import DeepDenseNet
 
-Row = dict[str, str]
 ROOT = Path(__file__).parents[1]
 RESULTS, PICTURE = ROOT / "packages/grad-flow/results", ROOT / "docs/grad-flow.png"
 DEPTH = 12  # hidden layers
@@ -95,11 +94,6 @@ def interval(values: np.ndarray) -> float:
 
     n = len(values)
     return float(t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.inf
-
-
-def rows(file: Path) -> list[Row]:
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def table(found: list[Row]) -> list[str]:
@@ -192,13 +186,6 @@ def main() -> None:
                 print(f"{width} {name}", file=sys.stderr, flush=True)
     print("\n".join(table(rows(files[0]))))
     picture(rows(files[1]), PICTURE)
-
-
-def write(file: Path, found: list[Row]) -> None:
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, found[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
 
 
 if __name__ == "__main__":

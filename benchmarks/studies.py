@@ -2,7 +2,7 @@
 
     python benchmarks/studies.py grad-flow
 
-The prose around them is written by hand; `tests/test_workspace.py` holds these lines to the README.
+The prose around them is written by hand; `benchmarks/tables.py` puts these lines into the README.
 """
 
 import importlib
@@ -18,6 +18,11 @@ from etude.study.table import table, verdict_line
 PACKAGES = Path(__file__).parents[1] / "packages"
 
 
+def package(name: str) -> Package:
+    found: Package = importlib.import_module(f"{name.replace('-', '_')}.config").PACKAGE
+    return found
+
+
 def section(package: Package, name: str) -> list[str]:
     """The lines for one study, whose results.csv is committed. Raises UserError if that is another study's."""
     study = load(name, package.module, package.scores)
@@ -31,9 +36,9 @@ def section(package: Package, name: str) -> list[str]:
 
 def sections(name: str) -> dict[str, list[str]]:
     """By study, of those of this package whose results are committed."""
-    package = importlib.import_module(f"{name.replace('-', '_')}.config").PACKAGE
     there = {file.stem for file in (PACKAGES / name / "results").glob("*.csv")}
-    return {study: section(package, study) for study in available(package.module) if study in there}
+    of = package(name)
+    return {study: section(of, study) for study in available(of.module) if study in there}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ and the next one is tried, and the depth at which half do is read off between tw
 """
 
 import argparse
-import csv
 import math
 import sys
 from collections import defaultdict
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rows import Row, rows, write
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -38,7 +38,6 @@ DEPTHS = (4, 6, 8, 11, 16, 23, 32, 45, 64)
 SIGMA_B = 0.05**0.5
 WIDTH, BATCH, IMAGES = 128, 100, 1000
 TRAINS = 0.55
-Row = dict[str, str]
 
 
 def train(depth: int, sigmas: list[float], seeds: int, steps: int, lr: float, data: str) -> list[Row]:
@@ -81,11 +80,6 @@ def train(depth: int, sigmas: list[float], seeds: int, steps: int, lr: float, da
         about | {"sigma_w": f"{sigma:g}", "seed": str(seed), "accuracy": f"{accuracy:.4f}"}
         for (sigma, seed), accuracy in zip(runs, right.float().mean(1).tolist(), strict=True)
     ]
-
-
-def rows(file: Path) -> list[Row]:
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def accuracies(found: list[Row]) -> dict[float, dict[int, list[float]]]:
@@ -185,13 +179,6 @@ def picture(found: list[Row], file: Path) -> None:
     figure.legend(loc="outside lower left", ncols=2, fontsize=9)
     figure.colorbar(image, ax=axes, label="accuracy on the images that are learnt, mean over the seeds")
     figure.savefig(file, dpi=110, metadata={"Software": None})
-
-
-def write(file: Path, found: list[Row]) -> None:
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, found[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """How often a study gives a verdict that chance gave, and how often it finds what is there.
 
-    uv run --package etude-core python benchmarks/verdicts.py
+    uv run --package etude-core python benchmarks/verdicts.py [TIMES]
 
+It writes packages/core/results/verdicts.csv, a line a rate; `nox -s tables` makes the tables of CONTRIBUTING.md of it.
 Studies are simulated whole and judged by `etude.study.judge.judge`, as `study` does; beside it stands the rule used
 before: the 95 % percentile bootstrap interval of the differences, paired by seed, of each claim alone. Scores are in
 standard deviations of seeds. A study of n claims has n + 1 settings in a row, each claim holds two neighbours against
@@ -15,18 +16,20 @@ that is outside of what Student's t promises, and the figure says what is left o
 import itertools
 import math
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+from rows import Row, write
 
-from etude.study.judge import Claim, Score, Verdict, judge
+from etude.study.judge import LEVEL, Claim, Score, Verdict, judge
 
 SEEDS = (3, 5, 10)
 CLAIMS = (1, 2, 3, 6)
 EFFECTS = (0.5, 1.0, 2.0, 3.0)
+SHARED = "normal, shared test part"
 BLOCKS = 50
 Noise = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 Settings = dict[str, dict[int, Score]]
@@ -40,6 +43,7 @@ NOISES: dict[str, Noise] = {
     ),
 }
 PROMISED = ("normal", "heavy tails", "skewed")
+FILE = Path(__file__).parents[1] / "packages/core/results/verdicts.csv"
 
 
 def settings(rng: np.random.Generator, means: Sequence[float], seeds: int, noise: Noise, examples: float) -> Settings:
@@ -122,34 +126,70 @@ def power(times: int, count: int, step: float, seeds: int) -> tuple[float, float
     return now / times / count, then / times / count
 
 
+def rates(times: int) -> Iterator[dict[str, Any]]:
+    """Every rate by the rule now, and by that before; `of`: of studies, or of claims where something is to be found."""
+
+    def line(of: str, noise: str, claims: int, seeds: int, effect: float, studies: int, *rate: float) -> dict[str, Any]:
+        about = {"of": of, "noise": noise, "claims": claims, "seeds": seeds, "effect": effect, "studies": studies}
+        return about | dict(zip(("now", "before"), [f"{x:.5f}" for x in rate] + [""] * (2 - len(rate)), strict=True))
+
+    for count, seeds in itertools.product(CLAIMS, SEEDS):
+        for noise in NOISES:
+            yield line("false", noise, count, seeds, 0, times, *false_rates(times, count, seeds, noise))
+        yield line("false", SHARED, count, seeds, 0, times, *false_rates(times, count, seeds, "normal", True))
+        for noise in PROMISED:
+            yield line("false equality", noise, count, seeds, 2, times, false_equality(times, count, seeds, noise))
+        for effect in EFFECTS:
+            yield line("found", "normal", count, seeds, effect, times, *power(times, count, effect, seeds))
+
+
+def errors(found: list[Row]) -> list[str]:
+    """Markdown: studies with a false verdict, %."""
+    heads = [*PROMISED, SHARED, "equality, the worst of the first three", "every other skewed", "normal, old rule"]
+    lines = [f"| claims | seeds | {' | '.join(heads)} |", "|---:" * (len(heads) + 2) + "|"]
+    for claims, seeds in dict.fromkeys((row["claims"], row["seeds"]) for row in found):
+        some = [row for row in found if (row["claims"], row["seeds"]) == (claims, seeds)]
+        false = {row["noise"]: row for row in some if row["of"] == "false"}
+        equal = max(float(row["now"]) for row in some if row["of"] == "false equality")
+        numbers = [float(false[noise]["now"]) for noise in (*PROMISED, SHARED)]
+        numbers += [equal, float(false["every other skewed"]["now"]), float(false["normal"]["before"])]
+        lines.append(f"| {claims} | {seeds} | {' | '.join(f'{100 * x:.1f}' for x in numbers)} |")
+    return lines
+
+
+def promise(found: list[Row]) -> str:
+    """The highest rate of what is promised, of how many studies each rate is, and how far chance moves 5 %."""
+    kept = [row for row in found if row["of"] != "found" and row["noise"] != "every other skewed"]
+    worst = max(kept, key=lambda row: float(row["now"]))
+    sizes = sorted({int(row["studies"]) for row in kept})
+    chance = 2 * math.sqrt(LEVEL * (1 - LEVEL) / int(worst["studies"]))
+    told = f"{100 * float(worst['now']):.1f} % is the highest of {len(kept)} rates, each of "
+    told += f"{' or '.join(f'{size:,}' for size in sizes)} simulated studies"
+    return f"{told}; by chance alone a true {100 * LEVEL:g} % shows as {100 * LEVEL:g} ± {100 * chance:.1f} %"
+
+
+def finds(found: list[Row]) -> list[str]:
+    """Markdown: claims that hold and are said to, %, by the true difference."""
+    heads = [f"{effect:g}" for effect in EFFECTS]
+    lines = [f"| claims | seeds | {' | '.join(heads)} |", "|---:" * (len(heads) + 2) + "|"]
+    for claims, seeds in dict.fromkeys((row["claims"], row["seeds"]) for row in found):
+        some = {
+            row["effect"]: float(row["now"])
+            for row in found
+            if (row["of"], row["claims"], row["seeds"]) == ("found", claims, seeds)
+        }
+        lines.append(f"| {claims} | {seeds} | {' | '.join(f'{100 * some[str(effect)]:.0f}' for effect in EFFECTS)} |")
+    return lines
+
+
 def main(times: int) -> None:
-    began = time.monotonic()
-    error = 100 * math.sqrt(0.05 * 0.95 / times)
-    print(f"{times:,} simulated studies a number; a true 5 % shows as 5 +- {2 * error:.1f} %\n")
-    print("Studies with a false verdict, %, nothing differs: now | by the rule before")
-    kinds = [(noise, False) for noise in PROMISED] + [("normal", True), ("every other skewed", False)]
-    names = [noise + ", shared test part" * shared for noise, shared in kinds]
-    print(f"{'claims':>6} {'seeds':>6}  " + "".join(f"{name:>28}" for name in names))
-    worst = 0.0
-    for count, seeds in itertools.product(CLAIMS, SEEDS):
-        rates = [false_rates(times, count, seeds, *kind) for kind in kinds]
-        worst = max(worst, *(now for now, _ in rates[:-1]))
-        cells = [f"{100 * now:.1f} | {100 * then:4.1f}" for now, then in rates]
-        print(f"{count:>6} {seeds:>6}  " + "".join(f"{cell:>28}" for cell in cells), flush=True)
-    print("\nStudies that call settings as good which differ by the margin (2), %; three times as many")
-    for count, seeds in itertools.product(CLAIMS, SEEDS):
-        rates_of = [false_equality(3 * times, count, seeds, noise) for noise in PROMISED]
-        worst = max(worst, *rates_of)
-        print(f"{count:>6} {seeds:>6}  " + "".join(f"{100 * rate:>28.1f}" for rate in rates_of), flush=True)
-    print("\nClaims that are found to hold, %, by the true difference in standard deviations of seeds: now | before")
-    print(f"{'claims':>6} {'seeds':>6}  " + "".join(f"{effect:>16}" for effect in EFFECTS))
-    for count, seeds in itertools.product((1, 3, 6), SEEDS):
-        found = [power(times // 2, count, effect, seeds) for effect in EFFECTS]
-        cells = [f"{100 * now:.0f} | {100 * then:.0f}" for now, then in found]
-        print(f"{count:>6} {seeds:>6}  " + "".join(f"{cell:>16}" for cell in cells), flush=True)
-    print(f"\nhighest rate of false verdicts, but for `every other skewed`: {100 * worst:.1f} %")
-    print(f"{time.monotonic() - began:.0f} s")
+    found = []
+    for rate in rates(times):
+        found.append(rate)
+        print(*rate.values(), flush=True)
+    FILE.parent.mkdir(exist_ok=True)
+    write(FILE, found)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 600)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 4000)

@@ -5,12 +5,12 @@
 packages/grad-flow/results/whys.csv, which has the numbers that the README names.
 """
 
-import csv
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from rows import Row, write
 
 from grad_flow import flow
 from grad_flow.__main__ import main as grad_flow
@@ -22,7 +22,6 @@ FILE = Path(__file__).parents[1] / "packages/grad-flow/results/whys.csv"
 STEPS = (0, 1, 5, 20)
 LAYERS = (1, 16)
 NETWORKS = 40
-Row = dict[str, str]
 
 
 def explosion(sigma_w: int) -> list[Row]:
@@ -65,8 +64,5 @@ def spread(initialisation: str, width: int) -> list[Row]:
 
 if __name__ == "__main__":
     found = explosion(3) + explosion(4) + spread("he", 64) + spread("lecun", 64) + spread("he", 256)
-    with FILE.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, found[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
+    write(FILE, found)
     print(FILE.read_text("utf-8"), end="")

@@ -19,6 +19,7 @@ import typing
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import prose
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -346,7 +347,8 @@ def test_what_is_handed_in_has_a_number_of_its_own_and_a_study():
     numbers = [re.findall(r"\bnumber=(\d+)", config.read_text("utf-8")) for config in configs]
     assert all(len(found) == 1 for found in numbers), "Package.number is missing"
     assert len({found[0] for found in numbers}) == len(TASKS)
-    for task, (study, *_) in runpy.run_path(str(ROOT / "noxfile.py"))["STUDIES"].items():
+    for task, (_, small) in runpy.run_path(str(ROOT / "noxfile.py"))["HANDIN"].items():
+        study = small.partition(" ")[0]
         assert (ROOT / "packages" / task / "src" / task.replace("-", "_") / "studies" / f"{study}.yaml").is_file()
 
 
@@ -448,9 +450,58 @@ def test_both_readmes_say_the_same():
     assert {task.name for task in TASKS} == {line[3:].partition("]")[0] for line in tables[0]}
 
 
-@pytest.mark.parametrize("package", [task for task in TASKS if (task / "results").is_dir()], ids=by_name)
-def test_a_readme_has_the_tables_of_its_studies(package):
-    """As `benchmarks/studies.py` makes them from the results that are committed."""
-    text = (package / "README.md").read_text("utf-8")
-    for study, lines in runpy.run_path(str(ROOT / "benchmarks/studies.py"))["sections"](package.name).items():
-        assert "\n".join(lines) in text, study
+TABLES = [sys.executable, str(ROOT / "benchmarks/tables.py"), "--check"]
+
+
+def test_every_table_is_that_of_its_results():
+    """As `nox -s tables` makes them from the files that are committed; and what has no file says so."""
+    done = subprocess.run(TABLES, capture_output=True, text=True, encoding="utf-8")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_every_study_that_is_shown_ends_in_prose_which_can_be_handed_in():
+    shown = 0
+    for package in TASKS:
+        text = (package / "README.md").read_text("utf-8")
+        for study in re.findall(r"^<!-- made: study (.+) -->$", text, flags=re.M):
+            assert len(prose.prose(text, study)) > 100, (package.name, study)
+            assert prose.command(text, package.name, study).startswith(f"{package.name} study {study}")
+            shown += 1
+    assert shown >= 10
+
+
+def test_a_table_that_differs_from_its_results_is_found(tmp_path):
+    """A digit in a result file, one in a table, a table that nobody made, a study that is not shown."""
+    (tmp_path / "packages").mkdir()
+    shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks")
+    names = tmp_path / "packages" / "names-rnn"
+    shutil.copytree(ROOT / "packages" / "names-rnn" / "results", names / "results")
+    for file in ("CONTRIBUTING.md", "packages/names-rnn/README.md"):
+        shutil.copy(ROOT / file, tmp_path / file)
+    shutil.copytree(ROOT / "packages/core/results", tmp_path / "packages/core/results")
+    check = [sys.executable, str(tmp_path / "benchmarks/tables.py"), "--check"]
+
+    def said():
+        return subprocess.run(check, capture_output=True, text=True, encoding="utf-8").stderr
+
+    assert said() == ""
+    file, readme = names / "results" / "cell.csv", names / "README.md"
+    right, text = file.read_text("utf-8"), readme.read_text("utf-8")
+    file.write_text(right.replace("0.7", "0.6", 1), "utf-8")
+    assert said() == "packages/names-rnn/README.md differs from its result files: `uv run nox -s tables`\n"
+    file.write_text(right, "utf-8")
+    for old, new, words in (
+        ("0.7598", "0.7599", "differs from its result files"),
+        ("## Data\n", "## Data\n\n| a | b |\n|---|---|\n| c | 1.5 |\n", "no result file behind | a | b |"),
+        ("<!-- made: study cell -->\n", "", "has no `end`, or the other way round"),
+        ("<!-- made: study cell -->\n", "<!-- made: study order -->\n", "does not show results/cell.csv"),
+        ("<!-- made: study cell -->\n", "<!-- made: study nothing -->\n", "'study nothing' cannot be made"),
+    ):
+        assert text.count(old) >= 1
+        readme.write_text(text.replace(old, new, 1), "utf-8")
+        assert words in said()
+
+
+def test_the_log_is_in_order_of_time():
+    dates = re.findall(r"^## (\d{4}-\d\d-\d\d) ", (ROOT / "LOG.md").read_text("utf-8"), flags=re.M)
+    assert dates == sorted(dates, reverse=True) and len(dates) == (ROOT / "LOG.md").read_text("utf-8").count("\n## ")

@@ -1,18 +1,14 @@
 """Verdicts: equal to SciPy where it knows the answer, none where the numbers cannot bear one, seldom wrong."""
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+import verdicts
 from scipy import stats
 
 from etude.study import judge
 from etude.study.judge import Claim, Error, Estimate, Score
-
-ROOT = Path(__file__).parents[3]
 
 
 def runs(values, part=None, blocks=None, others=True):
@@ -197,29 +193,20 @@ def test_claims_share_one_rate_of_errors():
 # ------------------------------------------------------------------------------------------------------ how often wrong
 
 
-@pytest.fixture(scope="module")
-def simulated():
-    spec = importlib.util.spec_from_file_location("verdicts", ROOT / "benchmarks" / "verdicts.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["verdicts"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 @pytest.mark.parametrize(("noise", "shared"), [("normal", False), ("heavy tails", False), ("normal", True)])
-def test_at_most_five_of_a_hundred_studies_have_a_false_verdict(simulated, seeds, noise, shared):
+def test_at_most_five_of_a_hundred_studies_have_a_false_verdict(seeds, noise, shared):
     times = 400
-    now, before = simulated.false_rates(times, 3, seeds, noise, shared)
+    now, before = verdicts.false_rates(times, 3, seeds, noise, shared)
     assert now <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / times)
     assert before > 0.2, "the rule before: three times as many and more"
 
 
-def test_settings_that_differ_by_the_margin_are_seldom_called_as_good(simulated):
+def test_settings_that_differ_by_the_margin_are_seldom_called_as_good():
     for seeds in (3, 10):
-        assert simulated.false_equality(400, 3, seeds) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
+        assert verdicts.false_equality(400, 3, seeds) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
 
 
-def test_what_is_there_is_found(simulated):
-    assert simulated.power(100, 3, 3.0, 10)[0] > 0.95
-    assert simulated.power(100, 1, 3.0, 5)[0] > 0.9
+def test_what_is_there_is_found():
+    assert verdicts.power(100, 3, 3.0, 10)[0] > 0.95
+    assert verdicts.power(100, 1, 3.0, 5)[0] > 0.9

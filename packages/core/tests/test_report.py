@@ -277,6 +277,7 @@ def test_names_and_texts_stay_text_in_notebook_results_and_archive(tmp_path):
     (failed / "log.txt").write_text(NASTY.replace("\n", " "))
     found = report.section(PACKAGE, place, f"toy {NASTY}")
     texts = [text for kind, text in notebook.cells(PACKAGE, [found], tmp_path) if kind == "markdown"]
+    texts[0] = texts[0].partition("\n")[2]  # the badge above is a link
     texts += [table.markdown(found.outcome, found.command)]
     names = {"found": found, "report": report, "markdown": markdown, "Markdown": str}
     texts += [eval(cell(found, "conclusions"), names)]
@@ -420,6 +421,33 @@ def test_several_on_one_page(place, tmp_path, monkeypatch):
     assert 'href="#s1"' in text
 
 
+def test_a_study_by_its_results_alone(place, tmp_path, monkeypatch, capsys):
+    """The same table and verdicts as its folder gives, with what was concluded; and a note on top."""
+    asked = parse(config.plain(config.compose(STUDY, "here")), "here", "norms", "norms", PACKAGE.scores)
+    monkeypatch.setattr(report, "load", lambda *_: asked)
+    table.save(summarise(asked, place), place, "toy study norms")
+    file = shutil.copy(place / "results.csv", tmp_path / "sizes.csv")
+    bare = report.section(PACKAGE, file, "toy")
+    assert "flags that sizes.csv does not tell" in bare.command and bare.prose == ""
+    file.with_suffix(".md").write_text("```bash\ntoy study norms --x\n```\n\nIt *helps* <script>a()</script>.\n")
+    found = report.section(PACKAGE, file, "toy")
+    assert found.command == "toy study norms --x"
+    assert found.outcome.rows == summarise(asked, place).rows and found.problems == []
+    assert page.results(found) == page.results(report.section(PACKAGE, place, "toy"))
+    assert cli.main(PACKAGE, ["report", str(file), "--only", "page", "--note", "Only <b>small</b>."]) == 0
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert ">It <em>helps</em> &lt;script&gt;a()&lt;/script&gt;.</p>" in text
+    assert "Only &lt;b&gt;small&lt;/b&gt;." in text and "no curves or examples" in text
+    assert archive.build([found], "again")[1] == "nothing was left out"
+    made = notebook.cells(PACKAGE, [found], tmp_path, "ru", "git+https://github.com/me/etude.git@abc", "Only small.")
+    words = "\n".join(text for _, text in made)
+    assert "colab.research.google.com/github/me/etude/blob/abc/handin/task0.ipynb" in words and "Выводы" in words
+    assert "place = Path('sizes.csv')" in words and "Only small." in made[0][1]
+    file.write_text(file.read_text().replace("true,0,", "true,7,"))
+    capsys.readouterr()
+    assert "the study has no run true 7" in refused([file], capsys)
+
+
 # ---------------------------------------------------------------------------------------------------------- mistakes
 
 
@@ -532,7 +560,7 @@ def unpacked(content, folder):
 
 
 def reader(folder):
-    found = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    found = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
     found.Reload()
     return found
 
@@ -551,14 +579,21 @@ def test_tensorboard_reads_the_archive(trained, tmp_path):
             points = [[(e.step, e.value) for e in each.Scalars(tag)] for each in (before, after)]
             assert points[0] == points[1] != []
         assert "_hparams_/experiment" in after.summary_metadata
-        assert {e.step for e in after.Tensors("shown/text_summary")} == {0, 18}, "the first text and the last"
+        shown = [[e.step for e in each.Tensors("shown/text_summary")] for each in (before, after)]
+        assert shown[0] == shown[1] and len(shown[0]) > 2, "the texts of every epoch"
+        assert after.Tags()["graph"] == before.Tags()["graph"]
+        points = [
+            {p.name: p.read_bytes() for p in of.rglob("*") if p.suffix in (".tsv", ".pbtxt")}
+            for of in (original, folder)
+        ]
+        assert points[0] == points[1]
     said = (logs / "README.txt").read_text()
     assert "toy report norms" in said
     assert f"{left_out.capitalize()}." in said
     assert archive.build([report.section(PACKAGE, trained, "toy")], "toy report norms")[0] == content
 
 
-def test_long_curves_are_thinned_pictures_are_of_the_first_seed_and_what_was_taken_back_stays_so(tmp_path):
+def test_long_curves_and_many_pictures_are_thinned_and_what_was_taken_back_stays_so(tmp_path, monkeypatch):
     from PIL import Image
     from torch.utils.tensorboard import SummaryWriter
 
@@ -569,23 +604,30 @@ def test_long_curves_are_thinned_pictures_are_of_the_first_seed_and_what_was_tak
         with SummaryWriter(str(folder), filename_suffix=".first") as out:
             for step in range(1500):
                 out.add_scalar("step/loss", float(step), step)
-                if step % 500 == 0:
+                if step % 100 == 0:
                     out.add_image("board", page_picture(Image), step, dataformats="HWC")
         with SummaryWriter(str(folder), purge_step=1000, filename_suffix=".second") as out:
             for step in range(1000, 1200):
                 out.add_scalar("step/loss", -1.0, step)
         last = next(folder.glob("*.second"))
         last.write_bytes(last.read_bytes()[:-7])  # the writer is in the middle of a record
-    content, left_out = archive.build([report.section(PACKAGE, tmp_path / "s", "toy")], "again")
+    monkeypatch.setattr(archive, "SHOWN", (100, 3, 2))
+    whole, _ = archive.build([report.section(PACKAGE, tmp_path / "s", "toy")], "again")
+    for seed in (0, 1):
+        pictures = reader(unpacked(whole, tmp_path / "whole") / f"s/norm=true/seed={seed}").images.Items("board")
+        assert [e.step for e in pictures] == list(range(0, 1000, 100)), "of every seed"
+    monkeypatch.setattr(archive, "LIMIT", len(whole) - 1)
+    content, left_out = archive.build([report.section(PACKAGE, tmp_path / "s", "toy")], "again", "A note.")
+    assert len(content) < len(whole)
     logs = unpacked(content, tmp_path / "out")
+    assert "A note." in (logs / "README.txt").read_text()
     points = [(e.step, e.value) for e in reader(logs / "s/norm=true/seed=0").Scalars("step/loss")]
     assert len(points) == archive.POINTS
     assert points[0] == (0, 0.0)
     assert points[-1] == (1198, -1.0), "step 1199 was cut off, those from 1200 on were taken back"
     assert all((value == -1) == (step >= 1000) for step, value in points)
-    images = [[e.step for e in reader(logs / f"s/norm=true/seed={s}").images.Items("board")] for s in (0,)]
-    assert images == [[0, 500]]
-    assert not reader(logs / "s/norm=true/seed=1").Tags()["images"]
+    images = [[e.step for e in reader(logs / f"s/norm=true/seed={s}").images.Items("board")] for s in (0, 1)]
+    assert images == [[0, 400, 900]] * 2, "as many as fit, the first and the last among them"
     assert "scalars" in left_out and "pictures" in left_out
 
 

@@ -1,7 +1,8 @@
 """The TensorBoard logs of runs and studies as one archive that can be mailed.
 
-Every run's event files become one, in a folder named as the run's is, without what makes them large: most points of
-long curves, pictures and texts between the first and the last, pictures of all seeds but the first, and the graph.
+Every run's event files become one, in a folder named as the run's is, and its points for the projector lie beside it.
+They are thinned in steps, not in kinds: of long curves points are left out, of what was shown often some of the times;
+as many are kept as fit into LIMIT.
 """
 
 import io
@@ -16,7 +17,8 @@ from etude.events import beginning, records
 from etude.report.read import Section
 
 POINTS = 300  # of a curve are kept
-KEPT = f"kept: {POINTS} points of each curve, the first and the last picture and text, pictures of the first seed only"
+SHOWN = (100, 50, 20, 10, 5, 3)  # times that a picture or a text is kept: the first of these with which all fits
+LIMIT = 20e6  # bytes, for mail
 OLDEST = (1980, 1, 1, 0, 0, 0)  # the time of every entry: the same logs give the same archive
 
 ABOUT = """\
@@ -27,26 +29,38 @@ TensorBoard logs of {names}, made by
 To view them, unpack this archive and run `tensorboard --logdir` on the folder.
 
 {thinned}
-"""
+{note}"""
 
 
-def build(sections: Sequence[Section], again: str) -> tuple[bytes, str]:
+def build(sections: Sequence[Section], again: str, note: str = "") -> tuple[bytes, str]:
     """A zip file with the logs of all runs, those that failed too, and what was left out; `again` makes it again."""
-    out = io.BytesIO()
-    left_out = dict.fromkeys(("scalars", "pictures", "texts", "graphs"), 0)
-    tops = names([found.place for found in sections])
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as packed:
-        for found, top in zip(sections, tops, strict=True):
-            for run in runs(found):
-                first = found.outcome is None or not run.name.startswith("seed=") or run.name == "seed=0"
-                if kept := thin(read(run), first, left_out):
-                    name = "/".join([top, *run.relative_to(found.place).parts, "events.out.tfevents.0.etude"])
-                    entry(packed, name, records([beginning(kept[0].wall_time), *kept]))
-        counts = ", ".join(f"{count:,} {what}" for what, count in left_out.items() if count)
-        thinned = f"left out: {counts} ({KEPT})" if counts else "nothing was left out"
-        about = ABOUT.format(names=", ".join(tops), command=again, thinned=thinned.capitalize() + ".")
-        entry(packed, "README.txt", about.encode())
+    logs: dict[str, Path] = {}
+    for found, top in zip(sections, names([found.place for found in sections]), strict=True):
+        logs |= {"/".join([top, *run.relative_to(found.place).parts]): run for run in runs(found)}
+    events = {name: read(run) for name, run in logs.items()}
+    tops = ", ".join(dict.fromkeys(name.partition("/")[0] for name in logs)) or "no run"
+    for shown in SHOWN:
+        out, left_out = io.BytesIO(), dict.fromkeys(("scalars", "pictures", "texts"), 0)
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as packed:
+            for name, run in logs.items():
+                if kept := thin(events[name], shown, left_out):
+                    content = records([beginning(kept[0].wall_time), *kept])
+                    entry(packed, f"{name}/events.out.tfevents.0.etude", content)
+                for file in projector_files(run):
+                    entry(packed, f"{name}/{file.relative_to(run / 'tb').as_posix()}", file.read_bytes())
+            counts = ", ".join(f"{count:,} {what}" for what, count in left_out.items() if count)
+            kept_are = f"kept: {POINTS} points of each curve, pictures and texts of {shown} times"
+            thinned = f"left out: {counts} ({kept_are})" if counts else "nothing was left out"
+            told = {"names": tops, "command": again, "note": f"\n{note}\n" * bool(note)}
+            entry(packed, "README.txt", ABOUT.format(**told, thinned=thinned.capitalize() + ".").encode())
+        if out.tell() <= LIMIT:
+            break
     return out.getvalue(), thinned
+
+
+def projector_files(run: Path) -> list[Path]:
+    """The points that a run shows in the projector, as `Run.embedding` writes them: no events."""
+    return sorted(file for kind in ("*.pbtxt", "*/*/*.tsv") for file in (run / "tb").glob(kind))
 
 
 def names(places: Sequence[Path]) -> list[str]:
@@ -65,8 +79,8 @@ def entry(packed: zipfile.ZipFile, name: str, content: bytes) -> None:
 
 def runs(found: Section) -> list[Path]:
     """The folders of runs that have event files, those of a study's means among them."""
-    folders = [found.place]
-    if found.outcome:
+    folders = [found.place] if found.place.is_dir() else []
+    if found.outcome and folders:
         trials = [run.trial.folder(found.place) for run in found.outcome.runs]
         folders = [*dict.fromkeys(folder.parent for folder in trials), *trials]
     return [folder for folder in folders if event_files(folder)]
@@ -91,9 +105,9 @@ def read(run: Path) -> list[Any]:
     return events
 
 
-def thin(events: Sequence[Any], first: bool, left_out: dict[str, int]) -> list[Any]:
-    """The events to keep, counting in `left_out` what is not; `first`: of this run pictures are kept."""
-    most = {"scalars": POINTS, "pictures": 2 if first else 0, "texts": 2}
+def thin(events: Sequence[Any], shown: int, left_out: dict[str, int]) -> list[Any]:
+    """The events to keep, counting in `left_out` what is not; `shown`: times that a picture or a text is kept."""
+    most = {"scalars": POINTS, "pictures": shown, "texts": shown}
     steps: dict[tuple[str, str], set[int]] = {}
     for event in events:
         for value in event.summary.value:
@@ -101,7 +115,8 @@ def thin(events: Sequence[Any], first: bool, left_out: dict[str, int]) -> list[A
     keep = {(kind, tag): evenly(sorted(found), most.get(kind, 0)) for (kind, tag), found in steps.items()}
     kept = []
     for event in events:
-        left_out["graphs"] += event.HasField("graph_def")
+        if event.HasField("graph_def"):
+            kept.append(event)
         values = []
         for value in event.summary.value:
             kind = kind_of(value)

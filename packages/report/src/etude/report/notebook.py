@@ -1,16 +1,17 @@
 """The report as a notebook: the same content as running code, executed from top to bottom.
 
-Its cells are in notebook.md, beside this file: what stands above the line `---` once, what stands below it for each run
-or study. They call the package and `etude` as a reader would. What they print depends on the code, the stored runs and
-the seed alone, no times and no names of temporary folders, so running it again gives the same.
+Its cells are in notebook.md, beside this file, in parts between lines `---`: the first stands once; for each run or
+study the second, what there is of it, and the last. They call the package and `etude` as a reader would. What they
+print depends on the code, the stored runs and the seed alone, no times and no names of temporary folders, so running it
+again gives the same.
 """
 
 import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib import resources
+from contextlib import contextmanager, suppress
+from importlib import metadata, resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,13 +23,47 @@ from etude.package import Package
 from etude.report.read import Section
 
 
-def cells(package: Package, sections: Sequence[Section], folder: Path) -> list[tuple[str, str]]:
-    """("markdown" or "code", its text) of every cell; the notebook will lie in `folder`."""
-    once, each = (resources.files("etude.report") / "notebook.md").read_text(encoding="utf-8").split("\n---\n")
-    found = filled(once, package=package, first=sections[0], small=repr(shlex.split(package.small)))
+def cells(
+    package: Package,
+    sections: Sequence[Section],
+    folder: Path,
+    language: str = "en",
+    repository: str = "",
+    note: str = "",
+) -> list[tuple[str, str]]:
+    """("markdown" or "code", its text) of every cell; the notebook will lie in `folder`.
+
+    `language`: en or ru. `repository`: what the first cell installs the package from, as pip has it. `note`: on top.
+    """
+    source = (resources.files("etude.report") / "notebook.md").read_text(encoding="utf-8")
+    once, each, of_file, of_folder, last = source.split("\n---\n")
+    say: dict[str, Any] = {"package": package, "t": lambda english, russian: russian if language == "ru" else english}
+    about = {"repository": repository, "folders": folders(package), "colab": colab(package, repository), "note": note}
+    found = filled(once, **say, **about, small=repr(shlex.split(package.small)), sections=sections)
     for section in sections:
-        found += filled(each, section=section, place=repr(os.path.relpath(section.place, folder)))
+        place, filed = Path(os.path.relpath(section.place, folder)).as_posix(), section.place.suffix == ".csv"
+        for part in (each, of_file if filed else of_folder, last):
+            found += filled(part, **say, section=section, place=repr(place), filed=filed)
     return found
+
+
+def folders(package: Package) -> dict[str, str]:
+    """The distributions that are installed for a package, and in which folder of the repository each is."""
+    needs: list[str] = []
+    with suppress(metadata.PackageNotFoundError):  # as in a test
+        needs = metadata.requires(package.name) or []
+    asked = [re.match(r"[\w-]+", line) for line in needs]
+    shared = [name[0] for name in asked if name and name[0].startswith("etude-")]
+    return {name: f"packages/{name.removeprefix('etude-')}" for name in [*dict.fromkeys(shared), package.name]}
+
+
+def colab(package: Package, repository: str) -> str:
+    """Where the notebook opens in Colab: itself, if the repository is on GitHub, else the page to upload it to."""
+    on_github = re.fullmatch(r"(?:git\+)?https://github\.com/([^/@]+/[^/@]+?)(?:\.git)?(?:@(\w+))?", repository)
+    page = "https://colab.research.google.com/"
+    if not on_github:
+        return page
+    return f"{page}github/{on_github[1]}/blob/{on_github[2] or 'main'}/handin/task{package.number}.ipynb"
 
 
 def filled(source: str, **values: Any) -> list[tuple[str, str]]:
@@ -55,8 +90,8 @@ def some_home(folder: str) -> Iterator[None]:
         yield
 
 
-def build(package: Package, sections: Sequence[Section], folder: Path) -> str:
-    """The executed notebook as the text of an .ipynb file, to lie in `folder`.
+def build(package: Package, sections: Sequence[Section], folder: Path, *how: str) -> str:
+    """The executed notebook as the text of an .ipynb file, to lie in `folder`; `how` as `cells` has it.
 
     Raises CellExecutionError, with the cell and its traceback, if one of its cells fails.
     """
@@ -65,7 +100,7 @@ def build(package: Package, sections: Sequence[Section], folder: Path) -> str:
 
     v4: Any = nbformat.v4
     kinds = {"markdown": v4.new_markdown_cell, "code": v4.new_code_cell}
-    made = [kinds[kind](text, id=f"cell-{n}") for n, (kind, text) in enumerate(cells(package, sections, folder))]
+    made = [kinds[kind](text, id=f"cell-{n}") for n, (kind, text) in enumerate(cells(package, sections, folder, *how))]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     book = v4.new_notebook(cells=made, metadata={"kernelspec": kernel})
     # By sockets in a folder of ours, not by TCP ports that anybody on this machine can reach. And no times of the

@@ -191,15 +191,16 @@ def examples(found: Section) -> tuple[str, dict[str, list[report.Sample]]]:
     return found.best.name + seed, {name: report.before_during_after(some) for name, some in series.items()}
 
 
-def render(package: Package, sections: Sequence[Section], again: str) -> str:
-    """The page; `again` is the command that makes it."""
+def render(package: Package, sections: Sequence[Section], again: str, note: str = "") -> str:
+    """The page; `again` is the command that makes it, `note` stands at the top."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    for function in (about, cost, every_run, examples, figures, ran_on, results, runs_behind, scores, shown, sides):
+    of_study = (every_run, results, scores, sides)
+    for function in (*of_study, about, cost, examples, figures, markdown, ran_on, runs_behind, shown):
         environment.globals[function.__name__] = function
     environment.globals |= {"conclusions": report.conclusions, "swatch": chart.swatch}
     environment.globals |= {"level": LEVEL, "confidence": CONFIDENCE}
     environment.globals |= {"notes": table.notes, "measured": table.measured}
     source = (resources.files("etude.report") / "page.html").read_text(encoding="utf-8")
-    return environment.from_string(source).render(package=package, sections=sections, again=again)
+    return environment.from_string(source).render(package=package, sections=sections, again=again, note=note)

@@ -20,7 +20,7 @@ from etude.report.chart import Curve, Point
 from etude.study import table
 from etude.study.command import command, configurations, refuse_other_configurations
 from etude.study.file import available, load
-from etude.study.outcome import Outcome, Row, last_line, mean, summarise
+from etude.study.outcome import Outcome, Row, conclude, kept, last_line, mean, summarise
 from etude.study.question import Study, folder_name, short_names
 
 BEFORE, AFTER = "before training", "at the end"
@@ -83,6 +83,8 @@ class Section:
     problems: list[str]
     best: Group | None
     """the setting with the best score, on validation, of those that were begun"""
+    prose: str = ""
+    """what a person concluded, Markdown"""
 
 
 # ------------------------------------------------------------------------------------------------ what the folders tell
@@ -174,7 +176,9 @@ def metrics(groups: Iterable[Group], part: str) -> list[str]:
 
 def section(package: Package, place: Path, call: str) -> Section:
     """A RUN or STUDY folder. Raises UserError if it is neither, or another task's."""
-    if (place / "study.yaml").is_file():
+    if place.suffix == ".csv":
+        found = of_results(package, place)
+    elif (place / "study.yaml").is_file():
         found = of_study(package, place, call)
     elif (place / "config.yaml").is_file():
         found = of_run(package, place, call)
@@ -229,6 +233,24 @@ def of_study(package: Package, place: Path, call: str) -> Section:
     best_one = max(ranked, key=lambda pair: pair[0])[1] if ranked else next(iter(begun_ones), None)
     again = study_command(package, asked, place, call)
     return Section(place, asked.question, again, asked.metric, asked.better, groups, outcome, problems, best_one)
+
+
+def of_results(package: Package, file: Path) -> Section:
+    """A study of the package by STUDY.csv alone: there are no curves and no examples.
+
+    STUDY.md beside it may have the command that made it, as a block of code, and then what was concluded from it.
+    """
+    asked = load(file.stem, package.module, package.scores)
+    outcome = conclude(asked, kept(asked, file))
+    groups = [Group(in_words(row.of), number, [], False) for number, row in enumerate(outcome.rows)]
+    notes = file.with_suffix(".md")
+    with files.reported(f"{notes} cannot be read", "put a copy of it there"):
+        text = notes.read_text(encoding="utf-8") if notes.is_file() else ""
+    made = re.match(r"```bash\n(.+)\n```\n", text)
+    again = made[1] if made else f"study {file.stem} of {package.name}, with flags that {file.name} does not tell"
+    prose = text[made.end() if made else 0 :].strip()
+    about = (asked.question, again, asked.metric, asked.better)
+    return Section(file, *about, groups, outcome, outcome.problems, None, prose)
 
 
 def in_words(folder: str) -> str:
