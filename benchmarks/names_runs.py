@@ -75,6 +75,13 @@ def table(peers: list[Row], runs: list[Row], protocol: str = "distinct") -> list
     return [*lines, f"| no function of the name | | {most} | | | | exact |"]
 
 
+def over(runs: list[Row], seeds: str) -> str:
+    """What `best` has over these seeds alone, "0,1,2"."""
+    some = [run for run in runs if run["command"] == BEST and run["seed"] in seeds.split(",")]
+    accuracy, f1 = ([float(run[f"test_{key}"]) for run in some] for key in ("accuracy", "macro_f1"))
+    return f"{told(accuracy, 100, 2, ' %')} and {told(f1, 1, 3)} in macro-F1"
+
+
 def ahead(peers: list[Row], runs: list[Row], protocol: str = "distinct") -> str:
     """How far `best` is ahead of the strongest peer, seed by seed: of the same parts, so in a narrower interval."""
     best = {run["seed"]: run for run in runs if run["command"] == BEST + (f" {ROWS}" if protocol == "rows" else "")}
@@ -110,6 +117,7 @@ def main() -> None:
     peers, runs, others = (rows(RESULTS / name) for name in ("peers.csv", "runs.csv", "tried.csv"))
     for protocol in ("distinct", "rows"):
         print(*table(peers, runs, protocol), "", ahead(peers, runs, protocol), "", sep="\n")
+    print(over(runs, "0,1,2,3,4"), over(runs, "9,10,11,12,13"), "", sep="\n")
     print(*tried(others), sep="\n")
 
 
