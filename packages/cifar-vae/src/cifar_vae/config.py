@@ -47,11 +47,12 @@ class Model:
     latent: int = 64
     """numbers in the latent of ae and vae; of vq and fsq the codes, one for each place of a map: 16, 64 or 256"""
     width: int = 32
-    """feature maps at 16 x 16 pixels; twice as many at half the side"""
+    """feature maps at 16 x 16 places; twice as many at half the side. ae and vae begin at 8 x 8, with patches"""
     depth: int = 1
     """residual blocks at each size, in the encoder and in the decoder"""
-    linear: bool = True
-    """a linear path beside each network, which begins as principal components: training starts where PCA ends"""
+    linear: bool | None = None
+    """a linear path beside each network, which begins as principal components, so that training starts where PCA ends.
+    null: for vq and fsq only, as an ae that starts there does not leave"""
     codes: int = 512
     """vq: codes in the codebook"""
     code: int = 8
