@@ -66,8 +66,7 @@ class Residual(nn.Module):
 class Patches(nn.Module):
     """A picture as the map of its 4 x 4 patches, each in its principal components, and back.
 
-    The components are divided by the root of their deviation, halfway to variances that are all 1. Networks on either
-    side of such a map learn much faster than on pixels, of which nearly all the variance lies in a few directions.
+    The components are divided by the root of their deviation, which is halfway to variances that are all 1.
     """
 
     into: Tensor
