@@ -24,6 +24,7 @@ from etude.train.step import even_batches
 from etude.train.task import Split
 from etude.train.totals import Sums, Totals
 
+VIEWS, VIEW = 6, -8  # of each training picture, if they are moved; the stream of these moves
 NEIGHBOURS = 10  # of the k-nearest-neighbours probe
 REFERENCES = 20_000  # training latents that the other probes learn from, at most
 
@@ -123,7 +124,7 @@ class Classifying(Classifier):
         super().__init__(config, start, data.classes)
         self.dataset, self.where = data, where
         self.sets = {"train": data.train, "valid": data.valid, "test": data.test}
-        self.features: dict[Split, list[tuple[Tensor, Tensor]]] = {}
+        self.features: dict[Split, tuple[Tensor, Tensor]] = {}
         self.labels: dict[Split, Tensor] = {}
         what = (
             f"{start.config.kind}, {start.config.latent}: {config.probe.features} of {self.model.shift.numel()} numbers"
@@ -134,15 +135,28 @@ class Classifying(Classifier):
         )
         self.shown = draw.shuffled(len(data.valid), 0)[: show.MANY]
 
-    def seen(self, split: Split) -> list[tuple[Tensor, Tensor]]:
-        """The features of a part, and those of its mirror images if they are learnt from."""
+    def seen(self, split: Split) -> tuple[Tensor, Tensor]:
+        """The features of each view of the pictures of a part: means, and deviations or nothing, [V, N, D]."""
         if split not in self.features:
-            images, classes = pictures.on(self.where, self.sets[split])
-            both = split == "train" and self.config.data.augment != "none"
-            views = [images, images.flip(-1)] if both else [images]
-            self.features[split] = [self.start.features(v, self.config.probe.features, self.where) for v in views]
-            self.labels[split] = classes
+            images, self.labels[split] = pictures.on(self.where, self.sets[split])
+            views = self.views(images) if split == "train" else [images]
+            found = [self.start.features(view, self.config.probe.features, self.where) for view in views]
+            self.features[split] = (
+                torch.stack([mean for mean, _ in found]),
+                torch.stack([spread for _, spread in found]),
+            )
         return self.features[split]
+
+    def views(self, images: Tensor) -> list[Tensor]:
+        """What is learnt from: training pictures as they are; also mirrored; or VIEWS times, mirrored or not and moved.
+
+        The features of each are found once, so that the same few views come again in all epochs.
+        """
+        how, ids = self.config.data.augment, np.arange(len(images))
+        if how == "shift":
+            seed = self.config.fit.seed
+            return [images, *(pictures.varied(images, ids, how, seed, VIEW, view) for view in range(1, VIEWS))]
+        return [images] if how == "none" else [images, images.flip(-1)]
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -157,18 +171,16 @@ class Classifying(Classifier):
         return even_batches(order, batch_size)
 
     def load(self, split: Split, ids: np.ndarray, epoch: int) -> tuple[Tensor, Tensor]:
-        """float32 [B, D], int64 [B]; of a training picture its features or those of its mirror image."""
-        views, rows = self.seen(split), torch.from_numpy(ids).to(self.where)
-        x, spread = (value[rows] for value in views[0])
-        seed = self.config.fit.seed
-        if len(views) > 1:
-            other = draw.uniform(ids, 1, seed, epoch).to(self.where) < 0.5
-            x = torch.where(other, views[1][0][rows], x)
-            if spread.numel():
-                spread = torch.where(other, views[1][1][rows], spread)
-        if split == "train" and spread.numel():
+        """float32 [B, D], int64 [B]; of a training picture the features of one of its views."""
+        means, spreads = self.seen(split)
+        seed, rows = self.config.fit.seed, torch.from_numpy(ids).to(self.where)
+        view = torch.zeros_like(rows)
+        if len(means) > 1:
+            view = (draw.uniform(ids, 1, seed, epoch)[:, 0] * len(means)).long().to(self.where)
+        x = means[view, rows]
+        if split == "train" and spreads.numel():
             uniform = draw.uniform(ids, x.shape[1], seed, NOISE, PARTS[split], epoch).double()
-            x = x + spread * torch.special.ndtri(uniform + 2**-25).float().to(self.where)
+            x = x + spreads[view, rows] * torch.special.ndtri(uniform + 2**-25).float().to(self.where)
         return x, self.labels[split][rows]
 
     def step(self, batch: tuple[Tensor, Tensor]) -> Sums:
