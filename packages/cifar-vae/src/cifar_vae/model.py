@@ -87,12 +87,12 @@ class Patches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, 32, 32] -> [B, 48, 8, 8]."""
-        maps = F.conv2d(F.pixel_unshuffle(x, PATCH), self.into[..., None, None])
+        maps = F.conv2d(x, self.into.view(-1, 3, PATCH, PATCH), stride=PATCH)
         return maps.contiguous(memory_format=torch.channels_last)
 
     def whole(self, maps: Tensor) -> Tensor:
         """The inverse of `forward`."""
-        return F.pixel_shuffle(F.conv2d(maps, self.out[..., None, None]), PATCH)
+        return F.conv_transpose2d(maps, self.out.T.reshape(-1, 3, PATCH, PATCH), stride=PATCH)
 
 
 class Encoder(nn.Sequential):
