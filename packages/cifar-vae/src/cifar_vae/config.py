@@ -146,7 +146,7 @@ class Config:
     objective: Objective = field(default_factory=Objective)
     probe: Probe = field(default_factory=Probe)
     fit: Fit = field(
-        default_factory=lambda: Fit(epochs=5, batch_size=64, lr=2e-3, weight_decay=1e-3, clip=100.0, warmup=0.1)
+        default_factory=lambda: Fit(epochs=15, batch_size=64, lr=2e-3, weight_decay=1e-3, clip=100.0, warmup=0.1)
     )
 
     def __post_init__(self) -> None:
