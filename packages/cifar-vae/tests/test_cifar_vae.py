@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.decomposition import PCA
 
 from cifar_vae import data, pictures, sample, task, yardsticks
 from cifar_vae.__main__ import PACKAGE, main
-from cifar_vae.classifying import VIEWS
-from cifar_vae.config import CLASSIFYING, RESTORING, Config, Data, Model
+from cifar_vae.classifying import VIEWS, Prober
+from cifar_vae.config import CLASSIFYING, RESTORING, Config, Data, Model, Probe
 from etude import testing
 from etude.study.file import load
 from etude.testing import check_presets, check_task
@@ -174,6 +175,18 @@ def test_a_probe_learns_from_views_of_each_picture_and_is_scored_on_pictures_as_
     assert same.any(0).all() and same.any(1).sum() == count
     valid, _ = one.load("valid", np.arange(5), 1)
     assert torch.equal(valid, one.seen("valid")[0][0][:5])
+
+
+def test_a_probe_sees_white_features():
+    torch.manual_seed(0)
+    seen = torch.randn(500, 6) @ torch.randn(6, 6) + 3
+    seen = torch.cat([seen, seen[:, :1]], 1)  # of which one says nothing new
+    probe = Prober(Probe(depth=0), 7, 3)
+    probe.begin(seen)
+    known = PCA(6, whiten=True, svd_solver="full").fit(seen.double())
+    expected = known.transform(seen.double()) * (500 / 499) ** 0.5
+    np.testing.assert_allclose(probe.white(seen)[:, 1:].flip(1).abs(), np.abs(expected), atol=2e-3)
+    assert probe.white(seen)[:, 0].abs().max() < 1e-2
 
 
 def test_predict_and_embed_agree_with_the_model(runs, few, capsys, tmp_path):

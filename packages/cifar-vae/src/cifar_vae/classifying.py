@@ -25,6 +25,7 @@ from etude.train.task import Split
 from etude.train.totals import Sums, Totals
 
 VIEWS, VIEW = 6, -8  # of each training picture, if they are moved; the stream of these moves
+FLOOR = 1e-3  # of the largest variance of features: smaller ones count as this
 NEIGHBOURS = 10  # of the k-nearest-neighbours probe
 REFERENCES = 20_000  # training latents that the other probes learn from, at most
 
@@ -78,15 +79,15 @@ class Start:
 
 
 class Prober(nn.Module):
-    """Standardised features, then `depth` hidden layers with ReLU and dropout, then one number for each class."""
+    """Whitened features, then `depth` hidden layers with ReLU and dropout, then one number for each class."""
 
     shift: Tensor
-    scale: Tensor
+    whiten: Tensor
 
     def __init__(self, config: Probe, inputs: int, classes: int) -> None:
         super().__init__()
         self.register_buffer("shift", torch.zeros(inputs))
-        self.register_buffer("scale", torch.ones(inputs))
+        self.register_buffer("whiten", torch.eye(inputs))
         layers: list[nn.Module] = []
         width = inputs
         for _ in range(config.depth):
@@ -96,7 +97,21 @@ class Prober(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, D] -> logits [B, K]."""
-        return self.layers((x - self.shift) / self.scale)
+        return self.layers(self.white(x))
+
+    def white(self, x: Tensor) -> Tensor:
+        """The features in their principal components, each of variance 1, float32 [B, D]."""
+        with torch.autocast(x.device.type, enabled=False):
+            return (x - self.shift) @ self.whiten
+
+    @torch.no_grad()
+    def begin(self, seen: Tensor) -> None:
+        """Learns from features [N, D] how to whiten; variances below FLOOR times the largest stay below 1."""
+        self.shift.copy_(seen.mean(0))
+        centred = seen - self.shift
+        values, vectors = torch.linalg.eigh((centred.T @ centred / len(seen)).double())
+        floor = max(FLOOR * float(values[-1]), 1e-12)
+        self.whiten.copy_(vectors / values.clamp(min=floor).sqrt())
 
 
 class Classifier:
@@ -233,11 +248,9 @@ class Classifying(Classifier):
 
 
 def begun(config: Config, start: Start, data: Dataset, where: torch.device) -> Classifying:
-    """The task with its data, and a probe that knows mean and deviation of what it sees."""
+    """The task with its data, and a probe that knows mean and covariance of what it sees."""
     task = Classifying(config, start, data, where)
-    seen = task.seen("train")[0][0].cpu()
-    task.model.shift.copy_(seen.mean(0))
-    task.model.scale.copy_(seen.std(0).clamp(min=1e-6))
+    task.model.begin(task.seen("train")[0][0].cpu())
     return task
 
 
@@ -292,8 +305,7 @@ def other_probes(task: Classifying) -> dict[str, float]:
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
 
-    shift, scale = task.model.shift.cpu(), task.model.scale.cpu()
-    x, y = (((task.seen(split)[0][0].cpu() - shift) / scale).numpy()[:REFERENCES] for split in ("train", "test"))
+    x, y = (task.model.white(task.seen(split)[0][0][:REFERENCES]).cpu().numpy() for split in ("train", "test"))
     labels, truth = task.labels["train"].cpu().numpy()[:REFERENCES], task.labels["test"].cpu().numpy()[:REFERENCES]
     if len(np.unique(labels)) < 2:
         return {}

@@ -29,8 +29,8 @@ class Data:
     held_out: float = 0.1
     """the fraction of the training images that validates, at most 5,000 and the same for every seed"""
     augment: Literal["none", "mirror", "shift"] = "mirror"
-    """of every training image, anew in each epoch: nothing; its mirror image or not; that, moved by up to 4 pixels. train
-    classify: a few such views, of which each epoch takes one"""
+    """of every training image, anew in each epoch: nothing; its mirror image or not; that, moved by up to 4 pixels.
+    train classify: a few such views, of which each epoch takes one"""
 
     def __post_init__(self) -> None:
         keep_path(self, "name", known=("sample", "start", *PUBLISHED))
