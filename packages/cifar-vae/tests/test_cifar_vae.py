@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.decomposition import PCA
 
 from cifar_vae import data, pictures, sample, task, yardsticks
 from cifar_vae.__main__ import PACKAGE, main
-from cifar_vae.config import CLASSIFYING, RESTORING, Config, Data
+from cifar_vae.classifying import VIEWS, Prober
+from cifar_vae.config import CLASSIFYING, RESTORING, Config, Data, Model, Probe
 from etude import testing
 from etude.study.file import load
 from etude.testing import check_presets, check_task
@@ -153,6 +155,38 @@ def test_a_classifier_needs_no_other_folder_and_says_what_is_taken_for_what(runs
     assert {"logistic regression", "10 nearest neighbours"} == found["others"].keys()
     assert json.loads((runs / "classifier" / "test.json").read_text())["accuracy"] == found["accuracy"]
     refused(["train", "--run", runs / "classifier"], "is no run folder", capsys)  # it would be learnt from
+
+
+@pytest.mark.parametrize(("how", "count"), [("none", 1), ("mirror", 2), ("shift", VIEWS)])
+def test_a_probe_learns_from_views_of_each_picture_and_is_scored_on_pictures_as_they_are(how, count, runs):
+    start = Model(start=str(runs / "ae"))
+    one = task.make(
+        Config(task="classify", data=Data("start", held_out=0.3, augment=how), model=start), torch.device("cpu")
+    )
+    means, _ = one.seen("train")
+    images = torch.from_numpy(one.sets["train"].pictures)
+    assert len(means) == count
+    found = [one.start.features(x, "latent", torch.device("cpu"))[0] for x in (images, images.flip(-1))]
+    torch.testing.assert_close(means[0], found[0])
+    if how == "mirror":
+        torch.testing.assert_close(means[1], found[1])
+    x, _ = one.load("train", np.arange(40), 1)
+    same = (means[:, :40] == x).all(2)
+    assert same.any(0).all() and same.any(1).sum() == count
+    valid, _ = one.load("valid", np.arange(5), 1)
+    assert torch.equal(valid, one.seen("valid")[0][0][:5])
+
+
+def test_a_probe_sees_white_features():
+    torch.manual_seed(0)
+    seen = torch.randn(500, 6) @ torch.randn(6, 6) + 3
+    seen = torch.cat([seen, seen[:, :1]], 1)  # of which one says nothing new
+    probe = Prober(Probe(depth=0), 7, 3)
+    probe.begin(seen)
+    known = PCA(6, whiten=True, svd_solver="full").fit(seen.double())
+    expected = known.transform(seen.double()) * (500 / 499) ** 0.5
+    np.testing.assert_allclose(probe.white(seen)[:, 1:].flip(1).abs(), np.abs(expected), atol=2e-3)
+    assert probe.white(seen)[:, 0].abs().max() < 1e-2
 
 
 def test_predict_and_embed_agree_with_the_model(runs, few, capsys, tmp_path):

@@ -24,6 +24,8 @@ from etude.train.step import even_batches
 from etude.train.task import Split
 from etude.train.totals import Sums, Totals
 
+VIEWS, VIEW = 6, -8  # of each training picture, if they are moved; the stream of these moves
+FLOOR = 1e-3  # of the largest variance of features: smaller ones count as this
 NEIGHBOURS = 10  # of the k-nearest-neighbours probe
 REFERENCES = 20_000  # training latents that the other probes learn from, at most
 
@@ -77,15 +79,15 @@ class Start:
 
 
 class Prober(nn.Module):
-    """Standardised features, then `depth` hidden layers with ReLU and dropout, then one number for each class."""
+    """Whitened features, then `depth` hidden layers with ReLU and dropout, then one number for each class."""
 
     shift: Tensor
-    scale: Tensor
+    whiten: Tensor
 
     def __init__(self, config: Probe, inputs: int, classes: int) -> None:
         super().__init__()
         self.register_buffer("shift", torch.zeros(inputs))
-        self.register_buffer("scale", torch.ones(inputs))
+        self.register_buffer("whiten", torch.eye(inputs))
         layers: list[nn.Module] = []
         width = inputs
         for _ in range(config.depth):
@@ -95,7 +97,21 @@ class Prober(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, D] -> logits [B, K]."""
-        return self.layers((x - self.shift) / self.scale)
+        return self.layers(self.white(x))
+
+    def white(self, x: Tensor) -> Tensor:
+        """The features in their principal components, each of variance 1, float32 [B, D]."""
+        with torch.autocast(x.device.type, enabled=False):
+            return (x - self.shift) @ self.whiten
+
+    @torch.no_grad()
+    def begin(self, seen: Tensor) -> None:
+        """Learns from features [N, D] how to whiten; variances below FLOOR times the largest stay below 1."""
+        self.shift.copy_(seen.mean(0))
+        centred = seen - self.shift
+        values, vectors = torch.linalg.eigh((centred.T @ centred / len(seen)).double())
+        floor = max(FLOOR * float(values[-1]), 1e-12)
+        self.whiten.copy_(vectors / values.clamp(min=floor).sqrt())
 
 
 class Classifier:
@@ -123,7 +139,7 @@ class Classifying(Classifier):
         super().__init__(config, start, data.classes)
         self.dataset, self.where = data, where
         self.sets = {"train": data.train, "valid": data.valid, "test": data.test}
-        self.features: dict[Split, list[tuple[Tensor, Tensor]]] = {}
+        self.features: dict[Split, tuple[Tensor, Tensor]] = {}
         self.labels: dict[Split, Tensor] = {}
         what = (
             f"{start.config.kind}, {start.config.latent}: {config.probe.features} of {self.model.shift.numel()} numbers"
@@ -134,15 +150,28 @@ class Classifying(Classifier):
         )
         self.shown = draw.shuffled(len(data.valid), 0)[: show.MANY]
 
-    def seen(self, split: Split) -> list[tuple[Tensor, Tensor]]:
-        """The features of a part, and those of its mirror images if they are learnt from."""
+    def seen(self, split: Split) -> tuple[Tensor, Tensor]:
+        """The features of each view of the pictures of a part: means, and deviations or nothing, [V, N, D]."""
         if split not in self.features:
-            images, classes = pictures.on(self.where, self.sets[split])
-            both = split == "train" and self.config.data.augment != "none"
-            views = [images, images.flip(-1)] if both else [images]
-            self.features[split] = [self.start.features(v, self.config.probe.features, self.where) for v in views]
-            self.labels[split] = classes
+            images, self.labels[split] = pictures.on(self.where, self.sets[split])
+            views = self.views(images) if split == "train" else [images]
+            found = [self.start.features(view, self.config.probe.features, self.where) for view in views]
+            self.features[split] = (
+                torch.stack([mean for mean, _ in found]),
+                torch.stack([spread for _, spread in found]),
+            )
         return self.features[split]
+
+    def views(self, images: Tensor) -> list[Tensor]:
+        """What is learnt from: training pictures as they are; also mirrored; or VIEWS times, mirrored or not and moved.
+
+        The features of each are found once, so that the same few views come again in all epochs.
+        """
+        how, ids = self.config.data.augment, np.arange(len(images))
+        if how == "shift":
+            seed = self.config.fit.seed
+            return [images, *(pictures.varied(images, ids, how, seed, VIEW, view) for view in range(1, VIEWS))]
+        return [images] if how == "none" else [images, images.flip(-1)]
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -157,18 +186,16 @@ class Classifying(Classifier):
         return even_batches(order, batch_size)
 
     def load(self, split: Split, ids: np.ndarray, epoch: int) -> tuple[Tensor, Tensor]:
-        """float32 [B, D], int64 [B]; of a training picture its features or those of its mirror image."""
-        views, rows = self.seen(split), torch.from_numpy(ids).to(self.where)
-        x, spread = (value[rows] for value in views[0])
-        seed = self.config.fit.seed
-        if len(views) > 1:
-            other = draw.uniform(ids, 1, seed, epoch).to(self.where) < 0.5
-            x = torch.where(other, views[1][0][rows], x)
-            if spread.numel():
-                spread = torch.where(other, views[1][1][rows], spread)
-        if split == "train" and spread.numel():
+        """float32 [B, D], int64 [B]; of a training picture the features of one of its views."""
+        means, spreads = self.seen(split)
+        seed, rows = self.config.fit.seed, torch.from_numpy(ids).to(self.where)
+        view = torch.zeros_like(rows)
+        if len(means) > 1:
+            view = (draw.uniform(ids, 1, seed, epoch)[:, 0] * len(means)).long().to(self.where)
+        x = means[view, rows]
+        if split == "train" and spreads.numel():
             uniform = draw.uniform(ids, x.shape[1], seed, NOISE, PARTS[split], epoch).double()
-            x = x + spread * torch.special.ndtri(uniform + 2**-25).float().to(self.where)
+            x = x + spreads[view, rows] * torch.special.ndtri(uniform + 2**-25).float().to(self.where)
         return x, self.labels[split][rows]
 
     def step(self, batch: tuple[Tensor, Tensor]) -> Sums:
@@ -221,11 +248,9 @@ class Classifying(Classifier):
 
 
 def begun(config: Config, start: Start, data: Dataset, where: torch.device) -> Classifying:
-    """The task with its data, and a probe that knows mean and deviation of what it sees."""
+    """The task with its data, and a probe that knows mean and covariance of what it sees."""
     task = Classifying(config, start, data, where)
-    seen = task.seen("train")[0][0].cpu()
-    task.model.shift.copy_(seen.mean(0))
-    task.model.scale.copy_(seen.std(0).clamp(min=1e-6))
+    task.model.begin(task.seen("train")[0][0].cpu())
     return task
 
 
@@ -280,8 +305,7 @@ def other_probes(task: Classifying) -> dict[str, float]:
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
 
-    shift, scale = task.model.shift.cpu(), task.model.scale.cpu()
-    x, y = (((task.seen(split)[0][0].cpu() - shift) / scale).numpy()[:REFERENCES] for split in ("train", "test"))
+    x, y = (task.model.white(task.seen(split)[0][0][:REFERENCES]).cpu().numpy() for split in ("train", "test"))
     labels, truth = task.labels["train"].cpu().numpy()[:REFERENCES], task.labels["test"].cpu().numpy()[:REFERENCES]
     if len(np.unique(labels)) < 2:
         return {}

@@ -29,7 +29,8 @@ class Data:
     held_out: float = 0.1
     """the fraction of the training images that validates, at most 5,000 and the same for every seed"""
     augment: Literal["none", "mirror", "shift"] = "mirror"
-    """of every training image, anew in each epoch: nothing; its mirror image or not; that, moved by up to 4 pixels"""
+    """of every training image, anew in each epoch: nothing; its mirror image or not; that, moved by up to 4 pixels.
+    train classify: a few such views, of which each epoch takes one"""
 
     def __post_init__(self) -> None:
         keep_path(self, "name", known=("sample", "start", *PUBLISHED))
@@ -47,11 +48,12 @@ class Model:
     latent: int = 64
     """numbers in the latent of ae and vae; of vq and fsq the codes, one for each place of a map: 16, 64 or 256"""
     width: int = 32
-    """feature maps at 16 x 16 pixels; twice as many at half the side"""
+    """feature maps at 16 x 16 places; twice as many at half the side. ae and vae begin at 8 x 8, with patches"""
     depth: int = 1
     """residual blocks at each size, in the encoder and in the decoder"""
-    linear: bool = True
-    """a linear path beside each network, which begins as principal components: training starts where PCA ends"""
+    linear: bool | None = None
+    """a linear path beside each network, which begins as principal components, so that training starts where PCA ends.
+    null: for vq and fsq only, as an ae that starts there does not leave"""
     codes: int = 512
     """vq: codes in the codebook"""
     code: int = 8
@@ -144,7 +146,7 @@ class Config:
     objective: Objective = field(default_factory=Objective)
     probe: Probe = field(default_factory=Probe)
     fit: Fit = field(
-        default_factory=lambda: Fit(epochs=5, batch_size=64, lr=2e-3, weight_decay=1e-3, clip=100.0, warmup=0.1)
+        default_factory=lambda: Fit(epochs=15, batch_size=64, lr=2e-3, weight_decay=1e-3, clip=100.0, warmup=0.1)
     )
 
     def __post_init__(self) -> None:

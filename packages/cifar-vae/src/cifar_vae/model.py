@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from cifar_vae.book import Codebook, Grid
 from cifar_vae.config import MAPS, SIDE, VALUES, Model
 
+PATCH = 4  # side of the patches that ae and vae see
 SMALLEST = 4  # side of the smallest feature maps, which ae and vae go down to
 VARIANCES = (-10.0, 4.0)  # bounds of the logarithm of a variance of q(z | x); it begins in the middle
 SLOW = 0.1  # what the linear paths' learning rate is multiplied by, as their weights are divided by it
@@ -62,13 +63,45 @@ class Residual(nn.Module):
         return x + self.second(F.relu(self.first(F.relu(x))))
 
 
-class Encoder(nn.Sequential):
-    """[B, 3, 32, 32] -> feature maps [B, W, s, s], s from 16 down to `side`; the last layer is a ReLU."""
+class Patches(nn.Module):
+    """A picture as the map of its 4 x 4 patches, each in its principal components, and back.
 
-    def __init__(self, config: Model, side: int) -> None:
-        layers: list[nn.Module] = [nn.Conv2d(3, config.width, 4, stride=2, padding=1)]
-        width, at = config.width, SIDE // 2
-        layers += [Residual(width) for _ in range(config.depth)]
+    The components are divided by the root of their deviation, which is halfway to variances that are all 1.
+    """
+
+    into: Tensor
+    out: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("into", torch.eye(3 * PATCH**2))
+        self.register_buffer("out", torch.eye(3 * PATCH**2))
+
+    @torch.no_grad()
+    def begin(self, pictures: Tensor) -> None:
+        """Learns the components from centred pictures [N, 3, 32, 32]."""
+        rows = F.pixel_unshuffle(pictures, PATCH).permute(0, 2, 3, 1).flatten(0, 2)
+        directions, spread = principal(rows, rows.shape[1])
+        self.into.copy_(directions / spread.sqrt()[:, None])
+        self.out.copy_(directions.T * spread.sqrt())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 3, 32, 32] -> [B, 48, 8, 8]."""
+        maps = F.conv2d(x, self.into.view(-1, 3, PATCH, PATCH), stride=PATCH)
+        return maps.contiguous(memory_format=torch.channels_last)
+
+    def whole(self, maps: Tensor) -> Tensor:
+        """The inverse of `forward`."""
+        return F.conv_transpose2d(maps, self.out.T.reshape(-1, 3, PATCH, PATCH), stride=PATCH)
+
+
+class Encoder(nn.Sequential):
+    """[B, 3, 32, 32], or the map of its patches -> feature maps [B, W, side, side]; the last layer is a ReLU."""
+
+    def __init__(self, config: Model, side: int, patches: bool) -> None:
+        width, at = (2 * config.width, SIDE // PATCH) if patches else (config.width, SIDE // 2)
+        first = nn.Conv2d(3 * PATCH**2, width, 3, padding=1) if patches else nn.Conv2d(3, width, 4, stride=2, padding=1)
+        layers: list[nn.Module] = [first, *(Residual(width) for _ in range(config.depth))]
         while at > side:
             layers += [nn.ReLU(), nn.Conv2d(width, 2 * width, 2, stride=2)]
             width, at = 2 * width, at // 2
@@ -78,17 +111,17 @@ class Encoder(nn.Sequential):
 
 
 class Decoder(nn.Sequential):
-    """Feature maps [B, W, side, side] -> [B, 3, 32, 32], the mirror image of the encoder; at first all 0."""
+    """Feature maps [B, W, side, side] -> what the encoder began with: its mirror image; at first all 0."""
 
-    def __init__(self, config: Model, side: int, width: int) -> None:
+    def __init__(self, config: Model, side: int, width: int, patches: bool) -> None:
         layers: list[nn.Module] = []
-        while side < SIDE // 2:
+        while side < (SIDE // PATCH if patches else SIDE // 2):
             layers += [Residual(width) for _ in range(config.depth)]
             layers += [nn.ReLU(), nn.Conv2d(width, 2 * width, 1), nn.PixelShuffle(2)]
             width, side = width // 2, 2 * side
         layers += [Residual(width) for _ in range(config.depth)]
-        last = silent(nn.Conv2d(width, 12, 3, padding=1))
-        super().__init__(*layers, nn.ReLU(), last, nn.PixelShuffle(2))
+        last = silent(nn.Conv2d(width, 3 * PATCH**2 if patches else 12, 3, padding=1))
+        super().__init__(*layers, nn.ReLU(), last, *([] if patches else [nn.PixelShuffle(2)]))
 
 
 class Autoencoder(nn.Module):
@@ -103,7 +136,8 @@ class Autoencoder(nn.Module):
         self.side = SMALLEST if whole else MAPS[config.latent]
         self.places, self.size = (1, config.latent) if whole else (config.latent, numbers(config))
         self.register_buffer("mean", torch.zeros(3, SIDE, SIDE))
-        self.encoder = Encoder(config, self.side)
+        self.patches = Patches() if whole else None
+        self.encoder = Encoder(config, self.side, whole)
         width = self.encoder.width
         if whole:  # one latent for the picture: everything sees everything
             said = self.size * (2 if config.kind == "vae" else 1)
@@ -111,7 +145,7 @@ class Autoencoder(nn.Module):
             self.from_latent: nn.Linear | nn.Conv2d = nn.Linear(self.size, width * self.side**2)
         else:  # a code for each place of a map
             self.to_latent, self.from_latent = nn.Conv2d(width, self.size, 1), nn.Conv2d(self.size, width, 3, padding=1)
-        self.decoder = Decoder(config, self.side, width)
+        self.decoder = Decoder(config, self.side, width, whole)
         self.book: Codebook | Grid | None = None
         if config.kind == "vq":
             self.book = Codebook(config.codes, config.code, config.decay, config.restart)
@@ -119,7 +153,7 @@ class Autoencoder(nn.Module):
             self.book = Grid(config.levels)
         self.linear_in: nn.Linear | None = None
         self.linear_out: nn.Linear | None = None
-        if config.linear:
+        if not whole if config.linear is None else config.linear:
             reach = VALUES if whole else 3 * (SIDE // self.side) ** 2
             self.linear_in, self.linear_out = nn.Linear(reach, self.size), nn.Linear(self.size, reach)
 
@@ -127,20 +161,23 @@ class Autoencoder(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """What the encoder has before the bottleneck, [B, W * side * side]."""
-        return self.encoder(self.centred(x)).flatten(1)
+        return self.maps(x).flatten(1)
 
-    def centred(self, x: Tensor) -> Tensor:
-        return (x - self.mean).contiguous(memory_format=torch.channels_last)
+    def maps(self, x: Tensor) -> Tensor:
+        """The same as feature maps, [B, W, side, side]."""
+        x = x - self.mean
+        return self.encoder(
+            x.contiguous(memory_format=torch.channels_last) if self.patches is None else self.patches(x)
+        )
 
     def encode(self, x: Tensor) -> Coded:
         """What the encoder says, in float32."""
-        x = self.centred(x)
-        maps = self.encoder(x)
+        maps = self.maps(x)
         said = self.to_latent(maps.flatten(1) if self.places == 1 else maps)
         said = said[:, None] if self.places == 1 else said.flatten(2).mT
         mean, raw = said.float().split([self.size, said.shape[-1] - self.size], -1)
         if self.linear_in is not None:
-            mean = mean + SLOW * self.linear_in(self.pieces(x)).float()
+            mean = mean + SLOW * self.linear_in(self.pieces(x - self.mean)).float()
         if self.kind != "vae":
             return Coded(mean, None)
         low, high = VARIANCES
@@ -161,7 +198,8 @@ class Autoencoder(nn.Module):
         else:
             maps = self.from_latent(latent.mT.reshape(latent.shape[0], self.size, self.side, self.side))
         maps = maps.contiguous(memory_format=torch.channels_last)
-        said = self.decoder(maps).float() + self.mean
+        restored = self.decoder(maps)
+        said = (restored if self.patches is None else self.patches.whole(restored)).float() + self.mean
         return said if self.linear_out is None else said + SLOW * self.whole(self.linear_out(latent).float())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -189,6 +227,8 @@ class Autoencoder(nn.Module):
         The mean; the principal components, as numbers of variance 1, for the linear path; the codes, by k-means.
         """
         self.mean.copy_(pictures.mean(0))
+        if self.patches is not None:
+            self.patches.begin(pictures - self.mean)
         pieces = self.pieces(pictures - self.mean).flatten(0, 1)
         if self.linear_in is not None and self.linear_out is not None:
             directions, spread = principal(pieces, self.size)

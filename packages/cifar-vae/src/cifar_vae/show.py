@@ -147,7 +147,7 @@ def architecture(model: Any) -> Image.Image:
 
     rows: list[tuple[str, str, int]] = []
     hooks = []
-    for part in ("encoder", "to_latent", "book", "from_latent", "decoder", "linear_in", "linear_out"):
+    for part in ("patches", "encoder", "to_latent", "book", "from_latent", "decoder", "linear_in", "linear_out"):
         module = getattr(model, part)
         inner = list(module) if isinstance(module, nn.Sequential) else [module] if module is not None else []
         for layer in inner:
