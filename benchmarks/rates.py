@@ -10,7 +10,9 @@ test scores of the runs, which `cifar-vae evaluate` has left in their test.json.
 import argparse
 import csv
 import json
+import re
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -47,6 +49,42 @@ def write(file: Path, folders: list[Path]) -> None:
         for folder in folders:
             found, fit = scores(folder), run.read_config(folder, Config).fit
             table.writerow([folder.name, fit.seed, fit.epochs, *(found.get(name, "") for name in COLUMNS)])
+
+
+PCA = {"ae64": 103.1, "ae128": 62.4, "vae64": 103.1}  # with as many numbers, see the README's exact table
+
+
+def of(found: list[dict[str, str]], name: str, column: str) -> list[float]:
+    """A score of all seeds of a preset."""
+    return [float(row[column]) for row in found if re.fullmatch(rf"{name}-seed\d+", row["run"])]
+
+
+def told(values: list[float], form: str) -> str:
+    """The mean over seeds, and the least and the most of them where there are several."""
+    if len(values) == 1:
+        return format(values[0], form)
+    return f"{format(mean(values), form)} ({format(min(values), form)} to {format(max(values), form)})"
+
+
+def presets(found: list[dict[str, str]]) -> list[str]:
+    """The lines of the README's table of autoencoders."""
+    lines = ["| `cifar-vae train ...` | seeds | error | per value in [0, 1] | PCA with as many | KL, bits |"]
+    lines.append("|---|---:|---:|---:|---:|---:|")
+    for name, pca in PCA.items():
+        image, value = of(found, name, "mse_image"), of(found, name, "mse")
+        bits = told(of(found, name, "kl_bits"), ".1f") if name.startswith("vae") else ""
+        lines.append(f"| `{name}` | {len(image)} | {told(image, '.1f')} | {told(value, '.5f')} | {pca} | {bits} |")
+    return lines
+
+
+def classifiers(found: list[dict[str, str]]) -> list[str]:
+    """The lines of the README's table of classifiers on frozen latents."""
+    lines = ["| on the latents of | seeds | accuracy | macro-F1 |", "|---|---:|---:|---:|"]
+    for name in ("ae64", "ae128", "ae128-one-epoch"):
+        accuracy, f1 = (of(found, f"classify-{name}", column) for column in ("accuracy", "macro_f1"))
+        what = "`ae128`, which began at PCA and stayed there" if "epoch" in name else f"`{name}`"
+        lines.append(f"| {what} | {len(accuracy)} | {told(accuracy, '.3f')} | {told(f1, '.3f')} |")
+    return lines
 
 
 def points(folder: Path) -> list[tuple[str, float, float, float]]:
