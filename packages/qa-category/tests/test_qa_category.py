@@ -72,9 +72,12 @@ def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
         "pooling",
         "schedule",
         "tokenizer",
+        "transfer",
+        "transfer-all",
+        "transfer-few",
         "unknown",
     ]
-    check_presets(PACKAGE, ["best"], studies)
+    check_presets(PACKAGE, ["best", "language"], studies)
 
 
 @pytest.mark.parametrize("flags", KINDS)
