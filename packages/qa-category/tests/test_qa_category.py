@@ -67,7 +67,6 @@ def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
         "labels",
         "model",
         "normalisation",
-        "padding",
         "pieces",
         "pooling",
         "schedule",
