@@ -62,8 +62,9 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.size, self.word_dropout = embedding, word_dropout
+        # Of variance 1, as torch has it: what is usual with SGD, +-0.1, hardly reaches the gates, and with Adam a step
+        # is too short to change that soon (on 60 batches of qa-category's sample: a loss of 4.1 against 1.9).
         self.embedding = nn.Embedding(vocabulary, embedding)
-        nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         sizes = [embedding, *[units] * (layers - 1), embedding]
         self.layers = nn.ModuleList(Dropped(a, b, weight_dropout) for a, b in pairwise(sizes))
         self.dropout = Locked(dropout)
