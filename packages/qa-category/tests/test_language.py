@@ -65,7 +65,8 @@ def questions(*lines):
 def test_the_battery_of_the_language_model(tmp_path, monkeypatch):
     monkeypatch.setattr(testing, "available", lambda _: [])  # its studies are of classifiers
     (tmp_path / "runs").mkdir()
-    flags = [*LANGUAGE_FLAGS, "--fit.batch-size", "400", "--language.dropout", "0.1"]
+    flags = [*LANGUAGE_FLAGS, "--fit.batch-size", "400", "--language.dropout", "0.1", "--language.embedding", "64"]
+    flags += ["--language.units", "64"]
     inputs = [questions("Is it safe for a newborn?", "How long does delivery take?")]
     check_task(dataclasses.replace(PACKAGE, scores=LANGUAGE), flags, inputs, tmp_path / "runs")
 
@@ -251,7 +252,10 @@ def test_what_cannot_be_started_from_is_refused(start, capsys, tmp_path):
         ),
         (["--model.start", "language", "--model.units", "7"], "model.units is that of the language model"),
         (["--model.start", "language", "--vectors", "glove.6B.50d"], "leave --vectors out"),
-        (["--model.start", "language", "--fit.optimizer", "sgd"], "adamw and rmsprop only"),
+        (
+            ["--model.start", "language", "--model.transfer", "gradual", "--fit.optimizer", "sgd"],
+            "adamw and rmsprop only",
+        ),
         (["--model.start", "language", "--data", "mixed.csv"], "test questions of mixed.csv"),
         (["--model.transfer", "frozen"], "give --model.start RUN"),
         (["--language.units", "7"], "train language"),

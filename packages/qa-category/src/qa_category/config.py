@@ -181,7 +181,8 @@ class Config:
             raise UserError("the knobs of language are for a language model: train language")
         if self.model.start and self.vectors != "none":
             raise UserError("the words of model.start have vectors of their own: leave --vectors out")
-        if self.model.start and self.fit.optimizer == "sgd":
+        slower = self.model.transfer in ("discriminative", "gradual") or self.model.rate != 1
+        if self.model.start and slower and self.fit.optimizer == "sgd":
             raise UserError("model.start learns on at rates of its own with adamw and rmsprop only: use one of them")
         if self.vectors_most < 1:
             raise UserError(f"vectors-most must be at least 1, not {self.vectors_most}")
