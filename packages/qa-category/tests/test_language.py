@@ -114,6 +114,25 @@ def test_other_questions_are_scored_without_those_it_was_trained_on(start, capsy
     assert "kneser_ney" not in found
 
 
+def test_data_divided_otherwise_are_scored_without_what_it_was_trained_on(start, capsys):
+    """Nor does a classifier take for a test part what it has seen."""
+    texts, labels = data.load(Data()).train.texts[:600], data.load(Data()).train.labels[:600]
+    rows = "\n".join(f'"{text}",{label % 2}' for text, label in zip(texts, labels, strict=True))
+    Path("some.csv").write_text(f"question,category\n{rows}\n", encoding="utf-8")
+    sizes = ["--language.embedding", "8", "--language.units", "8"]
+    assert main(["train", "language", "--data", "some.csv", *sizes, "--fit.epochs", "1", "--run", "speaks"]) == 0
+    assert main(["train", "--data", "some.csv", "--fit.epochs", "1", "--run", "tells"]) == 0
+    own, other = (data.load(Data("some.csv", division=n)).test.texts for n in (0, 1))
+    both = len(set(own) & set(other))
+    for run in ("speaks", "tells"):
+        out, _ = evaluated(run, capsys)
+        assert f"{len(own)} questions" in out or f"/ {len(own)} questions" in out
+        assert "left out" not in out and ("Kneser-Ney" in out) == (run == "speaks")
+        out, found = evaluated(run, capsys, "--data.division", "1")
+        assert f"(left out: {len(other) - both} that the run was trained or chosen on)" in out
+        assert "Kneser-Ney" not in out and found.get("questions", both) == both
+
+
 # -- classifiers that start from it
 
 

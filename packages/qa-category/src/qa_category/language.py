@@ -28,6 +28,7 @@ from etude.train.task import Split
 from etude.train.totals import Sums, Totals
 from qa_category import data, words
 from qa_category.config import DATA, LANGUAGE, Config
+from qa_category.data import Dataset, Questions
 from qa_category.words import UNK, Vocabulary
 
 SHOWN = 8  # questions that are scored, and written, before, during and after training
@@ -123,7 +124,12 @@ class Speaking(Writer):
         return {**found, "perplexity": perplexity(found["loss"])}
 
     def assets(self) -> dict[str, Any]:
-        kept = {"task": "language", "vocabulary": self.vocabulary.state(), "data": self.config.data.name}
+        kept: dict[str, Any] = {
+            "task": "language",
+            "vocabulary": self.vocabulary.state(),
+            "data": self.config.data.name,
+        }
+        kept["division"] = self.config.data.division
         return kept | {"tokenizer": self.tokenizer and self.tokenizer.state(), "seen": self.seen}
 
     def show(self, run: Run, when: str, step: int) -> None:
@@ -143,9 +149,8 @@ def make(config: Config) -> Speaking:
     tokenizer = words.learn(config.text, texts)
     split = words.splitter(config.text, tokenizer)
     vocabulary = Vocabulary.of(config, [split(text) for text in texts])
-    parts: dict[Split, list[str]] = {"train": texts, "valid": dataset.valid.texts, "test": dataset.test.texts}
     seen = torch.from_numpy(np.unique(fingerprints(map(data.identity, texts + dataset.valid.texts))))
-    return Speaking(config, parts, dataset.description, vocabulary, tokenizer, seen)
+    return Speaking(config, parts_of(dataset), dataset.description, vocabulary, tokenizer, seen)
 
 
 def restore(config: Config, assets: dict[str, Any], where: torch.device | None) -> Writer:
@@ -162,21 +167,22 @@ def to_score(config: Config, assets: dict[str, Any]) -> tuple[dict[Split, list[s
 
     Raises UserError if nothing is left.
     """
-    name = config.data.name
-    if name == assets["data"]:
-        dataset = data.load(config.data)
-        return {
-            "train": dataset.train.texts,
-            "valid": dataset.valid.texts,
-            "test": dataset.test.texts,
-        }, dataset.description
-    texts = data.load(config.data).test.texts if name in DATA else [question for question, _ in data.read(name)]
-    new = ~np.isin(fingerprints(map(data.identity, texts)), assets["seen"].numpy())
-    if not new.any():
-        raise UserError(f"{name} has no question that the run was not trained on: give another --data")
-    left = f" (left out: {int((~new).sum()):,} that the run was trained or chosen on)"
-    found = [text for text, keep in zip(texts, new, strict=True) if keep]
-    return {"train": [], "valid": [], "test": found}, f"{name}, {len(found):,} questions{left}"
+    name, seen = config.data.name, assets["seen"].numpy()
+    if name in DATA or name == assets["data"]:
+        dataset = data.unseen(data.load(config.data), seen)
+        if [name, config.data.division] == [assets["data"], assets["division"]]:
+            return parts_of(dataset), dataset.description
+    else:
+        texts = list(dict.fromkeys(question for question, _ in data.read(name)))
+        nothing = Questions([], np.zeros(0, np.int64))
+        found = Questions(texts, np.zeros(len(texts), np.int64))
+        dataset = data.unseen(Dataset(name, (), nothing, nothing, found, []), seen)
+    texts = dataset.test.texts
+    return {"train": [], "valid": [], "test": texts}, f"{dataset.name}, {len(texts):,} questions{dataset.note}"
+
+
+def parts_of(dataset: Dataset) -> dict[Split, list[str]]:
+    return {"train": dataset.train.texts, "valid": dataset.valid.texts, "test": dataset.test.texts}
 
 
 def describe(task: Speaking, totals: Totals) -> tuple[str, dict[str, Any]]:

@@ -227,7 +227,7 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
     if where is None:
         return Predictor(config, categories, vocabulary, tokenizer, assets["seen"], start)
     if config.data.name in DATA or config.data.name == assets["data"]:
-        dataset = data.load(config.data)
+        dataset = data.unseen(data.load(config.data), assets["seen"].numpy())
         if dataset.categories != categories:
             raise UserError(
                 f"this run knows the {len(categories)} categories {', '.join(categories[:3])} ..., but "
@@ -241,13 +241,8 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
 
 def others(config: Config, categories: tuple[str, ...], seen: np.ndarray) -> Dataset:
     """Any file as a test part: all of its questions, but for those that the run was trained or chosen on."""
-    found = data.whole(config.data.name, categories)
-    new = ~np.isin(fingerprints(map(data.identity, found.texts)), seen)
-    if not new.any():
-        raise UserError(f"{config.data.name} has no question that the run was not trained on: give another --data")
-    nothing = Questions([], np.zeros(0, np.int64))
-    left = f" (left out: {int((~new).sum()):,} that the run was trained or chosen on)"
-    return Dataset(config.data.name, categories, nothing, nothing, found.only(new), [], left)
+    found, nothing = data.whole(config.data.name, categories), Questions([], np.zeros(0, np.int64))
+    return data.unseen(Dataset(config.data.name, categories, nothing, nothing, found, []), seen)
 
 
 def describe(task: Categories | Speaking, totals: Totals) -> tuple[str, dict[str, Any]]:
