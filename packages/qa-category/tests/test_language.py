@@ -136,26 +136,31 @@ def test_data_divided_otherwise_are_scored_without_what_it_was_trained_on(start,
 # -- classifiers that start from it
 
 
-@pytest.mark.parametrize("transfer", ["whole", "frozen"])
-def test_the_battery_of_a_classifier_from_a_language_model(start, transfer, tmp_path, monkeypatch):
-    names = ["transfer"] if transfer == "whole" else []
-    monkeypatch.setattr(testing, "available", lambda _: names)
+def test_the_battery_of_a_classifier_from_a_language_model(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(testing, "available", lambda _: ["transfer"])
     (tmp_path / "runs").mkdir()
-    flags = ["--model.start", str(start), "--model.transfer", transfer, *FIT, "--model.dropout", "0.1"]
-    flags += ["--model.norm", "batch"]
+    flags = ["--model.start", str(start), *FIT, "--model.dropout", "0.1", "--model.norm", "batch"]
     inputs = [questions("Is it safe for a newborn?", "How long does delivery take?")]
     check_task(dataclasses.replace(PACKAGE, scores=CLASSIFYING), flags, inputs, tmp_path / "runs")
 
 
-def test_one_more_layer_learns_in_each_epoch_and_a_run_resumes(start, tmp_path):
-    flags = ["--model.start", str(start), "--model.transfer", "gradual", *FIT, "--fit.epochs", "4"]
-    flags += ["--fit.save-every", "0", "--fit.precision", "fp32"]
-    parsed = config.parse(Config, flags)
+@pytest.mark.parametrize("transfer", ["frozen", "gradual"])
+def test_a_run_of_which_not_all_learns_resumes_in_every_bit(start, transfer, tmp_path):
+    flags = ["--model.start", str(start), "--model.transfer", transfer, *FIT, "--fit.epochs", "3"]
+    parsed = config.parse(Config, [*flags, "--fit.save-every", "0", "--fit.precision", "fp32"])
     whole = testing.trained(lambda: testing.make(PACKAGE, parsed), parsed, tmp_path / "whole")
     cuts = [("train", 8), ("train", 7)]
     resumed = testing.trained(lambda: testing.make(PACKAGE, parsed), parsed, tmp_path / "resumed", cuts)
     for part in ("model", "optimizer"):
         assert testing.different(whole[part], resumed[part], part) is None
+    began = checkpoint.read(start)["model"]["encoder.layers.1.weight_hh_l0"]
+    found = {name: x for name, x in whole["model"].items() if "layers.1" in name and "weight_hh" in name}
+    learnt = found.pop("encoder.layers.1.parametrizations.weight_hh_l0.original", None)
+    assert [torch.equal(x, began) for x in found.values()] == [True]  # what was given stays as it was
+    assert (learnt is None) == (transfer == "frozen") and (learnt is None or learnt.abs().max() > 0)
+
+
+def test_one_more_layer_learns_in_each_epoch(start):
     one = started(start, "gradual")
     batches = [one.load("train", np.arange(5), epoch) for epoch in (1, 2, 3, 4, 9)]
     assert [batch[3] for batch in batches] == [0, 1, 2, 3, 3]
