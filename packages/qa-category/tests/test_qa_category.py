@@ -74,6 +74,7 @@ def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
         "transfer",
         "transfer-all",
         "transfer-few",
+        "transfer-tenth",
         "unknown",
     ]
     check_presets(PACKAGE, ["best", "language"], studies)
