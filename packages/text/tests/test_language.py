@@ -33,6 +33,11 @@ def model_of(vocabulary=12, **dropout):
     return LanguageModel(vocabulary, 8, 16, 2, **dropout)
 
 
+def gradient_of(tensor):
+    assert tensor.grad is not None
+    return tensor.grad
+
+
 # -- the loss
 
 
@@ -52,7 +57,7 @@ def test_the_loss_is_that_of_torch_and_so_are_its_gradients(together, monkeypatc
         (total / 7).backward()
         found.append([total.detach(), x.grad, weight.grad, bias.grad])
     torch.testing.assert_close(*found)
-    torch.testing.assert_close(surprisals(*given, targets).sum(), found[1][0])
+    torch.testing.assert_close(surprisals(given[0], given[1], given[2], targets).sum(), found[1][0])
 
 
 def test_in_bf16_the_loss_is_near_and_the_gradients_are_of_the_weights_own_type():
@@ -61,7 +66,7 @@ def test_in_bf16_the_loss_is_near_and_the_gradients_are_of_the_weights_own_type(
     targets = torch.randint(0, 300, (40,))
     exact = linear_cross_entropy(x, weight, bias, targets)
     exact.backward()
-    gradients = [tensor.grad.clone() for tensor in (x, weight, bias)]
+    gradients = [gradient_of(tensor).clone() for tensor in (x, weight, bias)]
     for tensor in (x, weight, bias):
         tensor.grad = None
     with torch.autocast("cpu", torch.bfloat16):
@@ -70,8 +75,8 @@ def test_in_bf16_the_loss_is_near_and_the_gradients_are_of_the_weights_own_type(
     assert rough.dtype == torch.float32
     torch.testing.assert_close(rough, exact, rtol=0.01, atol=0)
     for tensor, gradient in zip((x, weight, bias), gradients, strict=True):
-        assert tensor.grad.dtype == torch.float32
-        assert (tensor.grad - gradient).norm() < 0.02 * gradient.norm()
+        assert gradient_of(tensor).dtype == torch.float32
+        assert (gradient_of(tensor) - gradient).norm() < 0.02 * gradient.norm()
 
 
 # -- the model
@@ -220,7 +225,7 @@ def test_weight_decay_draws_to_what_was_given():
     given = one.weight.detach().clone()
     learn_beside(one, 1.0)
     with torch.no_grad():
-        one.parametrizations.weight.original.fill_(1.0)
+        dict(one.named_parameters())["parametrizations.weight.original"].fill_(1.0)
     optimizer = torch.optim.AdamW(one.parameters(), lr=0.5, weight_decay=1.0)
     for _ in range(30):
         optimizer.zero_grad()
@@ -234,13 +239,13 @@ def test_weight_decay_draws_to_what_was_given():
 
 def slowly(texts, vocabulary, discounts):
     """p(w | u, v) from dictionaries, as the formula of Chen & Goodman (1999) says it; discounts by length of n-gram."""
-    counts = [Counter() for _ in range(4)]
+    counts: list[Counter[tuple[int, ...]]] = [Counter() for _ in range(4)]
     for text in texts:
         row = [0, 0, *text, 0]
         counts[3].update(zip(row, row[1:], row[2:], strict=False))
     for order in (2, 1):
         counts[order].update(ngram[1:] for ngram in counts[order + 1])
-    followers = [defaultdict(list) for _ in range(4)]
+    followers: list[dict[tuple[int, ...], list[int]]] = [defaultdict(list) for _ in range(4)]
     for order in (1, 2, 3):
         for ngram, count in counts[order].items():
             followers[order][ngram[:-1]].append(count)

@@ -6,7 +6,7 @@ token 0 stands before and behind a text. So the unit of everything here is a tok
 """
 
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +93,7 @@ class Encoder(nn.Module):
         return x, found
 
     def embedded(self, ids: Tensor) -> Tensor:
-        x = F.embedding(ids, cast(Tensor, self.embedding.weight))
+        x = F.embedding(ids, self.embedding.weight)
         if not (self.training and self.word_dropout):
             return x
         kept = F.dropout(x.new_ones(self.embedding.num_embeddings, 1), self.word_dropout)
@@ -118,12 +118,12 @@ class LanguageModel(nn.Module):
     def forward(self, pieces: Tensor, lengths: Tensor) -> Tensor:
         """int64 [B, T + 1], how many tokens of each are predicted, int64 [B] -> the sum of their surprisals, nats."""
         outputs, targets, _ = self.read(pieces, lengths)
-        return linear_cross_entropy(outputs, cast(Tensor, self.encoder.embedding.weight), self.bias, targets)
+        return linear_cross_entropy(outputs, self.encoder.embedding.weight, self.bias, targets)
 
     def surprisals(self, pieces: Tensor, lengths: Tensor) -> Tensor:
         """The surprisal of each predicted token, in nats, 0 behind the end of a piece: [B, T]."""
         outputs, targets, known = self.read(pieces, lengths)
-        found = surprisals(outputs, cast(Tensor, self.encoder.embedding.weight), self.bias, targets)
+        found = surprisals(outputs, self.encoder.embedding.weight, self.bias, targets)
         return found.new_zeros(known.shape).masked_scatter(known, found)
 
     @torch.no_grad()
@@ -138,7 +138,7 @@ class LanguageModel(nn.Module):
         done = [False] * count
         for step in range(longest):
             outputs, states = self.encoder(ids, None, states)
-            logits = F.linear(outputs[:, 0], cast(Tensor, self.encoder.embedding.weight), self.bias).double()
+            logits = F.linear(outputs[:, 0], self.encoder.embedding.weight, self.bias).double()
             logits[:, list(never)] = -torch.inf
             below = logits.softmax(1).cumsum(1)
             ids = torch.searchsorted(below, uniform[:, step, None].to(below) * below[:, -1:], right=True)
