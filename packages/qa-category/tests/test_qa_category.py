@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from etude import config
 from etude.testing import check_presets, check_task
 from qa_category import data
 from qa_category.__main__ import PACKAGE, main
-from qa_category.config import Config, Data
+from qa_category.config import CLASSIFYING, Config, Data
 from qa_category.model import Classifier, Embedding
 
 SMALL = [
@@ -57,7 +58,7 @@ def test_the_battery(tmp_path):
     questions = write("questions.txt", "Is it safe for a newborn?\nHow long does delivery take?\n")
     (tmp_path / "runs").mkdir()
     flags = [*SMALL, "--model.kind", "cnn", "--model.norm", "batch", "--model.spatial-dropout", "0.1"]
-    check_task(PACKAGE, flags, [questions], tmp_path / "runs")
+    check_task(dataclasses.replace(PACKAGE, scores=CLASSIFYING), flags, [questions], tmp_path / "runs")
 
 
 def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
@@ -66,14 +67,17 @@ def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
         "labels",
         "model",
         "normalisation",
-        "padding",
         "pieces",
         "pooling",
         "schedule",
         "tokenizer",
+        "transfer",
+        "transfer-all",
+        "transfer-few",
+        "transfer-tenth",
         "unknown",
     ]
-    check_presets(PACKAGE, ["best"], studies)
+    check_presets(PACKAGE, ["best", "language"], studies)
 
 
 @pytest.mark.parametrize("flags", KINDS)

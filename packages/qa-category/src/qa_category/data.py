@@ -147,6 +147,20 @@ def with_labels(dataset: Dataset, share: float, division: int) -> Dataset:
     return replace(dataset, train=train.only(kept), unlabelled=train.only(~kept).texts)
 
 
+def unseen(dataset: Dataset, seen: np.ndarray) -> Dataset:
+    """The data set with a test part without questions that a run has `seen`, whose fingerprints, sorted, these are.
+
+    There are such where it is divided otherwise than it was for the run. Raises UserError if no other is left.
+    """
+    new = ~np.isin(fingerprints(map(identity, dataset.test.texts)), seen)
+    if new.all():
+        return dataset
+    if not new.any():
+        raise UserError(f"{dataset.name} has no question that the run was not trained on: give another --data")
+    left = f"{dataset.note} (left out: {int((~new).sum()):,} that the run was trained or chosen on)"
+    return replace(dataset, test=dataset.test.only(new), note=left)
+
+
 def identity(question: str) -> str:
     """What two questions have in common that count as the same: all but white space and capital letters."""
     return " ".join(question.split()).casefold()

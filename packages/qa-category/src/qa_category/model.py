@@ -155,7 +155,7 @@ class Dense(nn.Module):
 
     def __init__(self, config: Model, size: int) -> None:
         super().__init__()
-        sizes = [size, *(config.hidden if config.kind == "dan" else ())]
+        sizes = [size, *(config.hidden if config.kind == "dan" and not config.start else ())]
         self.size, self.residual = sizes[-1], config.residual
         self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.norms = nn.ModuleList(normalised(config.norm, b) for b in sizes)

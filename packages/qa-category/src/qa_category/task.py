@@ -1,6 +1,7 @@
 """qa-category as a Task: into which category does a customer's question belong?"""
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,17 @@ from etude.text.tokenizer import Tokenizer
 from etude.train.run import Run
 from etude.train.task import Split, Task
 from etude.train.totals import Sums, Totals
-from qa_category import data, show, words
-from qa_category.config import DATA, SCORES, Config
+from qa_category import data, language, show, starting, words
+from qa_category.config import CLASSIFYING, DATA, Config
 from qa_category.data import Dataset, Questions
+from qa_category.language import Speaking, Writer
 from qa_category.model import Classifier
+from qa_category.starting import Start, Started
 from qa_category.words import PAD, Vocabulary
 
 SHOWN = 16  # questions shown before, during and after training
 LIKELIEST = 3  # categories named of each
-Batch = tuple[Tensor, Tensor, Tensor]  # ids int64 [B, T], lengths int64 [B], labels int64 [B]
+Batch = tuple[Any, ...]  # labels int64 [B], ids int64 [B, T], lengths int64 [B], and what else the model takes
 
 
 class Predictor:
@@ -39,17 +42,23 @@ class Predictor:
         vocabulary: Vocabulary,
         tokenizer: Tokenizer | None,
         seen: Tensor,
+        start: Start | None = None,
     ) -> None:
         """`seen`: the sorted fingerprints of the questions that it was trained and chosen on, int64."""
         self.config, self.categories, self.vocabulary = config, categories, vocabulary
-        self.tokenizer, self.seen = tokenizer, seen
+        self.tokenizer, self.seen, self.start = tokenizer, seen, start
         self.split = words.splitter(config.text, tokenizer)
-        self.model = Classifier(config.model, torch.from_numpy(vocabulary.table()), len(categories))
+        self.model: Classifier | Started = (
+            Started(config.model, start, len(vocabulary.trained) + words.UNK + 1, len(categories))
+            if start
+            else Classifier(config.model, torch.from_numpy(vocabulary.table()), len(categories))
+        )
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """Ids of questions; words that were not met before may get a row of the model's table."""
         rows = [self.vocabulary.encode(self.split(text)) for text in texts]
-        if (added := self.vocabulary.take()) is not None:
+        added = self.vocabulary.take()
+        if added is not None and isinstance(self.model, Classifier):
             self.model.embedding.grow(torch.from_numpy(added))
         return rows
 
@@ -72,25 +81,39 @@ class Predictor:
 class Categories(Predictor):
     """The Task: the model, and the questions that it learns from and is scored on."""
 
-    metric, better = "accuracy", SCORES
+    metric, better = "accuracy", CLASSIFYING
 
     def __init__(
-        self, config: Config, dataset: Dataset, vocabulary: Vocabulary, tokenizer: Tokenizer | None, seen: Tensor
+        self,
+        config: Config,
+        dataset: Dataset,
+        vocabulary: Vocabulary,
+        tokenizer: Tokenizer | None,
+        seen: Tensor,
+        start: Start | None = None,
     ) -> None:
-        super().__init__(config, dataset.categories, vocabulary, tokenizer, seen)
+        super().__init__(config, dataset.categories, vocabulary, tokenizer, seen, start)
         self.parts = {"train": dataset.train, "valid": dataset.valid, "test": dataset.test}
         self.rows = {split: self.encode(part.texts) for split, part in self.parts.items()}
         self.data = dataset.description
         self.shown = draw.shuffled(len(dataset.valid.texts), config.fit.seed)[:SHOWN]
-        model, size = config.model, self.model.embedding.size
+        self.summary = f"{self.told()}, {len(vocabulary.trained):,} {config.text.splitter} words of training"
+
+    def told(self) -> str:
+        """The network in words."""
+        model = self.config.model
+        if isinstance(self.model, Started):
+            return f"{len(self.model.encoder.layers)} LSTMs of a language model, {model.transfer}"
         kind = f"cnn {model.arrangement} {'-'.join(map(str, model.widths))}" if model.kind == "cnn" else model.kind
-        vectors = "" if config.vectors == "none" else f" of {config.vectors.replace(chr(92), '/').rpartition('/')[2]}"
-        self.summary = f"{kind} on {model.embeddings} embeddings of {size} numbers{vectors}"
-        self.summary += f", {len(vocabulary.trained):,} {config.text.splitter} words of training"
+        name = self.config.vectors.replace(chr(92), "/").rpartition("/")[2]
+        vectors = "" if name == "none" else f" of {name}"
+        return f"{kind} on {model.embeddings} embeddings of {self.model.embedding.size} numbers{vectors}"
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        return {split: fingerprint(part.texts, part.labels) for split, part in self.parts.items()}
+        """The language model counts where it is learnt from."""
+        found = {split: fingerprint(part.texts, part.labels) for split, part in self.parts.items()}
+        return found | ({"train": fingerprint([found["train"], self.start.mark])} if self.start else {})
 
     def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
         lengths = np.array([len(row) for row in self.rows[split]])
@@ -99,11 +122,15 @@ class Categories(Predictor):
         return sorted_by_length(lengths, batch_size)
 
     def load(self, split: Split, ids: np.ndarray, epoch: int) -> Batch:
-        return *pad([self.rows[split][id] for id in ids], PAD), torch.from_numpy(self.parts[split].labels[ids])
+        labels = torch.from_numpy(self.parts[split].labels[ids])
+        found = labels, *pad([self.rows[split][id] for id in ids], PAD)
+        if not isinstance(self.model, Started):
+            return found
+        return *found, starting.free(self.config.model, len(self.model.encoder.parts()), epoch)
 
     def step(self, batch: Batch) -> Sums:
-        ids, lengths, labels = batch
-        said = self.model(ids, lengths).float()
+        labels, *question = batch
+        said = self.model(*question).float()
         answers, kinds = said.detach().argmax(1), torch.arange(len(self.categories), device=labels.device)
         # No bincount, which has no rule for many runs at once (torch.func.vmap).
         counts = ((labels[:, None] == kinds)[:, :, None] & (answers[:, None] == kinds)[:, None]).sum(0)
@@ -115,7 +142,8 @@ class Categories(Predictor):
 
     def assets(self) -> dict[str, Any]:
         kept: dict[str, Any] = {"categories": list(self.categories), "vocabulary": self.vocabulary.state()}
-        return kept | {"tokenizer": self.tokenizer and self.tokenizer.state(), "seen": self.seen, "data": self.source}
+        kept |= {"tokenizer": self.tokenizer and self.tokenizer.state(), "seen": self.seen, "data": self.source}
+        return kept | {"start": self.start and self.start.assets()}
 
     @property
     def source(self) -> str:
@@ -161,23 +189,45 @@ def macro_f1(counts: Tensor) -> float:
 
 
 def make(config: Config, where: torch.device) -> Task:
+    if config.task == "language":
+        return language.make(config)
+    if config.model.start:
+        return begun(config, Start.of_run(Path(config.model.start)))
     dataset = data.load(config.data)
     tokenizer = words.learn(config.text, dataset.train.texts)
     split = words.splitter(config.text, tokenizer)
     vocabulary = Vocabulary.of(config, [split(text) for text in dataset.train.texts])
-    learnt_from = dataset.train.texts + dataset.valid.texts
-    seen = torch.from_numpy(np.unique(fingerprints(map(data.identity, learnt_from))))
-    return Categories(config, dataset, vocabulary, tokenizer, seen)
+    return Categories(config, dataset, vocabulary, tokenizer, torch.from_numpy(np.unique(marks(dataset))))
 
 
-def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Predictor:
+def marks(dataset: Dataset) -> np.ndarray:
+    """The fingerprints of the questions that are trained and chosen on, int64 [N]."""
+    return fingerprints(map(data.identity, dataset.train.texts + dataset.valid.texts))
+
+
+def begun(config: Config, start: Start) -> Categories:
+    """The task that starts from a language model, whose words and whose way to find them it takes over."""
+    config = start.meant(config)
+    dataset = data.load(config.data)
+    start.check(fingerprints(map(data.identity, dataset.test.texts)), dataset.name)
+    vocabulary, tokenizer = Vocabulary.restore(config, start.vocabulary), start.tokenizer_of()
+    seen = torch.from_numpy(np.union1d(marks(dataset), start.seen.numpy()))
+    return Categories(config, dataset, vocabulary, tokenizer, seen, start)
+
+
+def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Predictor | Writer:
+    if config.task == "language":
+        return language.restore(config, assets, where)
+    start = Start.restored(assets["start"], assets) if assets.get("start") else None
+    if start:
+        config = start.meant(config)
     categories, vocabulary = tuple(assets["categories"]), Vocabulary.restore(config, assets["vocabulary"])
     kept = assets["tokenizer"]
     tokenizer = Tokenizer.from_state(kept, "the tokenizer in the checkpoint") if kept else None
     if where is None:
-        return Predictor(config, categories, vocabulary, tokenizer, assets["seen"])
+        return Predictor(config, categories, vocabulary, tokenizer, assets["seen"], start)
     if config.data.name in DATA or config.data.name == assets["data"]:
-        dataset = data.load(config.data)
+        dataset = data.unseen(data.load(config.data), assets["seen"].numpy())
         if dataset.categories != categories:
             raise UserError(
                 f"this run knows the {len(categories)} categories {', '.join(categories[:3])} ..., but "
@@ -186,21 +236,18 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
             )
     else:
         dataset = others(config, categories, assets["seen"].numpy())
-    return Categories(config, dataset, vocabulary, tokenizer, assets["seen"])
+    return Categories(config, dataset, vocabulary, tokenizer, assets["seen"], start)
 
 
 def others(config: Config, categories: tuple[str, ...], seen: np.ndarray) -> Dataset:
     """Any file as a test part: all of its questions, but for those that the run was trained or chosen on."""
-    found = data.whole(config.data.name, categories)
-    new = ~np.isin(fingerprints(map(data.identity, found.texts)), seen)
-    if not new.any():
-        raise UserError(f"{config.data.name} has no question that the run was not trained on: give another --data")
-    nothing = Questions([], np.zeros(0, np.int64))
-    left = f" (left out: {int((~new).sum()):,} that the run was trained or chosen on)"
-    return Dataset(config.data.name, categories, nothing, nothing, found.only(new), [], left)
+    found, nothing = data.whole(config.data.name, categories), Questions([], np.zeros(0, np.int64))
+    return data.unseen(Dataset(config.data.name, categories, nothing, nothing, found, []), seen)
 
 
-def describe(task: Categories, totals: Totals) -> tuple[str, dict[str, Any]]:
+def describe(task: Categories | Speaking, totals: Totals) -> tuple[str, dict[str, Any]]:
+    if isinstance(task, Speaking):
+        return language.describe(task, totals)
     scores, counts = task.scores(totals), totals.sums["confusion"].cpu()
     lines, categories = confusion.per_class(counts, task.categories, "questions")
     test, training = task.parts["test"], task.parts["train"]
@@ -215,16 +262,20 @@ def describe(task: Categories, totals: Totals) -> tuple[str, dict[str, Any]]:
     return "\n".join(lines), found | {"per_class": categories, "confusion": counts.long().tolist()}
 
 
-def predict(task: Predictor, inputs: list[str]) -> list[str]:
-    """The category of every line of the files, in order."""
+def predict(task: Predictor | Writer, inputs: list[str]) -> list[str]:
+    """The category of every line of the files, in order; of a language model what `language.predict` says."""
+    if isinstance(task, Writer):
+        return language.predict(task, inputs)
     texts = [text for name in inputs for text in data.read_lines(name)]
     if not texts:
         return []
     return [task.categories[k] for k in task.probabilities(task.encode(texts)).argmax(1).tolist()]
 
 
-def embed(task: Predictor, inputs: list[str]) -> np.ndarray:
+def embed(task: Predictor | Writer, inputs: list[str]) -> np.ndarray:
     """What the model knows of every line of the files before its last linear layer."""
+    if isinstance(task, Writer):
+        return language.embed(task, inputs)
     texts = [text for name in inputs for text in data.read_lines(name)]
     if not texts:
         raise UserError(f"{', '.join(inputs)}: there is no question; give a text file, one question a line")

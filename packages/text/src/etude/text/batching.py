@@ -74,3 +74,14 @@ def padded(flat: np.ndarray, lengths: np.ndarray, fill: int = 0) -> np.ndarray:
     rows = np.full((len(lengths), lengths.max(initial=1)), fill, dtype=np.int64)
     rows[np.arange(rows.shape[1]) < lengths[:, None]] = flat
     return rows
+
+
+def pieces(text: Sequence[int] | np.ndarray, longest: int, boundary: int = 0) -> list[np.ndarray]:
+    """What a language model reads and predicts of a text: in each piece all but the last id is read, all but the first
+    predicted; int64 [at most longest + 1] each.
+
+    Before and behind the text stands the token `boundary`. A piece begins with the id that the one before it ends with,
+    so that every token, and the end of the text, is predicted once.
+    """
+    row = np.concatenate([[boundary], np.asarray(text, np.int64), [boundary]])
+    return [row[start : start + longest + 1] for start in range(0, len(row) - 1, longest)]

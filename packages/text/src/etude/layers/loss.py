@@ -1,0 +1,77 @@
+"""Cross-entropy over a large vocabulary, without its logits in memory."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TOGETHER = 2**21  # logits that are computed at once: 8 MB in fp32, about what stays in a CPU's cache
+
+
+def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    """The sum of -log softmax(x weight^T + bias)[target] over rows: x [N, E], [V, E], [V], int64 [N] -> scalar.
+
+    It is `F.cross_entropy(F.linear(x, weight, bias), targets, reduction="sum")`, but the logits of some rows only are
+    there at a time, and their gradient is formed at once, while they are in the cache (as in Liger Kernel, Hsu et al.
+    2024, "fused linear cross entropy"). Products are taken in the type of autocast, the softmax in float32 at least.
+    """
+    found: Tensor = Fused.apply(x, weight, bias, targets)[0]
+    return found
+
+
+def surprisals(x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    """The terms of that sum, without a gradient: [N]."""
+    found = [x.new_zeros(0, dtype=torch.promote_types(x.dtype, torch.float32))]
+    with torch.no_grad():
+        for rows in slices(len(x), len(weight)):
+            said = said_of(x[rows], weight, bias, kind_of(x))
+            found.append(-said.gather(1, targets[rows, None])[:, 0])
+    return torch.cat(found)
+
+
+def kind_of(x: Tensor) -> torch.dtype:
+    """The type that products are taken in."""
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
+
+
+def slices(rows: int, vocabulary: int) -> list[slice]:
+    size = max(16, TOGETHER // vocabulary)
+    return [slice(start, start + size) for start in range(0, rows, size)]
+
+
+def said_of(x: Tensor, weight: Tensor, bias: Tensor, kind: torch.dtype) -> Tensor:
+    """Log-probabilities [N, V], in float32 at least."""
+    logits = torch.addmm(bias.to(kind), x.to(kind), weight.to(kind).mT)
+    return torch.log_softmax(logits.to(torch.promote_types(kind, torch.float32)), 1)
+
+
+class Fused(torch.autograd.Function):
+    """x, weight, bias, targets -> the loss, and its gradients, which are found with it where they are asked for."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        kind = kind_of(x)
+        exact = torch.promote_types(kind, torch.float32)
+        wanted = any(ctx.needs_input_grad[:3])
+        table, shift = weight.to(kind), bias.to(kind)
+        loss = x.new_zeros((), dtype=exact)
+        d_x = torch.empty_like(x) if wanted else x[:0]
+        d_weight, d_bias = (torch.zeros_like(w, dtype=exact) if wanted else w[:0] for w in (weight, bias))
+        for rows in slices(len(x), len(weight)):
+            some, here = x[rows].to(kind), targets[rows, None]
+            said = said_of(some, table, shift, kind)
+            loss -= said.gather(1, here).sum()
+            if wanted:
+                d_logits = said.exp_().scatter_add_(1, here, -torch.ones_like(here, dtype=exact))
+                d_bias += d_logits.sum(0)
+                d_logits = d_logits.to(kind)
+                d_x[rows] = torch.mm(d_logits, table).to(x.dtype)
+                d_weight += torch.mm(d_logits.mT, some)
+        ctx.save_for_backward(d_x, d_weight.to(weight.dtype), d_bias.to(bias.dtype))
+        return (loss,)
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return *(gradient[0].to(d.dtype) * d for d in ctx.saved_tensors), None
