@@ -213,7 +213,7 @@ def test_no_answer_depends_on_padding_or_the_company(start, transfer):
 
 def test_a_run_folder_predicts_without_the_language_model_and_forgets_nothing(start, capsys):
     shutil.copytree(start, "gone")
-    flags = ["--model.start", "gone", "--fit.epochs", "6", "--fit.batch-size", "32", "--run", "run"]
+    flags = ["--model.start", "gone", "--fit.epochs", "8", "--fit.batch-size", "32", "--fit.lr", "1e-2", "--run", "run"]
     assert main(["train", *flags]) == 0
     shutil.rmtree("gone")
     _, scores = evaluated("run", capsys)
