@@ -18,13 +18,14 @@ from huggingface_hub import ModelCard
 from safetensors.numpy import load_file
 
 import cnn_emnist.config
+import grad_flow.config
 import names_rnn.config
 from etude import cli
 from etude.errors import UserError
 from etude.export import card, folder
 from etude.export.plain import from_plain, to_plain
 
-NAMES, LETTERS = names_rnn.config.PACKAGE, cnn_emnist.config.PACKAGE
+NAMES, LETTERS, DENSE = names_rnn.config.PACKAGE, cnn_emnist.config.PACKAGE, grad_flow.config.PACKAGE
 
 
 @pytest.fixture(scope="module")
@@ -190,18 +191,26 @@ def test_a_changed_model_is_not_taken_for_the_one_before(exported, tmp_path, cap
     assert said(capsys, NAMES, "predict", str(folder), "Jones") != before
 
 
-def test_onnx_says_what_the_model_says(cache, tmp_path, capsys):
-    folder, out = cache / "letters", tmp_path / "out"
-    flags = ["--fit.epochs", "1", "--model.channels", "4", "--fit.device", "cpu", "--fit.precision", "fp32"]
-    assert cli.main(LETTERS, ["train", *flags, "--run", str(folder)]) == 0
+@pytest.mark.parametrize(
+    ("package", "flags", "shape"),
+    [
+        (LETTERS, ["--model.channels", "4"], (28, 28)),
+        (DENSE, ["--model.depth", "3"], (8, 8)),
+    ],
+    ids=["cnn-emnist", "grad-flow"],
+)
+def test_onnx_says_what_the_model_says(package, flags, shape, cache, tmp_path, capsys):
+    folder, out = tmp_path / "run", tmp_path / "out"
+    flags = [*flags, "--fit.epochs", "1", "--fit.device", "cpu", "--fit.precision", "fp32"]
+    assert cli.main(package, ["train", *flags, "--run", str(folder)]) == 0
     capsys.readouterr()
-    assert cli.main(LETTERS, ["export", str(folder), str(out), "--onnx"]) == 0
-    task = cli.restored(LETTERS, folder)
-    images = torch.rand(7, 28, 28, generator=torch.Generator().manual_seed(0))
+    assert cli.main(package, ["export", str(folder), str(out), "--onnx"]) == 0
+    task = cli.restored(package, folder)
+    inputs = torch.rand(7, *shape, generator=torch.Generator().manual_seed(0))
     session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    (found,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
     with torch.inference_mode():
-        np.testing.assert_allclose(found, task.model(images).numpy(), atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(found, task.model(inputs).float().numpy(), atol=1e-5, rtol=1e-5)
 
 
 def digest(data):
