@@ -328,8 +328,8 @@ def test_a_model_on_s3(bucket, run, exported, tmp_path):
     [
         (["/env/bin/names-rnn", "train", "--fit.epochs", "2"], "names-rnn train --fit.epochs 2"),
         (["/env/bin/train", "--fit.epochs", "2", "--run", "/home/me/x"], "names-rnn train --fit.epochs 2"),
-        (["python", "-m", "names_rnn", "train", "--data=/home/me/names", "--run=x"], "names-rnn train --data=names"),
-        (["python", "-m", "names_rnn", "train", "--data", "C:\\me\\names"], "names-rnn train --data names"),
+        (["python", "-m", "names_rnn", "train", "--data=/home/me/names", "--run=x"], "names-rnn train --data=./names"),
+        (["python", "-m", "names_rnn", "train", "--data", "C:\\me\\names"], "names-rnn train --data ./names"),
         (["pytest"], ""),
     ],
 )

@@ -11,7 +11,7 @@ import shutil
 import socket
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from contextlib import ExitStack, closing, redirect_stdout, suppress
+from contextlib import ExitStack, chdir, closing, redirect_stdout, suppress
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -420,10 +420,17 @@ def check_report(package: Package, folder: Path) -> None:
 
 
 def check_export(package: Package, folder: Path, inputs: list[str], exported: Path) -> None:
-    """A run that is exported predicts what it did, to the last letter, and has the same scores."""
+    """A run that is exported predicts what it did, to the last letter, and has the same scores.
+
+    It tells no folder of this machine, so that it is scored where its data lie.
+    """
     said(package, "export", str(folder), str(exported))
+    places = [str(place.resolve()) for place in (folder, exported)]
+    knobs = config.flatten(run.read_config(folder, package.config)).values()
+    paths = [Path(value) for value in knobs if isinstance(value, str) and os.path.isabs(value)]
     for verb, more in (("predict", inputs), ("evaluate", [])):
-        before, after = (said(package, verb, str(place), *more) for place in (folder, exported))
+        with chdir(paths[0].parent if paths and verb == "evaluate" else os.curdir):
+            before, after = (said(package, verb, place, *more) for place in places)
         if verb == "evaluate":
             before, after = (json.loads(text.splitlines()[-1]) | {tested.MARK: None} for text in (before, after))
         assert before == after, f"{verb} of the exported run says {after}, of the run {before}"

@@ -71,14 +71,14 @@ def gather(package: Package, folder: Path, shown: bool) -> Facts:
 
 
 def without_folders(value: Any) -> Any:
-    """Plain data in which of every path, which would tell of this machine and its user, stands the last part."""
+    """Plain data in which paths, which would tell of this machine and its user, are cut to their last part: ./names."""
     if isinstance(value, dict):
         return {key: without_folders(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [without_folders(item) for item in value]
     for kind in (PurePosixPath, PureWindowsPath):
         if isinstance(value, str) and kind(value).is_absolute():
-            return kind(value).name
+            return f"./{kind(value).name}"
     return value
 
 
