@@ -141,13 +141,10 @@ class Classifying(Classifier):
         self.sets = {"train": data.train, "valid": data.valid, "test": data.test}
         self.features: dict[Split, tuple[Tensor, Tensor]] = {}
         self.labels: dict[Split, Tensor] = {}
-        what = (
-            f"{start.config.kind}, {start.config.latent}: {config.probe.features} of {self.model.shift.numel()} numbers"
-        )
-        self.data, self.summary = (
-            words(data),
-            f"{what} > probe of {config.probe.depth} hidden layers > {len(data.classes)}",
-        )
+        seen = f"{config.probe.features} of {self.model.shift.numel()} numbers"
+        probe = f"probe of {config.probe.depth} hidden layers > {len(data.classes)}"
+        self.data = words(data)
+        self.summary = f"{start.config.kind}, {start.config.latent}: {seen} > {probe}"
         self.shown = draw.shuffled(len(data.valid), 0)[: show.MANY]
 
     def seen(self, split: Split) -> tuple[Tensor, Tensor]:

@@ -17,11 +17,8 @@ PATCH = 4  # side of the patches that ae and vae see
 SMALLEST = 4  # side of the smallest feature maps, which ae and vae go down to
 VARIANCES = (-10.0, 4.0)  # bounds of the logarithm of a variance of q(z | x); it begins in the middle
 SLOW = 0.1  # what the linear paths' learning rate is multiplied by, as their weights are divided by it
-EXACT, MORE, ITERATIONS = (
-    768,
-    16,
-    6,
-)  # of subspace iteration: what needs none; directions beyond those asked for; rounds
+EXACT = 768  # numbers up to which principal components need no subspace iteration
+MORE, ITERATIONS = 16, 6  # of which: directions beyond those asked for, and rounds
 
 
 class Coded(NamedTuple):

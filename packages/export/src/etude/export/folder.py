@@ -74,7 +74,8 @@ def finite(value: Any) -> Any:
 def same(a: Any, b: Any) -> bool:
     """Whether two states are equal to the bit, and of the same types."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
+        bits = (x.reshape(-1).view(torch.uint8) for x in (a.contiguous(), b.contiguous()))
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*bits)
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):

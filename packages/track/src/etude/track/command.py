@@ -43,60 +43,70 @@ def main(package: Package, words: list[str], _call: str) -> int:
 
 
 def send(package: Package, places: list[Path], tracker: Tracker, follow: bool) -> int:
-    """Looks at all runs in turns, with `follow` until none is at work any more and none has begun since.
+    """Sends what the places say, as it is or, with `follow`, as it grows; returns the exit code.
 
     Raises UserError if the tracker fails on the way: what it has got it has, and the next time the rest is sent.
     """
     try:
-        return rounds(package, places, tracker, follow)
+        signal = (rounds if follow else once)(package, places, tracker)
+        for place in places:
+            if (place / "study.yaml").is_file():
+                tracker.study(study_id(package, place), place)
     except tracker.failures as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(
-            f"the tracker failed ({why}): what it has it keeps; send the rest with the same command"
-        ) from None
+        again = "what it has it keeps; send the rest with the same command"
+        raise UserError(f"the tracker failed ({why}): {again}") from None
+    return 128 + signal if signal else 0
 
 
-def rounds(package: Package, places: list[Path], tracker: Tracker, follow: bool) -> int:
-    at_work: dict[Path, tuple[Followed, Entry]] = {}
+def once(package: Package, places: list[Path], tracker: Tracker) -> int:
+    """Sends the runs as they are, one after the other: not hundreds are open at a time. Returns a signal, or 0."""
+    count = sent = 0
+    with watch_signals() as signals:
+        for run in (run for place in places for run in runs(package, place)):
+            sent += finish(run, tracker.begin(run))
+            count += 1
+            if signals:
+                break
+    print(f"sent     {count} runs, {sent:,} new points")
+    return signals[0] if signals else 0
+
+
+def rounds(package: Package, places: list[Path], tracker: Tracker) -> int:
+    """Looks at all runs in turns, until none is at work any more and none has begun since. Returns a signal, or 0."""
+    at_work: dict[Path, tuple[Followed, Entry, Path]] = {}
     ended: set[Path] = set()
     sent = still = changed = 0
     with watch_signals() as signals:
         while True:
-            new = 0
             for place in places:
-                study = (place / "study.yaml").is_file()
-                waits = follow and study and not signals and busy(place)  # for the scores of its runs
                 for run in runs(package, place, at_work.keys() | ended):
-                    at_work[run.folder] = run, tracker.begin(run)
-                    if not follow:  # one after the other: not hundreds open at a time
-                        new += finish(*at_work.pop(run.folder))
-                        ended.add(run.folder)
-                for folder, (run, entry) in list(at_work.items()):
-                    if folder != place and place not in folder.parents:
-                        continue
-                    new += look(run, entry)
-                    if not waits and (signals or run.result() is not None or (still >= STILL and not busy(folder))):
-                        new += finish(run, entry)
-                        ended.add(folder)
-                        changed += run.changed
-                        del at_work[folder]
+                    at_work[run.folder] = run, tracker.begin(run), place
+            # The runs of a study that is at work wait for their test scores.
+            waiting = {place for place in places if (place / "study.yaml").is_file() and not signals and busy(place)}
+            new = 0
+            for folder, (run, entry, place) in list(at_work.items()):
+                new += look(run, entry)
+                over = signals or run.result() is not None or (still >= STILL and not busy(folder))
+                if over and place not in waiting:
+                    new += finish(run, entry)  # which looks again, as the end may have come after the look
+                    ended.add(folder)
+                    changed += run.changed
+                    del at_work[folder]
             sent, still = sent + new, 0 if new else still + 1
-            if not at_work and (not follow or signals or (still >= STILL and not any(map(busy, places)))):
+            if not at_work and (signals or (still >= STILL and not any(map(busy, places)))):
                 break
             time.sleep(PAUSE)
-        for place in places:
-            if (place / "study.yaml").is_file():
-                tracker.study(study_id(package, place), place)
     print(f"sent     {len(ended)} runs, {sent:,} new points")
     if changed:
         otherwise = f"{changed:,} points came out otherwise when a run was resumed"
         print(f"note     {otherwise}; what was sent before stays as it was")
-    return 128 + signals[0] if signals else 0
+    return signals[0] if signals else 0
 
 
 def study_id(package: Package, place: Path) -> str:
-    """16 hex digits: of what is asked, and of the first of its runs."""
-    first = next((run.id for run in runs(package, place)), "")
+    """16 hex digits: of what is asked, and of the run that was started first."""
+    _, first = min(((str(run.start.get("started", "")), run.id) for run in runs(package, place)), default=("", ""))
     return hashlib.blake2b((place / "study.yaml").read_bytes() + first.encode(), digest_size=8).hexdigest()
 
 

@@ -66,6 +66,16 @@ def about(run: Followed) -> dict[str, str]:
     return told | {"etude.command": " ".join(map(str, start.get("command", [])))}
 
 
+def study_files(place: Path) -> list[Path]:
+    return [place / name for name in ("study.yaml", "results.md", "results.csv") if (place / name).is_file()]
+
+
+def verdicts(place: Path) -> str:
+    """The tables and verdicts of a study, Markdown."""
+    file = place / "results.md"
+    return file.read_text("utf-8") if file.is_file() else "The study is not finished."
+
+
 class Mlflow:
     """MLflow's tracking server or database; an experiment is a project."""
 
@@ -100,8 +110,7 @@ class Mlflow:
             there = self.client.create_run(self.experiment, run_name=run.name, tags=tags)
         id = there.info.run_id
         self.client.update_run(id, status="RUNNING")
-        missing = {name: str(x)[:6000] for name, x in run.config.items() if name not in there.data.params}
-        knobs = [Param(name, value) for name, value in missing.items()]
+        knobs = [Param(name, str(x)[:6000]) for name, x in run.config.items() if name not in there.data.params]
         for at in range(0, len(knobs), 100):
             self.client.log_batch(id, params=knobs[at : at + 100])
         history = {tag: self.client.get_metric_history(id, tag) for tag in there.data.metrics}
@@ -113,11 +122,9 @@ class Mlflow:
         if run is None:
             tags = {"etude.id": id, "etude.study": name}
             run = self.client.create_run(self.experiment, run_name=f"study {name}", tags=tags).info.run_id
-        for file in ("study.yaml", "results.md", "results.csv"):
-            if (place / file).is_file():
-                self.client.log_artifact(run, str(place / file))
-        if (place / "results.md").is_file():
-            self.client.set_tag(run, "mlflow.note.content", (place / "results.md").read_text("utf-8")[:5000])
+        for file in study_files(place):
+            self.client.log_artifact(run, str(file))
+        self.client.set_tag(run, "mlflow.note.content", verdicts(place)[:5000])
         self.client.set_terminated(run, "FINISHED")
 
 
@@ -191,11 +198,9 @@ class Wandb:
 
     def study(self, id: str, place: Path) -> None:
         run = self.open(id, f"study {place.resolve().name}", job_type="study")
-        for file in ("study.yaml", "results.md", "results.csv"):
-            if (place / file).is_file():
-                run.save(str(place / file), base_path=str(place), policy="now")
-        if (place / "results.md").is_file():
-            run.summary["verdicts"] = (place / "results.md").read_text("utf-8")[:20_000]
+        for file in study_files(place):
+            run.save(str(file), base_path=str(place), policy="now")
+        run.summary["verdicts"] = verdicts(place)[:20_000]
         run.finish()
 
 
@@ -256,8 +261,7 @@ class Trackio:
     def study(self, id: str, place: Path) -> None:
         name = f"study {place.resolve().name} {id[:6]}"
         run = self.trackio.init(self.project, name, resume="allow", embed=False, auto_log_gpu=False)
-        if (place / "results.md").is_file():
-            run.log({"verdicts": self.trackio.Markdown((place / "results.md").read_text("utf-8"))}, step=0)
+        run.log({"verdicts": self.trackio.Markdown(verdicts(place))}, step=0)
         run.finish()
 
 
