@@ -4,7 +4,8 @@
 
 Prints PCA's errors and the Gaussian rate-distortion curve of the training part; draws them with image files and the
 test scores of the runs, which `cifar-vae evaluate` has left in their test.json. Bars are 95 % intervals over pictures.
-`--csv` puts the scores into a table, those of classifiers, too.
+`--csv` puts the scores into a table, those of classifiers, too; `--yardsticks` what is known exactly, of the training
+part, and of training and validation part together, which are all 50,000 of CIFAR-10.
 """
 
 import argparse
@@ -51,7 +52,62 @@ def write(file: Path, folders: list[Path]) -> None:
             table.writerow([folder.name, fit.seed, fit.epochs, *(found.get(name, "") for name in COLUMNS)])
 
 
-PCA = {"ae64": 103.1, "ae128": 62.4, "vae64": 103.1}  # with as many numbers, see the README's exact table
+def write_yardsticks(file: Path, of: data.Dataset, known: dict[str, Any]) -> None:
+    """A line for each yardstick: on how many pictures it was fitted, what was set, bits, error per value."""
+    whole = np.concatenate([of.train.pictures, of.valid.pictures])
+    spectrum = yardsticks.spectrum(whole)
+    mean_apart, median_apart = yardsticks.apart(of.test.pictures)
+    fitted = {
+        len(of.train): (np.array(known["variances"]), np.array(known["pca"])),
+        len(whole): (spectrum.values, yardsticks.pca(spectrum, of.test.pictures)),
+    }
+    with file.open("w", encoding="utf-8", newline="") as out:
+        table = csv.writer(out, lineterminator="\n")
+        table.writerow(["fitted_on", "kind", "setting", "bits", "mse"])
+        for count, (variances, pca) in fitted.items():
+            table.writerows([count, "PCA", k, "", pca[k]] for k in NUMBERS)
+            table.writerows([count, "Gaussian", "", b, yardsticks.distortion(variances, b)] for b in BITS)
+        for point in known["files"]:
+            setting = point["step"] if point["format"] == yardsticks.TRANSFORM else point["quality"]
+            table.writerow([len(of.train), point["format"], setting, point["bits"], point["mse"]])
+        table.writerow([len(of.train), "nearest", "", "", known["nearest"]])
+        table.writerow(["", "apart, mean", "", "", mean_apart])
+        table.writerow(["", "apart, median", "", "", median_apart])
+
+
+def exact(found: list[dict[str, str]]) -> list[str]:
+    """The README's table of PCA and of the Gaussian curve, both of the whole training part."""
+    lines = ["| numbers | PCA, mse per value in [0, 1] | sum per picture in [-1, 1] | | bits | Gaussian curve, mse per value |"]
+    lines.append("|---:|---:|---:|---|---:|---:|")
+    most = max(int(row["fitted_on"] or 0) for row in found)
+    of_all = [row for row in found if row["fitted_on"] == str(most)]
+    pca = [row for row in of_all if row["kind"] == "PCA"]
+    curve = [row for row in of_all if row["kind"] == "Gaussian"]
+    for k, b in zip(pca, curve, strict=True):
+        error = float(k["mse"])
+        left = f"| {k['setting']} | {error:.5f} | {4 * VALUES * error:.1f} | "
+        lines.append(f"{left}| {int(b['bits']):,} | {float(b['mse']):.5f} |")
+    return lines
+
+
+def codes(found: list[dict[str, str]]) -> list[str]:
+    """The README's table of the transform code and of image files, which are fitted to the training part."""
+    lines = ["| code | step or quality | bits per picture | mse per value |", "|---|---:|---:|---:|"]
+    for row in found:
+        if row["kind"] in SHOWN and row["setting"] in SHOWN[row["kind"]]:
+            lines.append(
+                f"| {row['kind']} | {row['setting']} | {float(row['bits']):,.0f} | {float(row['mse']):.5f} |"
+            )
+    return lines
+
+
+NUMBERS, BITS = (16, 32, 64, 128, 256, 512), (128, 206, 256, 576, 1024, 2048)
+SHOWN = {
+    yardsticks.TRANSFORM: ("1.1", "0.6", "0.45", "0.3"),
+    "WEBP": ("0", "5", "10", "20"),
+    "JPEG": ("1", "10"),
+}
+PRESETS = {"ae64": "64", "ae128": "128", "vae64": "64", "denoise128": "128"}  # and how many numbers each has
 
 
 def of(found: list[dict[str, str]], name: str, column: str) -> list[float]:
@@ -66,14 +122,19 @@ def told(values: list[float], form: str) -> str:
     return f"{format(mean(values), form)} ({format(min(values), form)} to {format(max(values), form)})"
 
 
-def presets(found: list[dict[str, str]]) -> list[str]:
-    """The lines of the README's table of autoencoders."""
+def presets(found: list[dict[str, str]], known: list[dict[str, str]]) -> list[str]:
+    """The lines of the README's table of autoencoders; `known`: the yardsticks."""
+    trained = min(int(row["fitted_on"]) for row in known if row["fitted_on"])
+    pca = {row["setting"]: row for row in known if row["kind"] == "PCA" and row["fitted_on"] == str(trained)}
     lines = ["| `cifar-vae train ...` | seeds | error | per value in [0, 1] | PCA with as many | KL, bits |"]
     lines.append("|---|---:|---:|---:|---:|---:|")
-    for name, pca in PCA.items():
+    for name, numbers in PRESETS.items():
         image, value = of(found, name, "mse_image"), of(found, name, "mse")
+        if not image:
+            continue
+        peer = f"{4 * VALUES * float(pca[numbers]['mse']):.1f}"
         bits = told(of(found, name, "kl_bits"), ".1f") if name.startswith("vae") else ""
-        lines.append(f"| `{name}` | {len(image)} | {told(image, '.1f')} | {told(value, '.5f')} | {pca} | {bits} |")
+        lines.append(f"| `{name}` | {len(image)} | {told(image, '.1f')} | {told(value, '.5f')} | {peer} | {bits} |")
     return lines
 
 
@@ -103,16 +164,19 @@ def main() -> None:
     takes.add_argument("--data", default="cifar10")
     takes.add_argument("--out", default="rates.png")
     takes.add_argument("--csv", type=Path)
+    takes.add_argument("--yardsticks", type=Path, metavar="CSV")
     given = takes.parse_args()
     if given.csv:
         write(given.csv, given.runs)
     of = data.load(config.build(Data, {"name": given.data}))
     known = yardsticks.known(of.train.pictures, of.test.pictures)
+    if given.yardsticks:
+        write_yardsticks(given.yardsticks, of, known)
     print(f"{of.name}: {len(of.train):,} training and {len(of.test):,} test pictures {of.note}")
-    for k in (16, 32, *yardsticks.SIZES, 512):
+    for k in NUMBERS:
         error = known["pca"][min(k, len(known["pca"]) - 1)]
         print(f"PCA, {k:>4} numbers   mse {error:.5f} per value   {4 * VALUES * error:7.1f} per picture in [-1, 1]")
-    for bits in (128, 256, 576, 1024, 2048):
+    for bits in BITS:
         error = yardsticks.distortion(np.array(known["variances"]), bits)
         print(f"Gaussian, {bits:>5} bits   mse {error:.5f} per value in [0, 1]")
     for point in known["files"]:
