@@ -77,7 +77,7 @@ def write_yardsticks(file: Path, of: data.Dataset, known: dict[str, Any]) -> Non
 
 def exact(found: list[dict[str, str]]) -> list[str]:
     """The README's table of PCA and of the Gaussian curve, both of the whole training part."""
-    lines = ["| numbers | PCA, mse per value in [0, 1] | sum per picture in [-1, 1] | | bits | Gaussian curve, mse per value |"]
+    lines = ["| numbers | PCA, mse per value in [0, 1] | sum per picture in [-1, 1] | | bits | Gaussian curve |"]
     lines.append("|---:|---:|---:|---|---:|---:|")
     most = max(int(row["fitted_on"] or 0) for row in found)
     of_all = [row for row in found if row["fitted_on"] == str(most)]
@@ -95,9 +95,7 @@ def codes(found: list[dict[str, str]]) -> list[str]:
     lines = ["| code | step or quality | bits per picture | mse per value |", "|---|---:|---:|---:|"]
     for row in found:
         if row["kind"] in SHOWN and row["setting"] in SHOWN[row["kind"]]:
-            lines.append(
-                f"| {row['kind']} | {row['setting']} | {float(row['bits']):,.0f} | {float(row['mse']):.5f} |"
-            )
+            lines.append(f"| {row['kind']} | {row['setting']} | {float(row['bits']):,.0f} | {float(row['mse']):.5f} |")
     return lines
 
 

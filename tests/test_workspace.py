@@ -28,7 +28,7 @@ SHARED = {
     name: f"etude-{name}" for name in ("core", "export", "report", "text", "track", "testing")
 }  # folder -> distribution
 TASKS = [path for path in PACKAGES if path.name not in SHARED]
-VERBS = {"train", "evaluate", "predict", "embed", "study", "report", "export", "track", "neighbours"}
+VERBS = {"train", "evaluate", "predict", "embed", "study", "report", "export", "track", "neighbours", "skipgram"}
 TOYS = ("toy-one", "toy-two", "toy-three")
 
 TOY = """
