@@ -76,13 +76,12 @@ def tuned(given: argparse.Namespace) -> str:
 
     model.build_vocab(rows, trim_rule=rule)
     found: list[str] = model.wv.index_to_key
-    places = [row_of(word) for word in found]
-    old = [n for n, place in enumerate(places) if place is not None]
-    new = [n for n, place in enumerate(places) if place is None]
-    model.wv.vectors[old] = known.table[[places[n] for n in old]]
+    places = np.array([row_of(word) or 0 for word in found])  # row 0 is padding: no word has it
+    old, new = np.flatnonzero(places), np.flatnonzero(places == 0)
+    model.wv.vectors[old] = known.table[places[old]]
     model.train(rows, total_examples=len(rows), epochs=given.epochs, start_alpha=given.lr, end_alpha=0.0)
     table = np.array(known.table[1:])
-    table[[int(places[n] or 0) - 1 for n in old]] = model.wv.vectors[old]
+    table[places[old] - 1] = model.wv.vectors[old]
     if not np.isfinite(model.wv.vectors).all():
         raise UserError(f"the vectors are not finite after {given.epochs} epochs: lower --lr")
     lines = [f"{len(table) + len(new)} {known.size}"]
