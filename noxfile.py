@@ -112,7 +112,7 @@ def smoke(session: nox.Session, package: str) -> None:
     with TemporaryDirectory(prefix="etude-smoke-", dir=ROOT.parent) as name:
         folder = Path(name)
         locked = folder / "locked.txt"
-        for member in ("etude-core", "etude-export", "etude-report", "etude-text", package):
+        for member in ("etude-core", "etude-export", "etude-report", "etude-study", "etude-text", package):
             session.run("uv", "build", "--quiet", "--no-sources", "--package", member, "--out-dir", f"{folder}/dist")
         session.run(
             *("uv", "export", "--quiet", "--locked", "--package", package, "--no-dev", "--no-emit-workspace"),
@@ -148,13 +148,12 @@ def latest(session: nox.Session) -> None:
     overrides.write_text("torch\n", "utf-8")  # in place of what the packages ask
     install = ("uv", "pip", "install", "--upgrade", "--overrides", str(overrides), "--group", "dev")
     dry = "--dry-run" in session.posargs
-    members = [
-        word for name in ("core", "export", "report", "text", "testing") for word in ("--editable", f"packages/{name}")
-    ]
+    shared = ("core", "export", "report", "study", "text", "testing")
+    members = [word for name in shared for word in ("--editable", f"packages/{name}")]
     session.run_install(*install, *(["--dry-run"] if dry else []), *members, external=True)
     if not dry:
         session.run("uv", "pip", "list", external=True)
-        pytest(session, FOLDERS["etude-core"] / "tests", FOLDERS["etude-text"] / "tests")
+        pytest(session, *(FOLDERS[f"etude-{name}"] / "tests" for name in ("core", "study", "text")))
 
 
 @nox.session

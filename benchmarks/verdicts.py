@@ -1,8 +1,8 @@
 """How often a study gives a verdict that chance gave, and how often it finds what is there.
 
-    uv run --package etude-core python benchmarks/verdicts.py [TIMES]
+    uv run --package etude-study python benchmarks/verdicts.py [TIMES]
 
-It writes packages/core/results/verdicts.csv, a line a rate; `nox -s tables` makes the tables of CONTRIBUTING.md of it.
+It writes packages/study/results/verdicts.csv, a line a rate; `nox -s tables` makes the tables of CONTRIBUTING.md of it.
 Studies are simulated whole and judged by `etude.study.judge.judge`, as `study` does; beside it stands the rule used
 before: the 95 % percentile bootstrap interval of the differences, paired by seed, of each claim alone. Scores are in
 standard deviations of seeds. A study of n claims has n + 1 settings in a row, each claim holds two neighbours against
@@ -43,7 +43,7 @@ NOISES: dict[str, Noise] = {
     ),
 }
 PROMISED = ("normal", "heavy tails", "skewed")
-FILE = Path(__file__).parents[1] / "packages/core/results/verdicts.csv"
+FILE = Path(__file__).parents[1] / "packages/study/results/verdicts.csv"
 
 
 def settings(rng: np.random.Generator, means: Sequence[float], seeds: int, noise: Noise, examples: float) -> Settings:

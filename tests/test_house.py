@@ -9,8 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "packages/core/src/etude"
-# `etude` is a namespace: `text` has the folders text/ and layers/, `report` that of its name, `testing` the battery.
-PARTS = [CORE, *(ROOT / f"packages/{name}/src/etude" for name in ("export", "report", "text", "track", "testing"))]
+# `etude` is a namespace: `text` has the folders text/ and layers/, `testing` the battery, others that of their name.
+OTHERS = ("export", "report", "study", "testing", "text", "track")
+PARTS = [CORE, *(ROOT / f"packages/{name}/src/etude" for name in OTHERS)]
 SOURCES = sorted(path for part in PARTS for path in part.rglob("*.py"))
 
 # What may be imported from where. A leaf is a module that lies in no folder; leaves import only leaves.

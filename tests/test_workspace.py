@@ -25,7 +25,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
 SHARED = {
-    name: f"etude-{name}" for name in ("core", "export", "report", "text", "track", "testing")
+    name: f"etude-{name}" for name in ("core", "export", "report", "study", "text", "track", "testing")
 }  # folder -> distribution
 TASKS = [path for path in PACKAGES if path.name not in SHARED]
 VERBS = {"train", "evaluate", "predict", "embed", "study", "report", "export", "track", "neighbours", "skipgram"}
@@ -280,7 +280,8 @@ def test_task(package):
     own = points.pop(f"etude.verbs.{module}", {})  # verbs that no other task has
     assert points == {"etude.tasks": main} and own.keys() <= VERBS
     ours = {*SHARED.values()}.intersection(about["project"]["dependencies"])
-    assert ours - {"etude-text"} == {"etude-core", "etude-export", "etude-report"}  # their verbs are every task's
+    every = {"etude-core", "etude-export", "etude-report", "etude-study"}  # their verbs are every task's
+    assert ours - {"etude-text"} == every
     assert about["tool"] == {"uv": {"sources": {one: {"workspace": True} for one in ours}}}
     assert [path.name for path in (package / "src").iterdir() if path.suffix != ".egg-info"] == [module]
     for file in ("__init__.py", "__main__.py", "config.py", "data.py", "model.py", "task.py"):
@@ -478,7 +479,7 @@ def test_a_table_that_differs_from_its_results_is_found(tmp_path):
     shutil.copytree(ROOT / "packages" / "names-rnn" / "results", names / "results")
     for file in ("CONTRIBUTING.md", "packages/names-rnn/README.md"):
         shutil.copy(ROOT / file, tmp_path / file)
-    shutil.copytree(ROOT / "packages/core/results", tmp_path / "packages/core/results")
+    shutil.copytree(ROOT / "packages/study/results", tmp_path / "packages/study/results")
     check = [sys.executable, str(tmp_path / "benchmarks/tables.py"), "--check"]
 
     def said():

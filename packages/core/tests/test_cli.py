@@ -2,6 +2,8 @@ import dataclasses
 import json
 import shlex
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +143,17 @@ def test_help_of_every_verb(capsys):
     assert toy() == 2
     assert toy("train", "--help") == 0
     assert "--fit.batch-size" in capsys.readouterr().out
+
+
+def test_help_imports_no_torch():
+    """Nor does that of the verbs that other distributions add."""
+    ask = (
+        "import sys\nfrom etude import cli\nfrom toy.config import PACKAGE\n"
+        "for verb in ('', 'train', 'evaluate', 'predict', 'study', 'report', 'export', 'track'):\n"
+        "    assert cli.main(PACKAGE, [*verb.split(), '--help']) == 0, verb\n"
+        "    assert 'torch' not in sys.modules, verb\n"
+    )
+    assert subprocess.run([sys.executable, "-c", ask]).returncode == 0
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,12 @@ from etude.arguments import Parser
 from etude.errors import UserError
 from etude.package import Package
 from etude.signals import Stopped
-from etude.study.judge import BLOCKS
 
 VERBS = {
     "train": "Train a model.",
     "evaluate": "Score a checkpoint of a run on the test part of the data.",
     "predict": "Apply the best checkpoint of a run to inputs.",
     "embed": "Write what the best checkpoint of a run makes of inputs, as vectors.",
-    "study": "Put a written question to many runs.",
 }
 
 
@@ -43,7 +41,7 @@ def main(package: Package, argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for a mistake of the user, 130 or 143 after a signal."""
     yield_when_waiting()
     words = sys.argv[1:] if argv is None else argv
-    verbs = {"train": train, "evaluate": evaluate, "predict": predict, "embed": embed, "study": study}
+    verbs = {"train": train, "evaluate": evaluate, "predict": predict, "embed": embed}
     if not package.embeds:
         del verbs["embed"]
     files.mend_streams()
@@ -53,12 +51,12 @@ def main(package: Package, argv: list[str] | None = None) -> int:
                 return together(package)
             more = {} if words and words[0] in verbs else added(package)
             if not words or words[0] in ("-h", "--help"):
-                about = VERBS | {name: str(verb.__doc__).partition("\n")[0] for name, verb in more.items()}
+                about = VERBS | {name: str(verb.load().__doc__).partition("\n")[0] for name, verb in more.items()}
                 told = [f"  {name:10}{about[name]}" for name in [*verbs, *more]]
                 print(f"usage: {package.name} VERB ...", "", *told, "", "VERB --help tells more.", sep="\n")
                 return 0 if words else 2
             if words[0] in more:
-                return more[words[0]](package, list(words[1:]), invocation(package))
+                return int(more[words[0]].load()(package, list(words[1:]), invocation(package)))
             if words[0] not in verbs:
                 known = [*verbs, *more]
                 raise UserError(f"there is no {words[0]!r} in {package.name}: {configs.similar(words[0], known)}")
@@ -80,14 +78,14 @@ def main(package: Package, argv: list[str] | None = None) -> int:
         files.give_up_what_is_unsaid()
 
 
-def added(package: Package) -> dict[str, Callable[[Package, list[str], str], int]]:
-    """The verbs that other distributions add, as entry points of the group `etude.verbs`: etude-report adds `report`.
+def added(package: Package) -> dict[str, EntryPoint]:
+    """The verbs that other distributions add, as entry points of the group `etude.verbs`: etude-study adds `study`.
 
-    Those of one task alone are in the group `etude.verbs.MODULE`, as `neighbours` in etude.verbs.qa_category. Each is
-    called with the package, its words, and how the command was called; its docstring begins with its help.
+    Those of one task alone are in the group `etude.verbs.MODULE`, as `neighbours` in etude.verbs.qa_category. Each is a
+    function of the package, its words, and how the command was called; its docstring begins with its help.
     """
     groups = (entry_points(group=group) for group in ("etude.verbs", f"etude.verbs.{package.module}"))
-    return {entry.name: entry.load() for group in groups for entry in sorted(group, key=attrgetter("name"))}
+    return {entry.name: entry for group in groups for entry in sorted(group, key=attrgetter("name"))}
 
 
 def say_error(package: Package, line: str) -> None:
@@ -258,7 +256,7 @@ def evaluate(package: Package, words: list[str]) -> int:
             with suppress(OSError):  # what stands there may be of another checkpoint: not to stand beside new results
                 (folder / "test.json").unlink()
             without = partial(package.task.without, task, totals) if package.without else None
-            keep(folder / BLOCKS, evidence.of(task, where, config.fit.batch_size, scores, without))
+            keep(folder / tested.BLOCKS, evidence.of(task, where, config.fit.batch_size, scores, without))
         if package.results:
             results = package.task.results(task, totals)
             if given.out:
@@ -378,9 +376,3 @@ def keep(file: Path, content: Any) -> bool:
         print(f"{file} is not written: {files.why(error)}", file=sys.stderr)
         return False
     return True
-
-
-def study(package: Package, words: list[str]) -> int:
-    from etude.study import command
-
-    return command.main(package, words, invocation(package))

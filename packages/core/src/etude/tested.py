@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 MARK = "checkpoint"  # the key of test.json that says of what the scores are
+BLOCKS = "test-blocks.json"  # of a run, beside test.json: the evidence of its scores, see `etude.train.evidence`
 
 
 def digest(file: Path) -> str | None:

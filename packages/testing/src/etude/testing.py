@@ -339,7 +339,7 @@ def check_scores(package: Package, parsed: Any, folder: Path, uncompared: Collec
     assert dict(task.better) == dict(package.scores), "Task.better is not Package.scores"
     assert task.metric in package.scores, f"Package.scores does not say which way {task.metric} is better"
     said(package, "evaluate", str(folder))
-    names = ("result.json", "test.json", judge.BLOCKS)
+    names = ("result.json", "test.json", tested.BLOCKS)
     result, test, kept = (json.loads((folder / name).read_text(encoding="utf-8")) for name in names)
     both = {name for name in result["valid"] if isinstance(test.get(name), float)}
     unknown, gone = sorted(both - {*package.scores, *uncompared}), sorted(package.scores.keys() - both)

@@ -17,7 +17,7 @@ import yaml
 
 from etude import files, tested
 from etude.package import Package
-from etude.study.judge import BLOCKS, LEVEL, Estimate, of_mean
+from etude.study.judge import LEVEL, Estimate, of_mean
 from etude.train import run
 from etude.train.checkpoint import State
 
@@ -54,7 +54,7 @@ def gather(package: Package, folder: Path, shown: bool) -> Facts:
     result = files.read_json(folder / "result.json", dict, AGAIN, {"valid": dict})
     test = files.read_json(folder / "test.json", dict, "delete it and evaluate the run again", {})
     untested = "it was never evaluated" if test is None else tested.problem(folder, result, test)
-    kept = files.read_json(folder / BLOCKS, dict, AGAIN, {}) or {}
+    kept = files.read_json(folder / tested.BLOCKS, dict, AGAIN, {}) or {}
     known = test is not None and not untested and kept.get("scores") == test
     return Facts(
         folder,

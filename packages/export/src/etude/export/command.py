@@ -8,9 +8,7 @@ from pathlib import Path
 from etude import files
 from etude.arguments import Parser
 from etude.errors import UserError
-from etude.export import address, card, folder
 from etude.package import Package
-from etude.train import checkpoint
 
 HELP = """\
 Writes the best checkpoint of a run as a folder that others can read: README.md, a model card; config.json,
@@ -31,6 +29,10 @@ def main(package: Package, words: list[str], _call: str) -> int:
         "--samples", action="store_true", help="also what the run showed of its data, which may not be yours to publish"
     )
     given = takes.parse_args(words)
+
+    from etude.export import address, card, folder  # only now, as they import torch
+    from etude.train import checkpoint
+
     there = files.is_address(given.out)
     out = Path(given.out) if there else files.given(given.out)
     if not there and out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -13,7 +13,7 @@ from typing import Any
 
 from etude import files, tested
 from etude.errors import UserError
-from etude.study.judge import BLOCKS, Score, Verdict, estimate, judge
+from etude.study.judge import Score, Verdict, estimate, judge
 from etude.study.question import Study, Trial, Values, label, number, short_names
 
 FILES = {"valid": "result", "test": "test"}
@@ -110,7 +110,7 @@ def measure(study: Study, out: Path, trial: Trial) -> Scored:
     parts = {"valid": result["valid"]} | ({} if test is None or untested else {"test": test})
     main = {p: metric_in(found, study.metric, folder / f"{FILES[p]}.json") for p, found in parts.items()}
     odd = [f"left out: {part} {study.metric} is {x}" for part, x in main.items() if not math.isfinite(x)]
-    kept = files.read_json(folder / BLOCKS, dict, REMEDY, {}) or {}
+    kept = files.read_json(folder / tested.BLOCKS, dict, REMEDY, {}) or {}
     if kept.get("scores") != parts.get("test"):  # of other scores, which a kill left there
         kept = {}
     start = ([{}, *(files.read_json(folder / "environment.json", list, REMEDY, {}) or [])])[-1]

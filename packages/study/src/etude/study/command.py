@@ -158,7 +158,10 @@ def parser(package: Package) -> Parser:
 
 
 def main(package: Package, words: list[str], call: str) -> int:
-    """`PACKAGE study ...`, called as `call`. Returns 0: done, 1: some runs failed, 130 or 143: stopped."""
+    """Put a written question to many runs.
+
+    It is called as `call`. Returns 0: done, 1: some runs failed, 130 or 143: stopped.
+    """
     takes = parser(package)
     given, extra = takes.parse_known_args(words)
     if given.study is None:

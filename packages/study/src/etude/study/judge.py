@@ -41,7 +41,6 @@ from typing import Literal
 
 LEVEL = 0.05  # how many studies may have a false verdict
 CONFIDENCE = f"{100 * (1 - LEVEL):g} %"  # of an interval, in words
-BLOCKS = "test-blocks.json"  # of a run, beside test.json: the evidence of its scores, see `etude.train.evidence`
 ROUNDING = 1e-9  # differences that are smaller than this part of the scores are none
 
 
