@@ -231,6 +231,7 @@ def test_a_whole_study(place):
         "1.2 min",
         "a machine, fp32",
         "difference +0.1050, 95 % interval [+0.0923, +0.1177], p 0.0121, 2 seeds",
+        "<dt>accuracy</dt><dd>the part of the rows with the right residue</dd>",
     ):
         assert words in text, words
     assert "not complete" not in text
@@ -363,6 +364,8 @@ def test_a_single_run(tmp_path):
     text = html(folder)
     for words in ("Epoch 3 of 3 was kept: accuracy 0.5000", "On the test part: accuracy 0.4900.", "the end", "Net()"):
         assert words in text, words
+    for name, meaning in PACKAGE.meanings.items():
+        assert f"<dt>{name}</dt><dd>{meaning}</dd>" in text
     half = write_run(tmp_path / "half", epochs=1, finished=False)
     text = html(half)
     assert "The run is not finished: 1 epoch is finished" in text

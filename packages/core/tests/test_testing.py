@@ -65,6 +65,11 @@ def test_a_task_that_does_not_say_which_way_its_scores_are_better_fails(scores, 
         checked(replace(PACKAGE, scores=scores), tmp_path)
 
 
+def test_a_score_without_a_definition_fails(tmp_path):
+    with pytest.raises(AssertionError, match="Package.meanings does not say what accuracy is, and in which unit"):
+        checked(replace(PACKAGE, meanings={"loss": "cross-entropy, in nats"}), tmp_path)
+
+
 def test_scores_of_which_neither_way_is_better_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Toy, "better", {"accuracy": "higher"})
     checked(replace(PACKAGE, scores={"accuracy": "higher"}), tmp_path, ("loss",))

@@ -15,6 +15,34 @@ MAPS = {16: 4, 64: 8, 256: 16}  # codes of vq and fsq -> the side of their map
 RESTORING: Scores = {"loss": "lower", "mse": "lower", "psnr": "higher", "mse_image": "lower", "logcosh_image": "lower"}
 CLASSIFYING: Scores = {"loss": "lower", "accuracy": "higher", "macro_f1": "higher"}
 SCORES: Scores = {**RESTORING, **CLASSIFYING}
+MEANINGS = {
+    "loss": (
+        "what is minimised: of an autoencoder the objective, summed over a picture, mean over pictures; of a "
+        "classifier cross-entropy, mean over pictures, in nats"
+    ),
+    "mse": (
+        "squared difference between a picture and its restoration, mean over the 3,072 values and over pictures, "
+        "values in [0, 1]"
+    ),
+    "psnr": "peak signal-to-noise ratio of that mean error, -10 log10(mse), in dB",
+    "mse_image": (
+        "squared difference summed over the 3,072 values of a picture in [-1, 1], mean over pictures: 12,288 times mse"
+    ),
+    "logcosh_image": (
+        "log cosh of the difference summed over the 3,072 values of a picture in [-1, 1], mean over pictures; at most "
+        "half of mse_image"
+    ),
+    "bits": (
+        "bits for a picture: 32 for each number of ae, of vae the KL term, of vq and fsq codes x log2 of how many "
+        "there are"
+    ),
+    "kl_bits": "KL(q(z | x) || p(z)), mean over pictures, in bits",
+    "mse_sample": "mse of a sample of q(z | x) in place of its mean",
+    "perplexity": "two to the power of the entropy of the codes in bits: how many equally frequent codes would have it",
+    "used": "how many codes of the codebook some picture takes",
+    "accuracy": "the part of the pictures whose class was said rightly, from 0 to 1",
+    "macro_f1": "F1 = 2 PR / (P + R) of precision P and recall R, mean over all classes; from 0 to 1",
+}
 
 
 @dataclass(frozen=True)
@@ -180,6 +208,7 @@ PACKAGE = Package(
     Config,
     next_step="--data cifar10",
     scores=SCORES,
+    meanings=MEANINGS,
     number=7,
     small="--fit.epochs 3",
     options=Writing,

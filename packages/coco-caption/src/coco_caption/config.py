@@ -17,6 +17,25 @@ SCORES: Scores = {
     "rouge_l": "higher",
     "cider": "higher",
 }
+MEANINGS = {
+    "loss": (
+        "cross-entropy: minus the natural logarithm of the probability that was given to the true word, mean over "
+        "words of captions (ends counted), in nats"
+    ),
+    "perplexity": "the exponential of the loss: among how many equally likely words the model hesitates",
+    "bleu1": (
+        "BLEU with single words (Papineni et al. 2002), of one caption for each image against all captions by people, "
+        "from 0 to 1"
+    ),
+    "bleu2": "the same with up to two words in a row",
+    "bleu3": "the same with up to three words in a row",
+    "bleu4": "the same with up to four words in a row",
+    "rouge_l": "ROUGE-L (Lin 2004): the F-score of the longest common subsequence, mean over images, from 0 to 1",
+    "cider": (
+        "CIDEr-D (Vedantam et al. 2015): likeness of n-grams weighted by how rare they are among these very images, "
+        "mean over images, from 0 to 10; of different parts it does not compare"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -144,6 +163,7 @@ PACKAGE = Package(
     Config,
     next_step="--data coco",
     scores=SCORES,
+    meanings=MEANINGS,
     number=5,
     options=Telling,
     results=True,

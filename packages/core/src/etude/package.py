@@ -1,7 +1,8 @@
 """What a task package says of itself."""
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from etude.config import Scores
@@ -71,6 +72,8 @@ class Package:
     """the flags that `train` suggests to try after it, such as --data emnist-letters"""
     scores: Scores
     """the scores that both validation and `evaluate` give, of those that can be compared: which way each is better"""
+    meanings: Mapping[str, str] = field(default_factory=dict)
+    """of each of them, and of others that people meet: its definition, with its unit, for pages and glossaries"""
     number: int = 0
     """its place among the tasks that are handed in: `report` writes taskN.ipynb"""
     small: str = "--fit.epochs 2"

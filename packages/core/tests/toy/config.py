@@ -7,6 +7,7 @@ from etude.config import Fit, Scores
 from etude.package import Package
 
 SCORES: Scores = {"loss": "lower", "accuracy": "higher"}
+MEANINGS = {"loss": "cross-entropy, mean over rows, in nats", "accuracy": "the part of the rows with the right residue"}
 
 
 @dataclass(frozen=True)
@@ -33,4 +34,4 @@ class Config:
             object.__setattr__(self, "fit", replace(self.fit, weight_decay=0.05))
 
 
-PACKAGE = Package("toy", Config, next_step="--no-norm", scores=SCORES)
+PACKAGE = Package("toy", Config, next_step="--no-norm", scores=SCORES, meanings=MEANINGS)

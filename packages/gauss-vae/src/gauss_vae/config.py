@@ -9,6 +9,25 @@ from etude.errors import UserError
 from etude.package import Package
 
 SCORES: Scores = {"loss": "lower", "elbo": "higher", "nll": "lower", "gap": "lower", "reconstruction": "lower"}
+MEANINGS = {
+    "loss": (
+        "minus the evidence lower bound with the KL term as it is weighted in training, mean over examples, in nats"
+    ),
+    "elbo": "the evidence lower bound E log p(x | z) - KL(q(z | x) || p(z)), mean over examples, in nats",
+    "nll": "minus the log-likelihood as importance samples bound it (Burda et al. 2016), mean over examples, in nats",
+    "gap": (
+        "how far that bound lies below the true log-density of the mixture, mean over examples, in nats; 0 is a "
+        "perfect model"
+    ),
+    "reconstruction": (
+        "squared difference between an example and the mean of p(x | z) at the mean of q(z | x), mean over its "
+        "numbers and over examples, in the squared unit of the data"
+    ),
+    "kl": "KL(q(z | x) || p(z)), mean over examples, in nats",
+    "active": (
+        "how many latent numbers have a mean whose variance over examples is above a threshold (Burda et al. 2016)"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -127,4 +146,4 @@ class Config:
             raise UserError(f"importance must be at least 2, not {self.importance}")
 
 
-PACKAGE = Package("gauss-vae", Config, next_step="--data.dimension 8", scores=SCORES, number=4)
+PACKAGE = Package("gauss-vae", Config, next_step="--data.dimension 8", scores=SCORES, meanings=MEANINGS, number=4)

@@ -12,6 +12,12 @@ SIDES = {"sample": 8, "mnist": 28, "fashion-mnist": 28}  # pixels
 CLASSES = 10
 WEIGHTS = 250_000_000  # the most: 1 GB of them, and three times that for AdamW
 SCORES: Scores = {"loss": "lower", "accuracy": "higher"}
+MEANINGS = {
+    "loss": (
+        "minus the natural logarithm of the probability that was given to the true class, mean over images, in nats"
+    ),
+    "accuracy": "the part of the images whose class was said rightly, from 0 to 1",
+}
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ PACKAGE = Package(
     Config,
     next_step="--model.activation sigmoid --model.depth 16",
     scores=SCORES,
+    meanings=MEANINGS,
     number=10,
     small="--fit.epochs 4 --model.depth 8 --model.activation tanh",
 )

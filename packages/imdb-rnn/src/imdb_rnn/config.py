@@ -9,6 +9,17 @@ from etude.errors import UserError
 from etude.package import Package
 
 SCORES: Scores = {"loss": "lower", "accuracy": "higher", "f1": "higher"}
+MEANINGS = {
+    "loss": (
+        "binary cross-entropy: minus the natural logarithm of the probability that was given to the truth, mean over "
+        "reviews, in nats; in training with the penalty of the linear model, where there is one"
+    ),
+    "accuracy": "the part of the reviews that were rightly read as praise or blame, from 0 to 1",
+    "f1": (
+        "F1 = 2 PR / (P + R) of praise, of precision P (of those read as praise, the part that are) and recall R (of "
+        "those that are, the part so read), from 0 to 1"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -97,4 +108,4 @@ class Config:
             raise UserError(f"held-out is a part of the training reviews, above 0 and below 1, not {self.held_out}")
 
 
-PACKAGE = Package("imdb-rnn", Config, next_step="--data aclimdb", scores=SCORES, number=6)
+PACKAGE = Package("imdb-rnn", Config, next_step="--data aclimdb", scores=SCORES, meanings=MEANINGS, number=6)

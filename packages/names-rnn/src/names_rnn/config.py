@@ -8,6 +8,18 @@ from etude.errors import UserError
 from etude.package import Package
 
 SCORES: Scores = {"loss": "lower", "accuracy": "higher", "macro_f1": "higher", "top2": "higher"}
+MEANINGS = {
+    "loss": (
+        "minus the natural logarithm of the probability that was given to the true language, mean over names, in nats"
+    ),
+    "accuracy": "the part of the names whose language was said rightly, from 0 to 1",
+    "macro_f1": (
+        "F1 = 2 PR / (P + R) of precision P and recall R, mean over all languages, each counting as much; from 0 to "
+        "1; 0 for a language that is never met nor said"
+    ),
+    "top2": "the part of the names whose language is one of the two likeliest, from 0 to 1",
+    "ceiling": "the accuracy that no function of the name can exceed, as some names belong to several languages",
+}
 
 
 @dataclass(frozen=True)
@@ -100,4 +112,6 @@ class Config:
             raise UserError(f"logit-adjustment is a factor, from 0 to 10, not {self.logit_adjustment}")
 
 
-PACKAGE = Package("names-rnn", Config, next_step="--data names", scores=SCORES, number=9, embeds=True)
+PACKAGE = Package(
+    "names-rnn", Config, next_step="--data names", scores=SCORES, meanings=MEANINGS, number=9, embeds=True
+)

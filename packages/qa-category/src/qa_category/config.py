@@ -10,6 +10,22 @@ from etude.package import Package
 CLASSIFYING: Scores = {"loss": "lower", "accuracy": "higher", "macro_f1": "higher"}
 LANGUAGE: Scores = {"loss": "lower", "perplexity": "lower"}
 SCORES: Scores = {**CLASSIFYING, **LANGUAGE}
+MEANINGS = {
+    "loss": (
+        "minus the natural logarithm of the probability that was given to the truth, in nats: of a classifier to the "
+        "category, mean over questions; of a language model to the next token, mean over tokens (ends of questions "
+        "counted)"
+    ),
+    "accuracy": "the part of the questions whose category was said rightly, from 0 to 1",
+    "macro_f1": (
+        "F1 = 2 PR / (P + R) of precision P and recall R, mean over the categories that occur, in truth or as an "
+        "answer; from 0 to 1"
+    ),
+    "perplexity": (
+        "the exponential of a language model's loss: among how many equally likely tokens it hesitates; of different "
+        "vocabularies it does not compare"
+    ),
+}
 DATA = ("sample", "trec", "amazon")
 
 
@@ -198,4 +214,6 @@ class Config:
             raise UserError("model.embeddings tuned has a rate of its own with adamw and rmsprop only: use one of them")
 
 
-PACKAGE = Package("qa-category", Config, next_step="--data trec", scores=SCORES, number=8, embeds=True)
+PACKAGE = Package(
+    "qa-category", Config, next_step="--data trec", scores=SCORES, meanings=MEANINGS, number=8, embeds=True
+)

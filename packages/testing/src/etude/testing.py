@@ -345,6 +345,8 @@ def check_scores(package: Package, parsed: Any, folder: Path, uncompared: Collec
     unknown, gone = sorted(both - {*package.scores, *uncompared}), sorted(package.scores.keys() - both)
     assert not unknown, f"Package.scores does not say which way {', '.join(unknown)} is better"
     assert not gone, f"Package.scores has {', '.join(gone)}, which validation and evaluate do not both give"
+    undefined = sorted(package.scores.keys() - package.meanings.keys())
+    assert not undefined, f"Package.meanings does not say what {', '.join(undefined)} is, and in which unit"
     other = make(package, dataclasses.replace(parsed, fit=dataclasses.replace(parsed.fit, seed=parsed.fit.seed + 1)))
     for name in package.scores:
         values = kept["blocks"].get(name)

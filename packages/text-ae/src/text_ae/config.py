@@ -14,6 +14,22 @@ SCORES: Scores = {
     "bleu": "higher",
     "chrf": "higher",
 }
+MEANINGS = {
+    "loss": (
+        "cross-entropy: minus the natural logarithm of the probability that was given to the true token, mean over "
+        "tokens (ends of texts counted), in nats"
+    ),
+    "accuracy": (
+        "the part of the tokens of a text that stand at their own place in what was restored from the vector alone, "
+        "from 0 to 1 (in training: with the true tokens before each)"
+    ),
+    "exact": "the part of the texts that were restored to the last letter, from 0 to 1",
+    "bleu": "BLEU (Papineni et al. 2002) of the restored texts against the true ones, by sacrebleu, from 0 to 100",
+    "chrf": "chrF (Popovic 2015), the F-score of n-grams of letters, by sacrebleu, from 0 to 100",
+    "floor_accuracy": (
+        "accuracy of the one text that the decoder says to a vector of zeros: what is reached without reading anything"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -111,4 +127,6 @@ class Config:
     fit: Fit = field(default_factory=lambda: Fit(epochs=10, batch_size=64, clip=1.0, lr=6e-3, precision="fp32"))
 
 
-PACKAGE = Package("text-ae", Config, next_step="--data twitter", scores=SCORES, number=3, embeds=True)
+PACKAGE = Package(
+    "text-ae", Config, next_step="--data twitter", scores=SCORES, meanings=MEANINGS, number=3, embeds=True
+)

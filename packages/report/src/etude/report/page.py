@@ -124,6 +124,14 @@ def results(found: Section) -> list[list[str]]:
     return [["", *scored], *lines] if lines else []
 
 
+def meanings(package: Package, found: Section) -> dict[str, str]:
+    """Name -> definition of every score that the page shows of a section, as far as the package has one."""
+    names = [found.metric, *(name for part in ("valid", "train") for name in report.metrics(found.groups, part))]
+    if not found.outcome:
+        names += [row[0] for row in results(found)[1:]]
+    return {name: package.meanings[name] for name in dict.fromkeys(names) if name in package.meanings}
+
+
 def number(x: Any) -> str:
     if not isinstance(x, int | float):
         return "-"
@@ -196,7 +204,7 @@ def render(package: Package, sections: Sequence[Section], again: str, note: str 
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    of_study = (every_run, results, scores, sides)
+    of_study = (every_run, meanings, results, scores, sides)
     for function in (*of_study, about, cost, examples, figures, markdown, ran_on, runs_behind, shown):
         environment.globals[function.__name__] = function
     environment.globals |= {"conclusions": report.conclusions, "swatch": chart.swatch}
