@@ -568,6 +568,20 @@ def reader(folder):
     return found
 
 
+def test_the_losses_of_single_steps_are_drawn(trained, monkeypatch):
+    group = report.section(PACKAGE, trained, "toy").groups[0]
+    every = EventAccumulator(str(group.records[0].folder / "tb")).Reload().Scalars("step/loss")
+    assert [(p.x, p.y, p.low, p.high) for p in page.steps(group).points] == [(e.step, *[e.value] * 3) for e in every]
+    monkeypatch.setattr(page, "STEPS", 4)
+    size = -(-len(every) // 4)
+    few = page.steps(group).points
+    parts = [[e.value for e in every[at : at + size]] for at in range(0, len(every), size)]
+    assert 1 < len(few) <= 4
+    for point, part in zip(few, parts, strict=True):
+        assert point.y == pytest.approx(sum(part) / len(part)) and (point.low, point.high) == (min(part), max(part))
+    assert "loss of single steps, training part" in html(trained)
+
+
 def test_tensorboard_reads_the_archive(trained, tmp_path):
     content, left_out = archive.build([report.section(PACKAGE, trained, "toy")], "toy report norms")
     logs = unpacked(content, tmp_path)

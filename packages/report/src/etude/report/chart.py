@@ -24,7 +24,7 @@ MARKERS = (
     "M{x1} {y1}l8 8M{x1} {y2}l8 -8",
 )
 WIDTH, HEIGHT = 480, 300  # units of the drawing; narrow, so that its letters are not tiny on a phone
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 48
+LEFT, RIGHT, TOP, BOTTOM = 70, 14, 12, 48
 MARKED = 9  # so many points of a curve have markers at most
 
 

@@ -5,6 +5,7 @@ made here: the charts, and Markdown of the samples, whose HTML, links and pictur
 """
 
 import base64
+import math
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
@@ -17,13 +18,14 @@ from markupsafe import Markup
 from etude import files
 from etude.errors import UserError
 from etude.package import Package
-from etude.report import chart
+from etude.report import archive, chart
 from etude.report import read as report
 from etude.report.read import Group, Section
 from etude.study import table
 from etude.study.judge import CONFIDENCE, LEVEL
 from etude.study.outcome import mean
 
+LOSS, STEPS = "step/loss", 150  # the loss of a step in the event files; points of its curve
 ROWS = 12  # of a table among the samples are shown
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5568f", "#d38f00", "#3d9bd1", "#1c1e21")  # as c0 to c6 in page.html
 
@@ -68,6 +70,24 @@ def shown(sample: report.Sample) -> Markup:
     return Markup(image).format(base64.b64encode(content).decode(), sample.name, sample.when)
 
 
+def steps(group: Group) -> chart.Curve:
+    """The training loss of single steps of the first run that has any, from its event files.
+
+    Of more than STEPS steps the mean, the least and the greatest of as many next to each other as make that STEPS.
+    """
+    for one in group.records:
+        losses = {e.step: v.simple_value for e in archive.read(one.folder) for v in e.summary.value if v.tag == LOSS}
+        known = [(step, loss) for step, loss in sorted(losses.items()) if math.isfinite(loss)]
+        size, points = max(1, math.ceil(len(known) / STEPS)), []
+        for at in range(0, len(known), size):
+            some = [loss for _, loss in known[at : at + size]]
+            middle = known[at + (len(some) - 1) // 2][0]
+            points.append(chart.Point(middle, math.fsum(some) / len(some), min(some), max(some)))
+        if points:
+            return chart.Curve(group.name, group.number, points)
+    return chart.Curve(group.name, group.number, [])
+
+
 def figures(found: Section) -> tuple[list[tuple[str, Markup]], list[tuple[str, Markup]]]:
     """Titles and charts: those to see first, of the study's metric and the loss, then whatever else was measured."""
     words = {"valid": "validation", "train": "training"}
@@ -79,7 +99,13 @@ def figures(found: Section) -> tuple[list[tuple[str, Markup]], list[tuple[str, M
         return f"{name}, {words[part]} part", chart.lines(curves, "epoch", f"{name} ({words[part]} part)")
 
     first, rest = [pair for pair in wanted if pair in every], [pair for pair in every if pair not in wanted]
-    return [draw(*pair) for pair in first], [draw(*pair) for pair in rest]
+    shown = [draw(*pair) for pair in first]
+    curves = [curve for group in found.groups if (curve := steps(group)).points]
+    if curves:
+        name = "loss of single steps, training part"
+        seeds = " (of each setting its first seed)" if found.outcome and found.outcome.study.seeds > 1 else ""
+        shown.append((name + seeds, chart.lines(curves, "optimiser step", "loss (training part)")))
+    return shown, [draw(*pair) for pair in rest]
 
 
 def runs_behind(found: Section, group: Group) -> str:
