@@ -34,7 +34,7 @@ from grad_flow.theory import fixed_point
 
 FILE = Path(__file__).parents[1] / "packages/grad-flow/results/trainability.csv"
 SIGMAS = (0.5, 0.75, 1.0, 1.1, 1.2, 1.6, 2.0, 2.5, 3.0, 4.0)
-DEPTHS = (4, 6, 8, 11, 16, 23, 32, 45, 64)
+DEPTHS = (2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128)
 SIGMA_B = 0.05**0.5
 WIDTH, BATCH, IMAGES = 128, 100, 1000
 TRAINS = 0.55
@@ -80,6 +80,14 @@ def train(depth: int, sigmas: list[float], seeds: int, steps: int, lr: float, da
         about | {"sigma_w": f"{sigma:g}", "seed": str(seed), "accuracy": f"{accuracy:.4f}"}
         for (sigma, seed), accuracy in zip(runs, right.float().mean(1).tolist(), strict=True)
     ]
+
+
+def merged(found: list[Row], new: list[Row]) -> list[Row]:
+    """Both, without those of `found` that were trained anew. Raises ValueError if they had different budgets."""
+    every = {tuple(row[key] for key in ("sigma_w", "depth", "seed")): row for row in [*found, *new]}
+    if len({(row["data"], row["width"], row["lr"], row["steps"]) for row in every.values()}) != 1:
+        raise ValueError("the file has runs of another budget: give another --out")
+    return list(every.values())
 
 
 def accuracies(found: list[Row]) -> dict[float, dict[int, list[float]]]:
@@ -189,22 +197,23 @@ def main() -> None:
     parser.add_argument("--data", default="mnist", choices=["sample", "mnist", "fashion-mnist"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--lr", type=float, default=0.0005)
+    parser.add_argument("--lr", type=float, default=0.0003)
+    parser.add_argument("--sigmas", type=float, nargs="+", default=SIGMAS, help="these alone: others in the file stay")
     parser.add_argument("--depths", type=int, nargs="+", default=DEPTHS)
     parser.add_argument("--out", type=Path, default=FILE)
     args = parser.parse_args()
     if not args.table:
         args.out.parent.mkdir(exist_ok=True)
-        found: list[Row] = []
-        sigmas = list(SIGMAS)
+        found = rows(args.out) if args.sigmas != SIGMAS else []
+        sigmas = list(args.sigmas)
         for depth in sorted(args.depths):
             if not sigmas:
                 break
-            found += (new := train(depth, sigmas, args.seeds, args.steps, args.lr, args.data))
+            found = merged(found, new := train(depth, sigmas, args.seeds, args.steps, args.lr, args.data))
             write(args.out, found)
             sigmas = [sigma for sigma, of in accuracies(new).items() if max(of[depth]) > TRAINS]
-        for depth, sigmas in sorted(middles(found).items()):
-            found += train(depth, sigmas, args.seeds, args.steps, args.lr, args.data)
+        for depth, sigmas in sorted(middles(found).items() if args.sigmas == SIGMAS else ()):
+            found = merged(found, train(depth, sigmas, args.seeds, args.steps, args.lr, args.data))
             write(args.out, found)
     found = rows(args.out)
     print("\n".join(table(found)))
