@@ -219,6 +219,8 @@ class Cluster:
         for ref in answered:
             try:
                 problem = ray.get(ref)
+            except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
+                continue  # that machine was lost before Ray noticed; each that joins later looks before it works
             except ray.exceptions.RayError as error:
                 problem = files.reason(error)
             if problem:
