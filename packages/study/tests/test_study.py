@@ -936,5 +936,5 @@ def test_help_lists_the_studies_with_their_questions_without_torch(package: Path
         "assert not {'torch', 'tensorboard', 'numpy', 'scipy'} & sys.modules.keys()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("usage: fake-task study [-h] [--jobs N] [--out DIR]")
+    assert done.stdout.startswith("usage: fake-task study [-h] [--jobs N] [--ray ADDRESS]")
     assert re.search(r"^  kernel  Does a larger kernel read letters better\?$", done.stdout, re.M)

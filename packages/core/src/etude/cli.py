@@ -15,12 +15,12 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from etude import claims, files
 from etude import config as configs
-from etude import files
 from etude.arguments import Parser
 from etude.errors import UserError
 from etude.package import Package
-from etude.signals import Stopped
+from etude.signals import Stopped, end_with
 
 VERBS = {
     "train": "Train a model.",
@@ -40,6 +40,8 @@ def command(package: Package, called: str) -> Callable[..., int]:
 def main(package: Package, argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for a mistake of the user, 130 or 143 after a signal."""
     yield_when_waiting()
+    if worker := os.environ.get(claims.WORKER):
+        end_with(int(worker))
     words = sys.argv[1:] if argv is None else argv
     verbs = {"train": train, "evaluate": evaluate, "predict": predict, "embed": embed}
     if not package.embeds:

@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM, noted so that what is under way can be finished and saved."""
 
 import math
+import os
 import signal
 import sys
 import threading
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+import psutil
 
 ASKING = [signal.SIGINT, signal.SIGTERM]
 if sys.platform == "win32":
@@ -21,6 +24,17 @@ class Stopped(Exception):
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.code = 128 + signum
+
+
+def end_with(worker: int) -> None:
+    """Asks this process to save and end, as SIGTERM does, as soon as the one that started it is no more."""
+
+    def watch() -> None:
+        while os.getppid() == worker and psutil.pid_exists(worker):
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ checkpoints/{last,last.prev,best}.pt
 import copy
 import io
 import json
+import os
 import secrets
 import subprocess
 import sys
@@ -22,8 +23,8 @@ from urllib.parse import quote, unquote
 import torch
 from PIL import Image
 
+from etude import claims, files, torch_private
 from etude import config as configs
-from etude import files, torch_private
 from etude.errors import UserError
 from etude.markdown import block
 from etude.train import checkpoint
@@ -75,6 +76,7 @@ class Run:
         """
         self.path, self.config, self.device, self.again = path, config, device, again
         self._tb: Any = None
+        self._claim: claims.Claim | None = None
         if not device.leads:
             return
         opening = f"cannot write the run folder {path}", "give --run another folder"
@@ -87,9 +89,13 @@ class Run:
         try:
             with files.reported(f"{path} cannot be locked", "give --run a folder on a file system with locks"):
                 try:
-                    files.lock(self._lock)
-                except BlockingIOError:
-                    where = f"{path} is in use by another process"
+                    if claims.WORKER in os.environ:  # machines may not see each other's locks
+                        self._claim = claims.claim(path)
+                    else:
+                        files.lock(self._lock)
+                        claims.none(path)
+                except BlockingIOError as error:
+                    where = f"{path} is in use by another process{f' ({error})' * (error.errno is None)}"
                     raise UserError(f"{where}: wait for it or give --run another folder") from None
             if is_run and (other := configs.differences(read_config(path, type(config)), config)):
                 told = f"{path} holds a run with another configuration ({'; '.join(other)})"
@@ -105,11 +111,18 @@ class Run:
                     left.unlink()
                 files.write(path / "environment.json", json.dumps(starts, indent=1).encode())
         except BaseException:
-            self._lock.close()
+            self._leave()
             raise
+
+    def _leave(self) -> None:
+        if self._claim:
+            self._claim.close()
+        self._lock.close()
 
     def _writing(self, file: Path) -> AbstractContextManager[None]:
         """Makes a file that cannot be written the user's matter, in one line."""
+        if self._claim:
+            self._claim.check()
         remedy = f"free some space, or see that it can be written, then {self.again}"
         return files.reported(f"cannot save {file}", f"the checkpoint before it is intact: {remedy}")
 
@@ -231,7 +244,7 @@ class Run:
                 self._tb.close()
             self._tb = None
         if self.device.leads:
-            self._lock.close()
+            self._leave()
 
 
 def sample_name(tag: str, when: str | None) -> str:

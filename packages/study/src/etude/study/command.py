@@ -7,8 +7,9 @@ OUT/kernel=3,lr=0.003/seed=0/    one run folder, and log.txt: what the run said
 
 import os
 import shlex
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from etude.errors import UserError
 from etude.package import Package
 from etude.signals import Stopped, watch_signals
 from etude.study import table
+from etude.study.cluster import Cluster
 from etude.study.file import available, dump, fixed_flags, flags_as_values, load, read_raw, with_flags
-from etude.study.jobs import claimed, work
+from etude.study.jobs import Local, claimed, work
 from etude.study.outcome import Outcome, summarise
-from etude.study.question import Study, flags_of, folder_name, inside, label, same, short_names
+from etude.study.question import Study, flags_of, folder_name, inside, label, number, same, short_names
 
 
 def configurations(study: Study, config: type | None) -> dict[str, Any]:
@@ -107,25 +109,38 @@ def command(task: str, study: Study, out: Path, extra: Sequence[str], config: ty
     return f"{call or task} {shlex.join(['study', study.given, *extra, *place])}"
 
 
-def run(study: Study, module: str, out: Path, extra: Sequence[str], jobs: int, config: type | None = None) -> Outcome:
+def run(
+    study: Study,
+    module: str,
+    out: Path,
+    extra: Sequence[str],
+    jobs: int,
+    config: type | None = None,
+    cluster: Cluster | None = None,
+) -> Outcome:
     """Does the runs of a study that `out` does not hold yet, then writes and returns what they say.
 
     `extra` are flags for all runs; with their `config`, runs can be trained together. Raises `Stopped` after SIGINT or
-    SIGTERM, when the runs have saved and the results so far are written; the same call goes on.
+    SIGTERM, when the runs have saved and the results so far are written; the same call goes on. `jobs`: how many
+    processes at once on this machine, if it is not for a `cluster`.
     """
     task = module.replace("_", "-")
     full = with_flags(study, extra, config)
     asked = configurations(full, config)
     full = with_whole_paths(full, asked)
+    if cluster:
+        cluster.connect()  # before signals are watched: it watches them, too
     writing = (f"cannot write to {out}", "a study needs a folder to write to (--out DIR)")
     with files.reported(*writing):
         out.mkdir(parents=True, exist_ok=True)
-    with claimed(out) as lock, watch_signals(every=True) as signals:
+    with claimed(out, cluster is not None) as (claim, lock), watch_signals(every=True) as signals:
         refuse_other_runs(full, out)
         refuse_other_configurations(full, out, asked)
         with files.reported(*writing):
             files.write(out / "study.yaml", files.encode(dump(full)))
-        work(full, module, out, jobs, lock, signals, asked)
+        if cluster and claim:
+            cluster.use(claim, module)
+        work(full, module, out.absolute() if cluster else out, cluster or Local(jobs, lock), signals, asked)
         outcome = summarise(full, out)
         with files.reported(*writing):
             table.save(outcome, out, command(task, study, out, extra, config))
@@ -147,14 +162,42 @@ def parser(package: Package) -> Parser:
     none = [f"{package.name} has no studies of its own; give a file."]
     takes = Parser(f"{package.name} study", HELP, "\n".join(studies if known else none))
     takes.add_argument("study", metavar="NAME|FILE.yaml", nargs="?", help="one of the studies below, or a file")
-    takes.add_argument(
-        "--jobs", metavar="N", default="1", help="so many runs at once; they share the cores (default 1)"
-    )
+    takes.add_argument("--jobs", metavar="N", help="so many runs at once; they share the cores (default 1)")
+    takes.add_argument("--ray", metavar="ADDRESS", help="on the machines of a Ray cluster: auto, or HOST:PORT")
+    takes.add_argument("--cpus", metavar="N", help="of each run there (default 1)")
+    takes.add_argument("--gpus", metavar="N", help="of each run there, or a part of one, such as 0.5 (default 0)")
     takes.add_argument("--out", metavar="DIR", help=f"where runs and results go (default runs/{package.name}/NAME)")
     off = "off: each run in a process of its own, even where runs could be trained as one program"
     takes.add_argument("--together", choices=("auto", "off"), help=off)
     takes.also("[--flag value ...]")
     return takes
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where the runs are done, as the flags say, which are `words`."""
+
+    jobs: int
+    cluster: Cluster | None
+    words: str
+
+
+def where_to_run(given: Namespace) -> Where:
+    """Raises UserError for what does not go together, or is no number."""
+    asked = {name: value for name in ("jobs", "ray", "cpus", "gpus") if (value := getattr(given, name)) is not None}
+    if given.ray is None and (given.cpus or given.gpus) is not None:
+        raise UserError("--cpus and --gpus are for --ray: on this machine runs share what there is, --jobs at once")
+    if given.ray is not None and given.jobs is not None:
+        raise UserError("--jobs is for this machine: with --ray as many run as the cluster has --cpus and --gpus for")
+    for name in ("jobs", "cpus"):
+        if not (asked.get(name, "1").isdecimal() and int(asked.get(name, "1")) > 0):
+            raise UserError(f"--{name} has to be a whole number from 1 up, not {asked[name]!r}")
+    gpus = number(asked.get("gpus", "0"))
+    if gpus is None or gpus < 0 or (gpus > 1 and gpus % 1):
+        raise UserError(f"--gpus has to be a whole number from 0 up, or a part of 1, not {given.gpus!r}")
+    cluster = None if given.ray is None else Cluster(given.ray, int(asked.get("cpus", "1")), gpus)
+    told = {name: value for name, value in asked.items() if (name, value) != ("jobs", "1")}
+    return Where(int(asked.get("jobs", "1")), cluster, "".join(f" --{k} {shlex.quote(v)}" for k, v in told.items()))
 
 
 def main(package: Package, words: list[str], call: str) -> int:
@@ -169,16 +212,15 @@ def main(package: Package, words: list[str], call: str) -> int:
         takes.error(f"which study? give {known}a .yaml file first")
     if extra and words.index(extra[0]) < words.index(given.study):  # what is taken for NAME is the value of a flag
         takes.error(f"the study comes before {extra[0]}")
-    if not (given.jobs.isdecimal() and int(given.jobs) > 0):
-        raise UserError(f"--jobs has to be a whole number from 1 up, not {given.jobs!r}")
+    where = where_to_run(given)
     study = load(given.study, package.module, package.scores)
     study = replace(study, together=given.together or study.together)
     place, config = given.out, package.config
     out = files.given(place) if place is not None else default_out(package.name, study, extra, config)
     try:
-        outcome = run(study, package.module, out, extra, int(given.jobs), config)
+        outcome = run(study, package.module, out, extra, where.jobs, config, where.cluster)
     except Stopped as stopped:
-        again = command(package.name, study, out, extra, config, call) + (f" --jobs {given.jobs}" * (given.jobs != "1"))
+        again = command(package.name, study, out, extra, config, call) + where.words
         results = f"the results so far are in {out / 'results.md'}"
         print(f"stopped by {stopped}; {results}. Go on with:\n  {again}", flush=True)
         return stopped.code

@@ -18,11 +18,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from etude import files
+from etude import claims, files
+from etude.claims import Claim
 from etude.config import MAX_REPLICAS, flatten, stackable
 from etude.errors import UserError
 from etude.study.outcome import choose, last_line, measure
@@ -40,10 +41,11 @@ else:
 
 
 @contextmanager
-def claimed(out: Path) -> Iterator[int]:
+def claimed(out: Path, shared: bool = False) -> Iterator[tuple[Claim | None, int]]:
     """Holds the folder against a second study; yields the lock, which the trials inherit and hold while they live.
 
-    Where they cannot inherit it, on Windows, a run that a killed study left holds its own folder only.
+    Where they cannot inherit it, on Windows, a run that a killed study left holds its own folder only. Machines that
+    have the folder in common, as `shared` says, may not see each other's locks, so that it gets a claim, too.
     """
     reported = f"{out} cannot be locked", "give --out a folder where files can be"
     with files.reported(*reported):
@@ -52,10 +54,88 @@ def claimed(out: Path) -> Iterator[int]:
         with files.reported(*reported):
             try:
                 files.lock(lock)
-            except BlockingIOError:
-                at_work = f"{out}: a study, or a run that a killed one left, is at work here"
+                claims.none(out)
+                claim = claims.claim(out) if shared else None
+            except BlockingIOError as error:
+                who = f" ({error})" if error.errno is None else ""
+                at_work = f"{out}: a study, or a run that a killed one left, is at work here{who}"
                 raise UserError(f"{at_work}; wait or stop it") from None
-        yield lock.fileno()
+        try:
+            yield claim, lock.fileno()
+        finally:
+            if claim:
+                claim.close()
+
+
+class Place(Protocol):
+    """Where the processes of a study are: on this machine (`Local`), or on many (`etude.study.cluster`)."""
+
+    @property
+    def jobs(self) -> int:
+        """How many at once; the trials are shared out among so many processes."""
+        ...
+
+    @property
+    def room(self) -> int:
+        """How many may be at work there, or wait for their turn."""
+        ...
+
+    def start(self, command: list[str], given: bytes, log: Path, folders: list[Path], /) -> Any:
+        """Starts a process that does trials in these folders: `given` is its input, what it says is added to `log`."""
+        ...
+
+    def ended(self, processes: Sequence[Any]) -> dict[Any, str]:
+        """Those of some processes that have ended, after a moment, and how each has failed; empty if it has not."""
+        ...
+
+    def stop(self, processes: Sequence[Any], at_once: bool = False) -> None:
+        """Asks processes to save and end, or ends them."""
+        ...
+
+
+def failure(code: int) -> str:
+    """What is said of the exit code of a process."""
+    return f"exit code {code}" if code > 0 else f"signal {-code}" if code else ""
+
+
+@dataclass
+class Local:
+    """Processes on this machine, which share its cores."""
+
+    jobs: int
+    lock: int
+    """what they inherit; see `claimed`"""
+
+    @property
+    def room(self) -> int:
+        return self.jobs
+
+    def start(self, command: list[str], given: bytes, log: Path, _: list[Path]) -> subprocess.Popen[bytes]:
+        return popen(command, given, log, max(1, cores() // self.jobs), {}, [self.lock])
+
+    def ended(self, processes: Sequence[subprocess.Popen[bytes]]) -> dict[Any, str]:
+        # Asked now and then: a signal handler that touched the list of children would race with this loop.
+        time.sleep(0.02)
+        return {process: failure(process.returncode) for process in processes if process.poll() is not None}
+
+    def stop(self, processes: Sequence[subprocess.Popen[bytes]], at_once: bool = False) -> None:
+        for process in processes:
+            process.kill() if at_once else process.send_signal(STOP)
+
+
+def popen(
+    command: list[str], given: bytes, log: Path, threads: int, more: Mapping[str, str], inherited: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """A process in a group of its own: Ctrl-C in the terminal reaches the study alone, which asks each to stop."""
+    own: Any = OWN if sys.platform == "win32" else {**OWN, "pass_fds": inherited}
+    # Unbuffered, so that the last line of the log is the last thing that happened.
+    env = {**os.environ, **more, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    with log.open("ab") as out:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, env=env, **own)
+    assert process.stdin is not None
+    with suppress(OSError), process.stdin as stdin:  # if it has ended already, its exit code says so
+        stdin.write(given)
+    return process
 
 
 def cores() -> int:
@@ -93,16 +173,13 @@ class Job:
 
     trials: list[Trial]
     verb: str  # train | evaluate
-    process: subprocess.Popen[bytes]
+    process: Any
+    """as its `Place` knows it"""
     log: Path
     answer: Path | None
     """the file in which a process for several says what became of them"""
-
-    @property
-    def problem(self) -> str:
-        """How the process has failed, empty if it has not."""
-        code = self.process.returncode
-        return f"exit code {code}" if code > 0 else f"signal {-code}" if code else ""
+    problem: str = ""
+    """how the process has failed, empty if it has not"""
 
 
 @dataclass
@@ -112,9 +189,7 @@ class Work:
     study: Study
     module: str
     out: Path
-    jobs: int
-    """how many processes at once"""
-    lock: int
+    place: Place
     asked: Mapping[str, Any]
     """the configurations of the trials; none: nothing is trained together"""
     bar: Any
@@ -135,7 +210,7 @@ class Work:
     def begin(self, to_train: Sequence[Trial]) -> None:
         """Fills the queue, and says what will be trained together."""
         trials = self.study.trials()
-        groups = groups_of(self.study, to_train, self.asked, self.jobs)
+        groups = groups_of(self.study, to_train, self.asked, self.place.jobs)
         self.queue = [(group, "train") for group in groups]
         if self.done:
             self.say(f"{self.done} of {len(trials)} runs are there already")
@@ -166,7 +241,7 @@ class Work:
         trials, verb = self.queue.pop(0)
         if verb == "evaluate" and self.asked and self.study.together != "off" and trials[0] not in self.alone:
             due = [group for group, other in self.queue if other == "evaluate" and group[0] not in self.alone]
-            some = due[: -(-len(due) // self.jobs)]
+            some = due[: -(-len(due) // self.place.jobs)]
             trials = [*trials, *itertools.chain.from_iterable(some)]
             self.queue[:] = [item for item in self.queue if item[0] not in some]
         return trials, verb
@@ -190,36 +265,35 @@ class Work:
             commands = [self.prepared(trial, verb) for trial in trials]
             if answer is not None:
                 answer.unlink(missing_ok=True)  # of an earlier start
-            said = trials[0].folder(out) / "log.txt" if alone else out / f"together-{self.started}.log"
-            log = said.open("ab" if alone else "wb")
-        with log:
-            try:
-                process = self.popen(commands[0] if alone else [sys.executable, "-m", self.module, "together"], log)
-            except OSError as error:
-                why = f"no process can be started for {trials[0]} ({error.strerror})"
-                raise UserError(f"{why}; end others, or use fewer --jobs, and start the study again") from error
+            log = trials[0].folder(out) / "log.txt" if alone else out / f"together-{self.started}.log"
+            if not alone:
+                log.write_bytes(b"")
         runs = [
             {"folder": str(trial.folder(out)), "flags": flags_of(self.study, trial), "command": command}
             for trial, command in zip(trials, commands, strict=True)
         ]
-        assert process.stdin is not None
-        with suppress(OSError), process.stdin as stdin:  # if it has ended already, its exit code says so
-            if answer is not None:
-                stdin.write(json.dumps({"verb": verb, "runs": runs, "answer": str(answer)}).encode())
-        self.running.append(Job(trials, verb, process, said, answer))
-
-    def popen(self, command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-        """A process in a group of its own: Ctrl-C in the terminal reaches the study alone, which asks each to stop."""
-        own: Any = OWN if sys.platform == "win32" else {**OWN, "pass_fds": [self.lock]}
-        # Unbuffered, so that the last line of the log is the last thing that happened.
-        env = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores() // self.jobs)), "PYTHONUNBUFFERED": "1"}
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=env, **own)
+        asked = b"" if alone else json.dumps({"verb": verb, "runs": runs, "answer": str(answer)}).encode()
+        command = commands[0] if alone else [sys.executable, "-m", self.module, "together"]
+        try:
+            process = self.place.start(command, asked, log, [trial.folder(out) for trial in trials])
+        except OSError as error:
+            why = f"no process can be started for {trials[0]} ({error.strerror})"
+            raise UserError(f"{why}; end others, or use fewer --jobs, and start the study again") from error
+        self.running.append(Job(trials, verb, process, log, answer))
 
     def stop(self, at_once: bool) -> None:
         """Asks what is at work to save and end, or ends it."""
         self.say("stopping at once" if at_once else "stopping: the runs save and end")
-        for job in self.running:
-            job.process.kill() if at_once else job.process.send_signal(STOP)
+        self.place.stop([job.process for job in self.running], at_once)
+
+    def ended(self) -> list[Job]:
+        """The jobs that have ended, after a moment; they are no longer at work."""
+        found = self.place.ended([job.process for job in self.running])
+        ended = [job for job in self.running if job.process in found]
+        self.running = [job for job in self.running if job.process not in found]
+        for job in ended:
+            job.problem = found[job.process]
+        return ended
 
     def end_of(self, job: Job) -> None:
         """Takes down what became of the trials of a job that has ended, and queues what is due then."""
@@ -274,10 +348,8 @@ class Work:
             self.bar.update()
 
 
-def work(
-    study: Study, module: str, out: Path, jobs: int, lock: int, signals: Sequence[int], asked: Mapping[str, Any]
-) -> None:
-    """Trains and evaluates what is not done yet, `jobs` at once, until a signal is noted in `signals`.
+def work(study: Study, module: str, out: Path, place: Place, signals: Sequence[int], asked: Mapping[str, Any]) -> None:
+    """Trains and evaluates what is not done yet, until a signal is noted in `signals`.
 
     `asked` are the trials' configurations (none: nothing is trained together).
     """
@@ -286,23 +358,21 @@ def work(
     done = len(trials) - len(to_train)
     hidden = not sys.stdout.isatty()
     with tqdm(total=len(trials), initial=done, unit="run", file=sys.stdout, disable=hidden) as bar:
-        at = Work(study, module, out, jobs, lock, asked, bar, done)
+        at = Work(study, module, out, place, asked, bar, done)
         at.begin(to_train)
         heard = 0
         try:
             while (at.queue and not signals) or at.running:
-                while at.queue and len(at.running) < jobs and not signals:
+                while at.queue and len(at.running) < place.room and not signals:
                     at.start(*at.next_up())
-                # Asked now and then: a signal handler that touched the list of children would race with this loop.
-                time.sleep(0.02)
                 if len(signals) > heard:
                     heard += 1
                     at.stop(at_once=heard > 1)
-                ended = [job for job in at.running if job.process.poll() is not None]
-                at.running = [job for job in at.running if job not in ended]
+                ended = at.ended()
                 for job in ended if not signals else ():
                     at.end_of(job)
         finally:
-            for job in at.running:
-                job.process.send_signal(STOP)
-                job.process.wait()
+            if at.running:
+                place.stop([job.process for job in at.running])
+            while at.running:
+                at.ended()

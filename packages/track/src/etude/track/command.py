@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from etude import files
+from etude import claims, files
 from etude.arguments import Parser
 from etude.errors import UserError
 from etude.package import Package
@@ -137,7 +137,7 @@ def look(run: Followed, entry: Entry) -> int:
 def busy(place: Path) -> bool:
     """Whether a process holds the folder of a run or study, as far as one can tell.
 
-    It is held for the moment of asking: ask seldom.
+    It is held for the moment of asking, which takes a while if its process was lost on another machine: ask seldom.
     """
     try:
         with (place / ".lock").open("rb+") as stream:
@@ -146,4 +146,4 @@ def busy(place: Path) -> bool:
         return False
     except OSError:  # it is held, or not ours
         return True
-    return False
+    return bool(claims.holder(place))
