@@ -1,13 +1,13 @@
 """The verb `study`: a written question put to many runs, in a folder of its own.
 
-OUT/study.yaml  results.md  results.csv
+OUT/study.yaml  results.md  results.csv; of a search also what `etude.study.search` says
 OUT/kernel=3,lr=0.003/           the curves averaged over the seeds, for TensorBoard
 OUT/kernel=3,lr=0.003/seed=0/    one run folder, and log.txt: what the run said
 """
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from etude.study.file import available, dump, fixed_flags, flags_as_values, load
 from etude.study.jobs import claimed, work
 from etude.study.outcome import Outcome, summarise
 from etude.study.question import Study, flags_of, folder_name, inside, label, same, short_names
+from etude.study.search import found, read, ready, stages
+from etude.study.space import corners
 
 
 def configurations(study: Study, config: type | None) -> dict[str, Any]:
@@ -107,6 +109,23 @@ def command(task: str, study: Study, out: Path, extra: Sequence[str], config: ty
     return f"{call or task} {shlex.join(['study', study.given, *extra, *place])}"
 
 
+def parts(
+    study: Study, out: Path, config: type | None, asked: dict[str, Any]
+) -> Iterator[tuple[Study, dict[str, Any]]]:
+    """What is run one after the other, with its configurations: of a grid, those `asked`. Says which part it is.
+
+    Raises UserError for a folder that holds a run with another configuration.
+    """
+    for said, part in stages(study, out):
+        if part is study:
+            yield study, asked
+        else:
+            configured = configurations(part, config)
+            refuse_other_configurations(part, out, configured)
+            print(said, flush=True)
+            yield part, configured
+
+
 def run(study: Study, module: str, out: Path, extra: Sequence[str], jobs: int, config: type | None = None) -> Outcome:
     """Does the runs of a study that `out` does not hold yet, then writes and returns what they say.
 
@@ -114,19 +133,23 @@ def run(study: Study, module: str, out: Path, extra: Sequence[str], jobs: int, c
     SIGTERM, when the runs have saved and the results so far are written; the same call goes on.
     """
     task = module.replace("_", "-")
-    full = with_flags(study, extra, config)
-    asked = configurations(full, config)
+    full = ready(with_flags(study, extra, config), config)
+    asked = configurations(corners(full), config)
     full = with_whole_paths(full, asked)
     writing = (f"cannot write to {out}", "a study needs a folder to write to (--out DIR)")
     with files.reported(*writing):
         out.mkdir(parents=True, exist_ok=True)
     with claimed(out) as lock, watch_signals(every=True) as signals:
         refuse_other_runs(full, out)
-        refuse_other_configurations(full, out, asked)
+        refuse_other_configurations(corners(full), out, asked)
+        read(full, out)  # refuses another search
         with files.reported(*writing):
             files.write(out / "study.yaml", files.encode(dump(full)))
-        work(full, module, out, jobs, lock, signals, asked)
-        outcome = summarise(full, out)
+        for part, configured in parts(full, out, config, asked):
+            work(part, module, out, jobs, lock, signals, configured)
+            if signals:
+                break
+        outcome = summarise(found(full, out), out)
         with files.reported(*writing):
             table.save(outcome, out, command(task, study, out, extra, config))
     if signals:
