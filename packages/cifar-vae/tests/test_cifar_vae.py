@@ -80,7 +80,16 @@ def test_the_battery_of_the_classifier(few, tmp_path, monkeypatch):
 
 
 def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
-    studies = ["augmentation", "augmentation-probe", "codebook", "kl-weight", "latent-size", "loss", "model"]
+    studies = [
+        "augmentation",
+        "augmentation-probe",
+        "codebook",
+        "kl-weight",
+        "latent-search",
+        "latent-size",
+        "loss",
+        "model",
+    ]
     studies += ["model-numbers", "probe", "probe-sample", "restart"]
     check_presets(PACKAGE, ["ae64", "ae128", "vae64", "vq576", "denoise128"], studies)
 

@@ -558,7 +558,16 @@ def test_inputs_that_cannot_be_read_are_named(trained, tmp_path, capsys):
 
 
 def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
-    studies = ["batch-norm", "direction", "dropout", "hidden-size", "layers", "tokenizer", "vocabulary"]
+    studies = [
+        "batch-norm",
+        "direction",
+        "dropout",
+        "hidden-search",
+        "hidden-size",
+        "layers",
+        "tokenizer",
+        "vocabulary",
+    ]
     check_presets(PACKAGE, ["best"], studies)
 
 

@@ -63,7 +63,7 @@ def test_the_battery(flags, tmp_path):
 
 
 def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
-    studies = ["batch-size", "cell", "cell-longer", "drawing", "hidden-size", "order", "reading"]
+    studies = ["batch-size", "cell", "cell-longer", "cell-search", "drawing", "hidden-size", "order", "reading"]
     check_presets(PACKAGE, ["best", "lab"], studies)
 
 

@@ -69,6 +69,7 @@ def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
         "normalisation",
         "pieces",
         "pooling",
+        "pooling-search",
         "schedule",
         "tokenizer",
         "transfer",

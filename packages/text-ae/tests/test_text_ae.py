@@ -807,7 +807,16 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(flags, messag
 
 
 def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
-    studies = ["batch-norm", "dropout", "hidden-size", "latent-size", "layers", "tokenizer", "vocabulary"]
+    studies = [
+        "batch-norm",
+        "dropout",
+        "hidden-size",
+        "latent-search",
+        "latent-size",
+        "layers",
+        "tokenizer",
+        "vocabulary",
+    ]
     check_presets(PACKAGE, ["best"], studies)
 
 

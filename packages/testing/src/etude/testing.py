@@ -30,6 +30,8 @@ from etude.stacked import Unstackable
 from etude.stacked import runs as stacked
 from etude.study import judge
 from etude.study.file import available, load
+from etude.study.search import ready
+from etude.study.space import corners
 from etude.train import checkpoint, device, loop, optim, run
 from etude.train.device import Device
 from etude.train.norm import batch_norms
@@ -73,7 +75,10 @@ def check_task(
 
 
 def check_presets(package: Package, presets: list[str], studies: list[str]) -> None:
-    """The presets and studies that install with the package, no study missing, can be read: every trial of them."""
+    """The presets and studies that install with the package, no study missing, can be read: every trial of them.
+
+    Of a search the ends of its ranges can.
+    """
     for preset in presets:
         config.parse(package.config, [preset], package=package.module)
     names = available(package.module)
@@ -82,7 +87,7 @@ def check_presets(package: Package, presets: list[str], studies: list[str]) -> N
         found = load(name, package.module, package.scores)
         assert found.seeds >= 3
         assert found.expect
-        for trial in found.trials():
+        for trial in corners(ready(found, package.config)).trials():
             config.parse(package.config, config.to_flags({**found.fixed, **trial.setting, **trial.tuned}))
 
 

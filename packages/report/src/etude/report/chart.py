@@ -140,14 +140,7 @@ def lines(curves: Sequence[Curve], across: str, up: str) -> Markup:
     pad = max(last - first, 1) * 0.03
     x_of = scale(first - pad, last + pad, LEFT, WIDTH - RIGHT)
     y_of = scale(marks[0], marks[-1], HEIGHT - BOTTOM, TOP)
-    middle = (TOP + HEIGHT - BOTTOM) / 2
-    parts = [path("grid", f"M{LEFT} {y_of(y):.1f}H{WIDTH - RIGHT}") for y in marks]
-    parts += [text(LEFT - 7, y_of(y) + 4, written(y, marks), "end") for y in marks]
-    parts += [path("axis", f"M{x_of(x):.1f} {HEIGHT - BOTTOM}v5") for x in columns]
-    parts += [text(x_of(x), HEIGHT - BOTTOM + 19, f"{x:,}") for x in columns]
-    parts.append(path("axis", f"M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"))
-    parts.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, across))
-    parts.append(text(14, middle, up, turn=f"rotate(-90 14 {middle:.1f})"))
+    parts = axes([(x_of(x), f"{x:,}") for x in columns], [(y_of(y), written(y, marks)) for y in marks], across, up)
     for curve in drawn:
         if len(curve.points) > 1 and any(p.low < p.high for p in curve.points):
             edge = [(p.x, p.high) for p in curve.points] + [(p.x, p.low) for p in reversed(curve.points)]
@@ -155,6 +148,55 @@ def lines(curves: Sequence[Curve], across: str, up: str) -> Markup:
     for curve in drawn:
         if curve.points:
             parts += stroke(curve, x_of, y_of, across)
+    return drawing(parts, HEIGHT, f"{up} by {across}: {', '.join(curve.name for curve in drawn)}")
+
+
+def axes(columns: Sequence[tuple[float, str]], rows: Sequence[tuple[float, str]], across: str, up: str) -> list[Markup]:
+    """Ticks below and lines across, each at a place of the drawing with what it says, and what the axes are."""
+    middle = (TOP + HEIGHT - BOTTOM) / 2
+    parts = [path("grid", f"M{LEFT} {y:.1f}H{WIDTH - RIGHT}") for y, _ in rows]
+    parts += [text(LEFT - 7, y + 4, words, "end") for y, words in rows]
+    parts += [path("axis", f"M{x:.1f} {HEIGHT - BOTTOM}v5") for x, _ in columns]
+    parts += [text(x, HEIGHT - BOTTOM + 19, words) for x, words in columns]
+    parts.append(path("axis", f"M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"))
+    parts.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, across))
+    parts.append(text(14, middle, up, turn=f"rotate(-90 14 {middle:.1f})"))
+    return parts
+
+
+def dots(
+    curves: Sequence[Curve], across: str, up: str, *, log: bool = False, names: Sequence[str] | None = None
+) -> Markup:
+    """Single points, each with the marker of its curve; `names` are those of the places 0, 1, ... along the axis."""
+    drawn = [replace(curve, points=[p for p in curve.points if math.isfinite(p.y)]) for curve in curves]
+    every = [p for curve in drawn for p in curve.points]
+    if not every:
+        return Markup('<p class="note">There are no points to draw yet.</p>')
+
+    def along(x: float) -> float:
+        return math.log10(x) if log else x
+
+    marks = ticks(min(p.y for p in every), max(p.y for p in every), 5)
+    first, last = along(min(p.x for p in every)), along(max(p.x for p in every))
+    columns: list[tuple[float, str]]
+    if names is not None:
+        first, last, columns = 0.0, len(names) - 1.0, [(float(n), name) for n, name in enumerate(names)]
+    elif log:
+        tens = [(n * 10.0**e, f"{n * 10.0**e:g}") for e in range(math.floor(first), math.ceil(last)) for n in (1, 3)]
+        columns = [(along(x), words) for x, words in tens if first <= along(x) <= last]
+        columns = columns or [(end, f"{10**end:.3g}") for end in sorted({first, last})]
+    else:
+        places = ticks(first, last, 6)
+        columns = [(x, written(x, places)) for x in places if first <= x <= last]
+    pad = (last - first or 1.0) * 0.06
+    x_of = scale(first - pad, last + pad, LEFT, WIDTH - RIGHT)
+    y_of = scale(marks[0], marks[-1], HEIGHT - BOTTOM, TOP)
+    below = [(x_of(x), words) for x, words in columns]
+    parts = axes(below, [(y_of(y), written(y, marks)) for y in marks], across, up)
+    for curve in drawn:
+        for p in curve.points:
+            title = f"{curve.name}, {across} {names[int(p.x)] if names else f'{p.x:g}'}: {p.y:.4g}"
+            parts.append(path(f"mark {colour(curve.number)}", marker(curve.number, x_of(along(p.x)), y_of(p.y)), title))
     return drawing(parts, HEIGHT, f"{up} by {across}: {', '.join(curve.name for curve in drawn)}")
 
 

@@ -20,10 +20,12 @@ from etude.errors import UserError
 from etude.package import Package
 from etude.report import archive, chart
 from etude.report import read as report
+from etude.report.chart import Point
 from etude.report.read import Group, Section
-from etude.study import table
+from etude.study import search, table
 from etude.study.judge import CONFIDENCE, LEVEL
-from etude.study.outcome import mean
+from etude.study.outcome import Scored, mean
+from etude.study.question import label
 
 LOSS, STEPS = "step/loss", 150  # the loss of a step in the event files; points of its curve
 ROWS = 12  # of a table among the samples are shown
@@ -130,6 +132,55 @@ def scores(found: Section) -> Markup | None:
     return chart.spans(rows, f"test {found.metric} ({found.better} is better)")
 
 
+def tried(found: Section) -> dict[str, list[Scored]]:
+    """Of a search the runs that it chose by, by setting."""
+    if found.outcome is None or not found.outcome.study.search:
+        return {}
+    runs = found.outcome.runs
+    return {of: [run for run in runs if run.trial.tuning and run.trial.of == of] for of in found.outcome.study.names()}
+
+
+def searched(found: Section) -> list[tuple[str, Markup]]:
+    """Titles and charts of a search: the score against each knob, and what a search of another length would find."""
+    runs = tried(found)
+    if not runs or found.outcome is None:
+        return []
+    study, up = found.outcome.study, f"{found.metric} (validation part)"
+    scores = {of: search.scores_of_points(study, some) for of, some in runs.items()}
+    drawn = []
+    for knob, space in study.tune.items():
+        words = [label(value) for value in space] if isinstance(space, list) else None
+        curves = []
+        for number, (of, points) in enumerate(scores.items()):
+            places = [
+                words.index(label(p[knob])) if words else float(label(p[knob])) for p, y in points if y is not None
+            ]
+            values = [y for _, y in points if y is not None]
+            at = [Point(float(x), y, y, y) for x, y in zip(places, values, strict=True)]
+            curves.append(chart.Curve(report.in_words(of), number, at))
+        log = not isinstance(space, list) and space.log
+        drawn.append((f"{up} by {knob}", chart.dots(curves, knob, up, log=log, names=words)))
+    curves = []
+    for number, (of, points) in enumerate(scores.items()):
+        best = search.best_of_each_length(study, [y for _, y in points])
+        line = [Point(n, y, y, y) for n, y in enumerate(best, 1)]
+        curves.append(chart.Curve(report.in_words(of), number, line))
+    title = "Expected best of n points" if study.search == "quasi" else "Best of the first n points"
+    return [*drawn, (title, chart.lines(curves, "points", f"best {up}"))]
+
+
+def about_search(found: Section) -> str:
+    """What the last chart of a search shows."""
+    if found.outcome is None or found.outcome.study.search != "quasi":
+        return "Each point of such a search follows from those before it, so there is one order only."
+    return (
+        "The expected best of n points, drawn with replacement from those that were tried, is the sum over scores "
+        "v of v (P(V ≤ v)ⁿ - P(V < v)ⁿ), where lower is better with ≥ and > instead (Dodge et al. 2019, “Show your "
+        "work”). Points that failed count as the worst score there is. The points of the sequence lie more evenly than "
+        "drawn ones, so that n of them find rather more. Where the curve still rises at its end, more points would pay."
+    )
+
+
 def sides(found: Section, verdict: Any) -> list[str]:
     """The two settings of a claim with their means."""
     means = {row.of: mean(row.test) for row in found.outcome.rows} if found.outcome else {}
@@ -230,10 +281,10 @@ def render(package: Package, sections: Sequence[Section], again: str, note: str 
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    of_study = (every_run, meanings, results, scores, sides)
+    of_study = (every_run, meanings, results, scores, searched, about_search, sides)
     for function in (*of_study, about, cost, examples, figures, markdown, ran_on, runs_behind, shown):
         environment.globals[function.__name__] = function
-    environment.globals |= {"conclusions": report.conclusions, "swatch": chart.swatch}
+    environment.globals |= {"conclusions": report.conclusions, "swatch": chart.swatch, "in_words": report.in_words}
     environment.globals |= {"level": LEVEL, "confidence": CONFIDENCE}
     environment.globals |= {"notes": table.notes, "measured": table.measured}
     source = (resources.files("etude.report") / "page.html").read_text(encoding="utf-8")

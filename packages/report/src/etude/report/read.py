@@ -22,6 +22,7 @@ from etude.study.command import command, configurations, refuse_other_configurat
 from etude.study.file import available, load
 from etude.study.outcome import Outcome, Row, conclude, kept, last_line, mean, summarise
 from etude.study.question import Study, folder_name, short_names
+from etude.study.search import found
 
 BEFORE, AFTER = "before training", "at the end"
 
@@ -212,13 +213,13 @@ def of_run(package: Package, place: Path, call: str) -> Section:
 
 
 def of_study(package: Package, place: Path, call: str) -> Section:
-    asked = replace(load(str(place / "study.yaml"), package.module, package.scores), name=place.name)
+    asked = found(replace(load(str(place / "study.yaml"), package.module, package.scores), name=place.name), place)
     refuse_other_configurations(asked, place, configurations(asked, package.config))
     outcome = summarise(asked, place)
     groups = []
     for number, row in enumerate(outcome.rows):
         best = folder_name({**row.setting, **row.tuned}, short_names([*asked.compare, *asked.tune]))
-        of = [run for run in outcome.runs if run.trial.group == best]
+        of = [run for run in outcome.runs if run.trial.group == best and not run.trial.tuning]
         ended = [record(run.trial.folder(place)) for run in of if not run.problem]
         begun = [record(run.trial.folder(place)) for run in of if run.problem and run.valid is None]
         begun = [one for one in begun if one.rows]

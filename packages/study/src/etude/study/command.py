@@ -1,6 +1,6 @@
 """The verb `study`: a written question put to many runs, in a folder of its own.
 
-OUT/study.yaml  results.md  results.csv
+OUT/study.yaml  results.md  results.csv; of a search also what `etude.study.search` says
 OUT/kernel=3,lr=0.003/           the curves averaged over the seeds, for TensorBoard
 OUT/kernel=3,lr=0.003/seed=0/    one run folder, and log.txt: what the run said
 """
@@ -8,7 +8,7 @@ OUT/kernel=3,lr=0.003/seed=0/    one run folder, and log.txt: what the run said
 import os
 import shlex
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from etude.study.file import available, dump, fixed_flags, flags_as_values, load
 from etude.study.jobs import Local, claimed, work
 from etude.study.outcome import Outcome, summarise
 from etude.study.question import Study, flags_of, folder_name, inside, label, number, same, short_names
+from etude.study.search import found, read, ready, stages
+from etude.study.space import corners
 
 
 def configurations(study: Study, config: type | None) -> dict[str, Any]:
@@ -109,6 +111,23 @@ def command(task: str, study: Study, out: Path, extra: Sequence[str], config: ty
     return f"{call or task} {shlex.join(['study', study.given, *extra, *place])}"
 
 
+def parts(
+    study: Study, out: Path, config: type | None, asked: dict[str, Any]
+) -> Iterator[tuple[Study, dict[str, Any]]]:
+    """What is run one after the other, with its configurations: of a grid, those `asked`. Says which part it is.
+
+    Raises UserError for a folder that holds a run with another configuration.
+    """
+    for said, part in stages(study, out):
+        if part is study:
+            yield study, asked
+        else:
+            configured = configurations(part, config)
+            refuse_other_configurations(part, out, configured)
+            print(said, flush=True)
+            yield part, configured
+
+
 def run(
     study: Study,
     module: str,
@@ -125,8 +144,8 @@ def run(
     processes at once on this machine, if it is not for a `cluster`.
     """
     task = module.replace("_", "-")
-    full = with_flags(study, extra, config)
-    asked = configurations(full, config)
+    full = ready(with_flags(study, extra, config), config)
+    asked = configurations(corners(full), config)
     full = with_whole_paths(full, asked)
     if cluster:
         cluster.connect()  # before signals are watched: it watches them, too
@@ -135,13 +154,17 @@ def run(
         out.mkdir(parents=True, exist_ok=True)
     with claimed(out, cluster is not None) as (claim, lock), watch_signals(every=True) as signals:
         refuse_other_runs(full, out)
-        refuse_other_configurations(full, out, asked)
+        refuse_other_configurations(corners(full), out, asked)
+        read(full, out)  # refuses another search
         with files.reported(*writing):
             files.write(out / "study.yaml", files.encode(dump(full)))
         if cluster and claim:
             cluster.use(claim, module)
-        work(full, module, out.absolute() if cluster else out, cluster or Local(jobs, lock), signals, asked)
-        outcome = summarise(full, out)
+        for part, configured in parts(full, out, config, asked):
+            work(part, module, out.absolute() if cluster else out, cluster or Local(jobs, lock), signals, configured)
+            if signals:
+                break
+        outcome = summarise(found(full, out), out)
         with files.reported(*writing):
             table.save(outcome, out, command(task, study, out, extra, config))
     if signals:

@@ -16,9 +16,10 @@ from etude import config as configs
 from etude.config import Scores, similar
 from etude.errors import UserError
 from etude.study.judge import Claim
-from etude.study.question import Study, Values, folder_name, label, number, product, same, short_names
+from etude.study.question import TUNING, Range, Study, Values, folder_name, label, number, product, same, short_names
 
-KEYS = ("question", "compare", "tune", "fixed", "seeds", "metric", "together", "expect")
+SEARCH = ("search", "trials", "tuning_seeds")
+KEYS = ("question", "compare", "tune", *SEARCH, "fixed", "seeds", "metric", "together", "expect")
 CLAIM = '{claim: "A > B", because: "..."}, or {claim: "A = B", margin: 0.01, because: "..."}'
 
 
@@ -68,7 +69,7 @@ def parse(raw: Any, where: str, name: str, given: str, scores: Scores) -> Study:
     for key in ("question", "metric"):
         if not isinstance(raw.get(key), str) or not raw[key].strip():
             raise UserError(f"{where}: {key}: has to be a text, not {raw.get(key)!r}")
-    compare, tune = ranges(raw.get("compare"), f"{where}: compare"), ranges(raw.get("tune") or {}, f"{where}: tune")
+    compare, tune = lists_of(raw.get("compare"), f"{where}: compare"), tuned(raw.get("tune") or {}, f"{where}: tune")
     if not compare:
         raise UserError(f"{where}: compare: names no knob; give one with its values, like model.kernel: [1, 3]")
     fixed = fixed_flags(raw, where)
@@ -77,9 +78,7 @@ def parse(raw: Any, where: str, name: str, given: str, scores: Scores) -> Study:
             raise UserError(f"{where}: {knob} stands in more than one of compare, tune and fixed; keep one")
         if knob in ("fit.seed", "run"):
             raise UserError(f"{where}: {knob} cannot be set here: a study sets it for every run (see `seeds`)")
-    seeds = raw.get("seeds", "3")
-    if not isinstance(seeds, str) or not seeds.isdecimal() or int(seeds) < 1:
-        raise UserError(f"{where}: seeds: has to be a whole number from 1 up, not {seeds!r}")
+    seeds, search = count(raw, "seeds", where, "3"), search_of(raw, tune, where)
     metric = raw["metric"]
     if metric not in scores:
         has = ", ".join(f"{score} ({way} is better)" for score, way in scores.items()) or "none"
@@ -93,7 +92,10 @@ def parse(raw: Any, where: str, name: str, given: str, scores: Scores) -> Study:
     shorts = short_names([*compare, *tune])
     claims = [parse_claim(entry, f"{where}: expect[{i}]", compare, shorts) for i, entry in enumerate(expect)]
     question = raw["question"].strip()
-    return Study(name, given, question, compare, tune, fixed, int(seeds), metric, scores[metric], claims, together)
+    asked = Study(name, given, question, compare, tune, fixed, seeds, metric, scores[metric], claims, together, *search)
+    if asked.search and seeds > TUNING:
+        raise UserError(f"{where}: seeds: has to be at most {TUNING:,}, as the search has those from {TUNING:,} up")
+    return asked
 
 
 def knobs(raw: Any, where: str) -> Values:
@@ -128,7 +130,58 @@ def fixed_flags(raw: Mapping[str, Any], where: str) -> Values:
     return {knob: flag_value(value, f"{where}: fixed: {knob}") for knob, value in fixed.items()}
 
 
-def ranges(raw: Any, where: str) -> dict[str, list[Any]]:
+def count(raw: Mapping[str, Any], key: str, where: str, default: str) -> int:
+    """A whole number from 1 up."""
+    found = raw.get(key, default)
+    if not isinstance(found, str) or not found.isdecimal() or int(found) < 1:
+        raise UserError(f"{where}: {key}: has to be a whole number from 1 up, not {found!r}")
+    return int(found)
+
+
+def search_of(raw: Mapping[str, Any], tune: Mapping[str, Any], where: str) -> tuple[str, int, int]:
+    """How ranges are searched, at how many points, with how many seeds each; nothing of that for a grid."""
+    if not any(isinstance(tried, Range) for tried in tune.values()):
+        if odd := next((key for key in SEARCH if key in raw), None):
+            needs = "needs a range in tune to search, like fit.lr: {from: 1e-4, to: 3e-2, scale: log}"
+            raise UserError(f"{where}: {odd}: {needs}")
+        return "", 0, 1
+    search = raw.get("search", "quasi")
+    if search not in ("quasi", "bayes"):
+        raise UserError(f"{where}: search: has to be quasi or bayes, not {search!r}")
+    if "trials" not in raw:
+        raise UserError(f"{where}: trials: is missing; say how many points of the range are tried, like trials: 16")
+    return search, count(raw, "trials", where, ""), count(raw, "tuning_seeds", where, "1")
+
+
+def tuned(raw: Any, where: str) -> dict[str, list[Any] | Range]:
+    """Knobs with the values they are tuned over, a list or a range."""
+    found = knobs(raw, where)
+    lists = lists_of({knob: given for knob, given in found.items() if not isinstance(given, dict)}, where)
+    spaces = {knob: range_of(given, f"{where}: {knob}") for knob, given in found.items() if isinstance(given, dict)}
+    return {knob: lists[knob] if knob in lists else spaces[knob] for knob in found}
+
+
+def range_of(raw: Mapping[str, Any], where: str) -> Range:
+    """{from: 1e-4, to: 3e-2, scale: log}; without a scale it is linear."""
+    form = "{from: 1e-4, to: 3e-2, scale: log}"
+    if odd := next((key for key in raw if key not in ("from", "to", "scale")), None):
+        raise UserError(f"{where}: unknown key {odd!r} in a range; it has to be like {form}")
+    ends = [number(raw[key]) if isinstance(raw.get(key), str) else None for key in ("from", "to")]
+    low, high = ends
+    if low is None or high is None:
+        key = "from" if low is None else "to"
+        raise UserError(f"{where}: {key}: has to be a number, not {raw.get(key)!r}, in a range like {form}")
+    scale = raw.get("scale", "linear")
+    if scale not in ("linear", "log"):
+        raise UserError(f"{where}: scale: has to be linear or log, not {scale!r}")
+    if not low < high:
+        raise UserError(f"{where}: from: has to be below to, and {low:g} is not below {high:g}")
+    if scale == "log" and low <= 0:
+        raise UserError(f"{where}: from: has to be above 0 where the scale is log, not {low:g}")
+    return Range(low, high, scale == "log")
+
+
+def lists_of(raw: Any, where: str) -> dict[str, list[Any]]:
     """Knobs with the values they take; a value may itself be a list, for a knob that has several."""
     found = {}
     for knob, given in knobs(raw, where).items():
@@ -195,6 +248,8 @@ def dump(study: Study) -> str:
 
     def plain(value: Any) -> Any:
         """Numbers as numbers, where YAML writes them alike: else every 3 would stand in quotes."""
+        if isinstance(value, Range):
+            return {"from": value.low, "to": value.high, "scale": "log" if value.log else "linear"}
         if isinstance(value, dict):
             return {key: plain(inner) for key, inner in value.items()}
         if isinstance(value, list):
@@ -202,7 +257,9 @@ def dump(study: Study) -> str:
         number = yaml.safe_load(value) if isinstance(value, str) and re.fullmatch("[-+.0-9]+", value) else None
         return number if str(number) == value else value
 
-    raw = {key: getattr(study, key) for key in KEYS if key != "expect" and getattr(study, key) != {}}
+    left_out = ("expect", *(() if study.search else SEARCH))
+    raw = {key: getattr(study, "points" if key == "trials" else key) for key in KEYS if key not in left_out}
+    raw = {key: value for key, value in raw.items() if value != {}}
     raw |= {key: plain(raw[key]) for key in ("compare", "tune", "fixed") if key in raw}
     raw["expect"] = [
         {"claim": c.text, **({"margin": c.margin} if c.relation == "=" else {}), "because": c.because}

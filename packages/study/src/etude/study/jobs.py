@@ -223,7 +223,12 @@ class Work:
             self.queue += self.to_score(of)
 
     def to_score(self, of: str) -> list[tuple[list[Trial], str]]:
-        """The runs of a setting whose test score is due; where values are tuned, the best ones', once all are there."""
+        """The runs of a setting whose test score is due; where values are tuned, the best ones', once all are there.
+
+        While there is a search, that is none.
+        """
+        if self.study.search:
+            return []
         groups = [job.trials for job in self.running] + [group for group, verb in self.queue if verb == "train"]
         at_work = {trial for group in groups for trial in group}
         every = [trial for trial in self.study.trials() if trial.of == of]

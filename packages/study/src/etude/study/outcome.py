@@ -14,12 +14,13 @@ from typing import Any
 from etude import files, tested
 from etude.errors import UserError
 from etude.study.judge import Score, Verdict, estimate, judge
-from etude.study.question import Study, Trial, Values, label, number, short_names
+from etude.study.question import TUNING, Range, Study, Trial, Values, label, number, short_names
 
 FILES = {"valid": "result", "test": "test"}
 REMEDY = "delete it and start the study again"
 NEEDS = {"valid": dict, **dict.fromkeys(("best_epoch", "seconds", "parameters"), int | float | None)}
 Interval = tuple[float, float] | None  # None: not available
+EDGE = 0.05  # so much of a range, at each of its ends, is its edge
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Outcome:
     rows: list[Row]
     verdicts: list[Verdict]
     edges: list[str]
+    """What is to be known of the tuning: best values at an edge, and the points of a search that failed."""
     problems: list[str]
     """Runs that are missing, failed or left out, and why; empty if the study is complete."""
     runs: list[Scored]
@@ -134,8 +136,8 @@ def measure(study: Study, out: Path, trial: Trial) -> Scored:
     )
 
 
-def choose(study: Study, runs: Sequence[Scored]) -> list[Scored]:
-    """Of all runs of one compared setting, those of the best tuned values: best on VALIDATION, mean over the seeds.
+def best_group(study: Study, runs: Sequence[Scored]) -> list[Scored]:
+    """Of runs of one compared setting those of the best tuned values: best on VALIDATION, mean over the seeds.
 
     Values that failed for some seeds cannot win on the rest: only those with the most runs that count are held
     together.
@@ -148,7 +150,36 @@ def choose(study: Study, runs: Sequence[Scored]) -> list[Scored]:
         valid = [run.valid for run in group if not run.problem and run.valid is not None]
         return len(valid), study.sign() * math.fsum(valid) / max(1, len(valid))
 
-    return max(groups.values(), key=merit)  # the first as written, among equals
+    return max(groups.values(), key=merit, default=[])  # the first as written, among equals
+
+
+def choose(study: Study, runs: Sequence[Scored]) -> list[Scored]:
+    """Of all runs of one compared setting, those that are reported: of the best tuned values.
+
+    A grid reports the runs that it has chosen by; a search, those of the best point with seeds of their own.
+    """
+    if not study.search:
+        return best_group(study, runs)
+    best = leader(study, runs)
+    return [run for run in runs if best and run.trial.group == best.group and not run.trial.tuning]
+
+
+def leader(study: Study, runs: Sequence[Scored]) -> Trial | None:
+    """A run of the best point of a search, of all runs of one compared setting; None: there is no score."""
+    best = best_group(study, [run for run in runs if run.trial.tuning])
+    return next((run.trial for run in best if not run.problem), None)
+
+
+def leaders(study: Study, runs: Sequence[Scored]) -> list[Trial]:
+    """Those of all compared settings, of all runs."""
+    best = [leader(study, [run for run in runs if run.trial.of == of]) for of in study.names()]
+    return [trial for trial in best if trial]
+
+
+def fresh(study: Study, runs: Sequence[Scored]) -> list[Trial]:
+    """What is run when a search is over: its best points, with the seeds that are reported."""
+    best = leaders(study, runs)
+    return [study.trial(trial.setting, trial.tuned, seed) for seed in range(study.seeds) for trial in best]
 
 
 def summarise(study: Study, out: Path) -> Outcome:
@@ -158,20 +189,14 @@ def summarise(study: Study, out: Path) -> Outcome:
 
 def conclude(study: Study, runs: list[Scored]) -> Outcome:
     """What the runs of a study say, one for each of its trials."""
-    failed: dict[str, list[Scored]] = {}
-    for run in runs:
-        if run.problem and run.problem != "not run":
-            failed.setdefault(run.trial.group, []).append(run)
-    problems = [f"{first.trial}: {first.problem}{and_seeds(others)}" for first, *others in failed.values()]
-    missing = [str(run.trial) for run in runs if run.problem == "not run"]
-    if missing:
-        problems.append(f"{len(missing)} of {len(runs)} runs are missing: {', '.join(missing)}")
+    problems, notes = what_is_missing(study, runs)
     rows: list[Row] = []
     by_seed: dict[str, dict[int, Score]] = {}
-    edges: list[str] = []
-    for of in dict.fromkeys(run.trial.of for run in runs):
-        best = choose(study, [run for run in runs if run.trial.of == of])
-        trial, counted = best[0].trial, [run for run in best if not run.problem]
+    for setting in study.settings():
+        of = study.trial(setting, {}, 0).of
+        every = [run for run in runs if run.trial.of == of]
+        best = choose(study, every)
+        counted = [run for run in best if not run.problem]
         untested = [f"{run.trial}{f' ({run.untested})' if run.untested else ''}" for run in counted if run.test is None]
         if untested:
             problems.append(f"no test score yet: {', '.join(untested)}")
@@ -180,20 +205,42 @@ def conclude(study: Study, runs: list[Scored]) -> Outcome:
             for run in counted
             if run.test is not None
         }
-        found = estimate(scores)
+        estimated = estimate(scores)
         row = Row(
-            trial.setting,
-            trial.tuned,
+            setting,
+            best[0].trial.tuned if best else dict.fromkeys(study.tune),
             of,
             test={seed: score.value for seed, score in scores.items()},
             valid={run.trial.seed: run.valid for run in counted if run.valid is not None},
             parameters=counted[0].parameters if counted else None,
             seconds=mean({run.trial.seed: run.seconds for run in counted if run.seconds is not None}),
-            interval=found.interval() if found else None,
+            interval=estimated.interval() if estimated else None,
         )
         rows.append(row)
-        edges += at_the_edge(study, row) if counted else []
-    return Outcome(study, rows, judge(study.expect, by_seed, study.seeds, study.sign()), edges, problems, runs)
+        notes += at_the_edge(study, row, every) if counted else []
+    return Outcome(study, rows, judge(study.expect, by_seed, study.seeds, study.sign()), notes, problems, runs)
+
+
+def what_is_missing(study: Study, runs: Sequence[Scored]) -> tuple[list[str], list[str]]:
+    """Why the study is not complete; and what has to be known of its search, where that a point fails is an answer."""
+    failed: dict[tuple[str, bool], list[Scored]] = {}
+    for run in runs:
+        if run.problem and run.problem != "not run":
+            failed.setdefault((run.trial.group, run.trial.tuning), []).append(run)
+    told: dict[bool, list[str]] = {False: [], True: []}
+    for (_, tuning), (first, *others) in failed.items():
+        told[tuning].append(f"{first.trial}: {first.problem}{and_seeds(others)}")
+    problems, notes = told[False], [f"{line}; this point cannot win" for line in told[True]]
+    missing = [str(run.trial) for run in runs if run.problem == "not run"]
+    if missing:
+        problems.append(f"{len(missing)} of {len(runs)} runs are missing: {', '.join(missing)}")
+    for of in study.names() if study.search else ():
+        tried = {run.trial.group for run in runs if run.trial.of == of and run.trial.tuning}
+        if len(tried) < study.points:
+            problems.append(f"{of}: {len(tried)} of the {study.points} points of its search are there")
+        if tried and not leader(study, [run for run in runs if run.trial.of == of]):
+            problems.append(f"{of}: no point of its search has a score")
+    return problems, notes
 
 
 def and_seeds(runs: Sequence[Scored]) -> str:
@@ -203,12 +250,19 @@ def and_seeds(runs: Sequence[Scored]) -> str:
     return f"; neither do seeds {', '.join(str(run.trial.seed) for run in runs)} count, as results.csv says"
 
 
-def at_the_edge(study: Study, row: Row) -> list[str]:
-    """The tuned knobs whose best value is the least or the most of those tried."""
+def at_the_edge(study: Study, row: Row, runs: Sequence[Scored]) -> list[str]:
+    """The tuned knobs whose best value is the least or the most that was tried, or within EDGE of a range's end."""
     shorts, edges = short_names([*study.compare, *study.tune]), []
     for knob, value in row.tuned.items():
-        tried = [x for x in map(number, study.tune[knob]) if x is not None]
-        if len(tried) == len(study.tune[knob]) > 1 and number(value) in (min(tried), max(tried)):
+        space, best = study.tune[knob], number(value)
+        every = space if isinstance(space, list) else [run.trial.tuned[knob] for run in runs]
+        tried = [x for x in map(number, every) if x is not None]
+        if best is None or len(tried) < len(every) or len(set(tried)) < 2:
+            continue
+        if isinstance(space, Range):
+            if best in (min(tried), max(tried)) or not EDGE < space.place(best) < 1 - EDGE:
+                edges.append(f"{shorts[knob]}={label(value)} is at the edge of its range, {space} ({row.of}): widen it")
+        elif best in (min(tried), max(tried)):
             edges.append(f"{shorts[knob]}={label(value)} is the edge of its range ({row.of}): widen it")
     return edges
 
@@ -248,7 +302,10 @@ def key(trial: Trial) -> tuple[str, ...]:
 
 
 def kept(study: Study, file: Path) -> list[Scored]:
-    """The runs of a study that a file like results.csv tells of, for `conclude`; those it does not are "not run"."""
+    """The runs of a study that a file like results.csv tells of, for `conclude`; those it does not are "not run".
+
+    Of a search the file says, too, which runs there are.
+    """
     try:
         with file.open(newline="", encoding="utf-8") as f:
             lines = list(csv.DictReader(f, strict=True))
@@ -256,18 +313,45 @@ def kept(study: Study, file: Path) -> list[Scored]:
         raise UserError(f"{file}: cannot be read as CSV ({e}); it has to be the results.csv of a study") from e
     knobs = [*study.compare, *study.tune, "seed"]
     found: dict[tuple[str, ...], Scored] = {}
-    trials = {key(trial): trial for trial in study.trials()}
+    trials = {} if study.search else {key(trial): trial for trial in study.trials()}
     for n, line in enumerate(lines, 2):
         try:
             which = tuple(line[knob] for knob in knobs)
-            if which not in trials:
+            trial = trial_of(study, which) if study.search else trials.get(which)
+            if trial is None:
                 raise ValueError(f"the study has no run {' '.join(which)}")
             if which in found:
                 raise ValueError(f"the run {' '.join(which)} stands here twice")
-            found[which] = scored_of(study, trials[which], line)
+            found[which] = scored_of(study, trial, line)
         except (KeyError, ValueError, TypeError, AttributeError) as e:
             raise UserError(f"{file}, line {n}: {e}; it has to be the results.csv of this study") from e
+    if study.search:
+        searched = {which: run for which, run in found.items() if run.trial.tuning}
+        trials = {which: run.trial for which, run in searched.items()}
+        trials |= {key(trial): trial for trial in fresh(study, list(searched.values()))}
+        if other := next((which for which in found if which not in trials), None):
+            raise UserError(f"{file}: {' '.join(other)} is no run of the best point on validation; make it anew")
     return [found.get(which, Scored(trial, "not run")) for which, trial in trials.items()]
+
+
+def trial_of(study: Study, which: Sequence[str]) -> Trial | None:
+    """The run of a search that the first cells of a line name; None if the study can have no such run."""
+    *cells, seed = which
+    compared, words = cells[: len(study.compare)], cells[len(study.compare) :]
+    setting = next((s for s in study.settings() if [*map(label, s.values())] == compared), None)
+    tuned = {knob: value_of(study, knob, word) for knob, word in zip(study.tune, words, strict=True)}
+    here = seed.isdecimal() and (int(seed) < study.seeds or 0 <= int(seed) - TUNING < study.tuning_seeds)
+    known = here and None not in tuned.values()
+    return study.trial(setting, tuned, int(seed)) if known and setting is not None else None
+
+
+def value_of(study: Study, knob: str, word: str) -> Any:
+    """The value of a tuned knob that a cell has; None if it is none of those that are searched."""
+    space = study.tune[knob]
+    if isinstance(space, list):
+        return next((value for value in space if label(value) == word), None)
+    x = number(word)
+    return word if x is not None and space.low <= x <= space.high else None
 
 
 def scored_of(study: Study, trial: Trial, line: Mapping[str, str]) -> Scored:

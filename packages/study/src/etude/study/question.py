@@ -1,7 +1,8 @@
 """A study as it is asked: compared, tuned and fixed knobs, seeds, expectations; and its trials, with their names.
 
 The vocabulary is that of Google's tuning playbook (Godbole et al. 2023): *scientific* knobs are compared, *nuisance*
-knobs are tuned separately for every compared setting, on validation, and the rest is *fixed*.
+knobs are tuned separately for every compared setting, on validation, and the rest is *fixed*. Knobs are tuned on a grid
+or by a search of ranges (`etude.study.search`).
 """
 
 import hashlib
@@ -21,6 +22,44 @@ from etude.study.judge import Claim
 Values = dict[str, Any]  # knob -> value: a word as it is written, True, False, None, or a list of those
 LONGEST = 60  # letters in the name of a folder, but for a hash: on Windows a whole path may have 260
 LONGER = 120  # what it was: folders of that time are found
+TUNING = 1000  # the first seed of a search; what is reported has seeds below it
+NEAR = 1e-4  # so much of a range, at most, is a point off for being written with few digits
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values between two numbers, both included, that a search takes points from."""
+
+    low: float
+    high: float
+    log: bool = False
+    """even in the logarithm: as many points from 1e-4 to 1e-3 as from 1e-3 to 1e-2"""
+    whole: bool = field(default=False, compare=False)
+    """whole numbers only; the type of the knob says so, not the file"""
+
+    def ends(self) -> tuple[float, float]:
+        """Where the range starts and ends, on its scale; a whole number has the space of one around it."""
+        low, high = (self.low - 0.5, self.high + 0.5) if self.whole else (self.low, self.high)
+        return (math.log(low), math.log(high)) if self.log else (low, high)
+
+    def place(self, value: float) -> float:
+        """Where a value lies in the range, on its scale: 0 at its start, 1 at its end."""
+        low, high = self.ends()
+        return ((math.log(value) if self.log else value) - low) / (high - low)
+
+    def at(self, place: float) -> str:
+        """The value at a place, as it is written: with as few digits as bring it within NEAR of there."""
+        low, high = self.ends()
+        x = low + place * (high - low)
+        x = min(max(math.exp(x) if self.log else x, self.low), self.high)
+        if self.whole:
+            return str(round(x))
+        words = (f"{x:.{digits}g}" for digits in range(1, 17))
+        fit = (w for w in words if self.low <= float(w) <= self.high and abs(self.place(float(w)) - place) <= NEAR)
+        return next(fit, repr(x))
+
+    def __str__(self) -> str:
+        return f"from {self.low:g} to {self.high:g}"
 
 
 @dataclass(frozen=True)
@@ -32,7 +71,7 @@ class Study:
     """the name or path by which the user asked for it"""
     question: str
     compare: dict[str, list[Any]]
-    tune: dict[str, list[Any]]
+    tune: dict[str, list[Any] | Range]
     fixed: Values
     seeds: int
     metric: str
@@ -41,20 +80,36 @@ class Study:
     expect: list[Claim]
     together: str = "auto"
     """auto: runs that can be are trained together; off: each by itself"""
+    search: str = ""
+    """quasi or bayes: how the points of a search are found; empty: the tuned values are a grid"""
+    points: int = 0
+    """of a search, for each compared setting: `trials` in the file"""
+    tuning_seeds: int = 1
+    """of each point of a search: TUNING, TUNING + 1, ..."""
+    listed: "tuple[Trial, ...] | None" = field(default=None, compare=False)
+    """the trials of a search as far as they are known, which `etude.study.search` finds out"""
 
     def settings(self) -> list[Values]:
         """Everything that is compared: the product of the compared knobs."""
         return product(self.compare)
 
+    def names(self) -> list[str]:
+        """The settings, as their folders are named."""
+        return [self.trial(setting, {}, 0).of for setting in self.settings()]
+
     def trials(self) -> "list[Trial]":
         """Every run of the study; the first seed of all settings comes first, so half a study already compares them."""
+        if self.listed is not None:
+            return list(self.listed)
+        if self.search:
+            raise ValueError("what a search tries is known from its folder only: see etude.study.search.found")
+        grid = product({knob: values for knob, values in self.tune.items() if isinstance(values, list)})
+        return [self.trial(s, tuned, seed) for seed in range(self.seeds) for s in self.settings() for tuned in grid]
+
+    def trial(self, setting: Values, tuned: Values, seed: int) -> "Trial":
         shorts = short_names([*self.compare, *self.tune])
-        return [
-            Trial(setting, tuned, seed, folder_name(setting, shorts), folder_name({**setting, **tuned}, shorts))
-            for seed in range(self.seeds)
-            for setting in self.settings()
-            for tuned in product(self.tune)
-        ]
+        of, group = folder_name(setting, shorts), folder_name({**setting, **tuned}, shorts)
+        return Trial(setting, tuned, seed, of, group, bool(self.search) and seed >= TUNING)
 
     def sign(self) -> int:
         """+1 if a larger metric is better, else -1."""
@@ -72,6 +127,8 @@ class Trial:
     """The compared setting it belongs to, "kernel=3"."""
     group: str
     """That with the tuned values, "kernel=3,lr=0.003"; its seeds share the folder of this name (see `on_disk`)."""
+    tuning: bool = False
+    """It is there to choose the tuned values by, and is not scored on the test part."""
 
     def folder(self, out: Path) -> Path:
         return inside(out, self.group) / f"seed={self.seed}"

@@ -13,7 +13,7 @@ from etude.errors import UserError
 from etude.markdown import block, literal
 from etude.study.judge import CONFIDENCE, LEVEL, Verdict
 from etude.study.outcome import Interval, Outcome, lines_of, mean
-from etude.study.question import label, short_names
+from etude.study.question import TUNING, label, short_names
 
 
 def cell(x: float | None, form: str) -> str:
@@ -56,6 +56,10 @@ def notes(outcome: Outcome) -> list[str]:
         f"Test {study.metric} ({study.better} is better) of the checkpoint chosen on validation, mean over the seeds."
         + (" Tuned values are those best on validation." if study.tune else "")
     ]
+    if study.search:
+        seeds = f"seed {TUNING}" if study.tuning_seeds == 1 else f"seeds {TUNING} to {TUNING + study.tuning_seeds - 1}"
+        each = f"{study.points} points of each setting" if len(study.settings()) > 1 else f"{study.points} points"
+        found.append(f"They were found among {each} ({study.search}) with {seeds}; all scores here are of other seeds.")
     if study.seeds == 1:
         found.append("One seed: there is no interval, and every verdict is unclear.")
     else:
@@ -172,9 +176,9 @@ def save(outcome: Outcome, out: Path, command: str) -> None:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(lines_of(outcome))
     files.write(out / "results.csv", files.encode(text.getvalue()))
-    groups: dict[str, list[Path]] = {}
-    for run in outcome.runs:
+    groups: dict[tuple[str, bool], list[Path]] = {}
+    for run in outcome.runs:  # of a search's best point, the runs that are reported come last
         if not run.problem:
-            groups.setdefault(run.trial.group, []).append(run.trial.folder(out))
+            groups.setdefault((run.trial.group, run.trial.tuning), []).append(run.trial.folder(out))
     for folders in groups.values():
         write_curves(folders[0].parent, mean_curves(folders))

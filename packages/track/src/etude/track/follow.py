@@ -174,8 +174,9 @@ def runs(package: Package, place: Path, known: Container[Path] = ()) -> Iterator
             yield Followed(place, package.name, place.resolve().name)
         return
     from etude.study.file import load
+    from etude.study.search import found
 
-    asked = load(str(place / "study.yaml"), package.module, package.scores)
+    asked = found(load(str(place / "study.yaml"), package.module, package.scores), place)
     for trial in asked.trials():
         folder = trial.folder(place)
         # environment.json comes after config.yaml, and by it a run is known.
