@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 TOGETHER = 2**21  # logits that are computed at once: 8 MB in fp32, about what stays in a CPU's cache
 
@@ -17,6 +18,34 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor, targets: Tenso
     """
     found: Tensor = Fused.apply(x, weight, bias, targets)[0]
     return found
+
+
+def sampled_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, chance: Tensor) -> Tensor:
+    """An estimate of `linear_cross_entropy` that looks at a part of the vocabulary: all targets, and a sample.
+
+    Every token is drawn with its `chance`, [V] in (0, 1], apart from the others, and stands for 1 / chance of its kind:
+    so the sum in softmax is estimated without bias (Horvitz & Thompson 1952), and exactly where all chances are 1. Its
+    logarithm is a little too small on the average (Jensen). As in Jean et al. 2015, the batch shares one sample.
+    """
+    sure = torch.zeros_like(chance, dtype=torch.bool).index_fill_(0, targets, True)
+    kept = sure | (torch.rand_like(chance) < chance)
+    some = kept.nonzero()[:, 0]
+    shift = chance.log().masked_fill(sure, 0)[some]
+    return linear_cross_entropy(x, F.embedding(some, weight), bias[some] - shift, (kept.cumsum(0) - 1)[targets])
+
+
+def chances(counts: Tensor, size: int) -> Tensor:
+    """Chances that are as frequencies, at most 1, and add up to `size`: [V] counts of tokens, all above 0 -> [V]."""
+    found = torch.ones_like(counts, dtype=torch.float64)
+    if size < len(counts):
+        rest = torch.ones_like(counts, dtype=torch.bool)
+        while True:
+            found[rest] = counts[rest].double() * (size - int((~rest).sum())) / counts[rest].sum()
+            if not (over := rest & (found >= 1)).any():
+                break
+            found[over] = 1
+            rest &= ~over
+    return found.float()
 
 
 def surprisals(x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
