@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from etude import draw
-from etude.errors import UserError
 from etude.fingerprint import fingerprint
 from etude.language.knobs import LANGUAGE, Language
 from etude.layers.language import BOUNDARY, LanguageModel, perplexity
@@ -175,14 +174,8 @@ def predict(task: Writer, texts: list[str]) -> list[str]:
 
 
 @torch.inference_mode()
-def embed(task: Writer, texts: list[str], where: str) -> np.ndarray:
-    """What the last LSTM has read at the end of every text, float32 [N, E]; of a long one of its end.
-
-    Raises UserError if there is no text in the files, which `where` names.
-    """
-    if not texts:
-        noun = task.script.noun
-        raise UserError(f"{where}: there is no {noun}; give a text file, one {noun} a line")
+def embed(task: Writer, texts: list[str]) -> np.ndarray:
+    """What the last LSTM has read at the end of every text, float32 [N, E]; of a long one of its end."""
     device = task.model.bias.device
     found = torch.zeros(len(texts), task.language.embedding)
     last = [task.cut([row])[0][-1] for row in task.script.encode(texts)]
