@@ -143,7 +143,9 @@ def test_perplexity_is_per_token_with_the_ends_counted_and_so_is_that_of_trigram
     assert main(["predict", str(start), reviews(*test)]) == 0
     said = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     nats = sum(math.log(float(perplexity)) * int(tokens) for perplexity, tokens in said) / found["tokens"]
-    assert math.exp(nats) == pytest.approx(found["perplexity_forward"], rel=2e-2)  # evaluated in bf16 where it is faster
+    assert math.exp(nats) == pytest.approx(
+        found["perplexity_forward"], rel=2e-2
+    )  # evaluated in bf16 where it is faster
 
 
 def test_it_writes_and_shows_reviews(start):
@@ -285,7 +287,10 @@ def test_what_cannot_be_started_from_is_refused(start, home, capsys, tmp_path):
         (["--model.start", "empty"], "is no run folder"),
         (["--model.start", "broken"], "broken"),
         (["--model.start", "other"], "other"),
-        (["--model.start", "language", "--text.tokenizer", "bpe"], "has the vocabulary of text.tokenizer words, not bpe"),
+        (
+            ["--model.start", "language", "--text.tokenizer", "bpe"],
+            "has the vocabulary of text.tokenizer words, not bpe",
+        ),
         (["--model.start", "language", "--text.no-plain"], "has the vocabulary of text.plain True, not False"),
         (["--model.start", "language", "--model.hidden", "7"], "model.hidden is that of the language model"),
         (["--model.start", "language", "--model.rate", "0"], "model.rate"),

@@ -90,9 +90,7 @@ class Model:
             raise UserError("model.kind none reads nothing: give --model.ngrams 2, or another kind")
 
 
-OF_START = tuple(
-    "kind embedding hidden layers bidirectional joining pooling fixed_gates widths members".split()
-)
+OF_START = tuple("kind embedding hidden layers bidirectional joining pooling fixed_gates widths members".split())
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,7 @@ class Classifier(nn.Module):
 
     share: Tensor
 
-    def __init__(
-        self, config: Model, vocabulary: int, unknown: int, keys: Tensor, start: Start | None = None
-    ) -> None:
+    def __init__(self, config: Model, vocabulary: int, unknown: int, keys: Tensor, start: Start | None = None) -> None:
         """`keys`: the n-grams that are known, see `NGrams`; `start`: the language model that the reader begins as."""
         super().__init__()
         self.linear = NGrams(config.ngrams, keys) if config.ngrams else None

@@ -149,7 +149,11 @@ class Speaking(Writer):
 
 def describe(task: Speaking, totals: Totals) -> tuple[str, dict[str, Any]]:
     """The perplexity, and that of trigrams with modified Kneser-Ney smoothing of the same tokens, if they are there."""
-    scores, means, tokens = task.scores(totals), totals.means(), sum(map(len, task.rows["test"])) + len(task.rows["test"])
+    scores, means, tokens = (
+        task.scores(totals),
+        totals.means(),
+        sum(map(len, task.rows["test"])) + len(task.rows["test"]),
+    )
     unknown = float(np.mean(np.concatenate(task.rows["test"]) == task.script.unknown))
     found = {**scores, "tokens": tokens, "unknown_words": unknown, "vocabulary": task.script.tokens}
     noun = task.script.noun
