@@ -10,10 +10,10 @@ Of each run, on the test reviews, into packages/imdb-rnn/results/positions.csv:
 - `gradient`: the mean length of the gradient of a review's loss with respect to the embedding of the token so many
   steps before its end, as a part of that of the last token; of reviews of at least 101 tokens.
 
-Expected, and written before any run: the plain RNN's gradient falls geometrically, to below a hundredth within 20
-tokens of the end, so that it answers from these: reading the last 20 only costs it nothing, and of long reviews it knows
-no more than of short ones. The LSTM's gradient falls by less than a factor of ten over 100 tokens, and each halving of
-what is read costs it accuracy, whichever end is cut off.
+Expected, and written before any run: the gradient of the plain RNN falls geometrically, to below a hundredth within 20
+tokens of the end, so that it answers from these: reading the last 20 only costs it nothing, and of long reviews it
+knows no more than of short ones. The LSTM's gradient falls by less than a factor of ten over 100 tokens,
+and each halving of what is read costs it accuracy, whichever end is cut off.
 """
 
 import argparse

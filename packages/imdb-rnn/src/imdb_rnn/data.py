@@ -50,7 +50,8 @@ def load(name: str, division: int, held_out: float = 0.1) -> Dataset:
 
     The test part is the official one. Training texts that are in it too, or that repeat another one (see `identity`),
     are left out; a share `held_out` of each class of the rest, drawn by `division`, is the validation part: a smaller
-    share is part of a larger one. The sample is always the same. Raises UserError for files that are missing or not what they should be.
+    share is part of a larger one. The sample is always the same. Raises UserError for files that are missing
+    or not what they should be.
     """
     match name:
         case "sample":

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from etude.language.task import Script, Speaking, Writer
-from etude.layers.language import BOUNDARY
 from etude.text.fingerprints import fingerprints
 from etude.text.tokenizer import Tokenizer
 from etude.train.task import Split

@@ -266,7 +266,7 @@ def describe(task: Categories | Speaking, totals: Totals) -> tuple[str, dict[str
 
 
 def predict(task: Predictor | Writer, inputs: list[str]) -> list[str]:
-    """The category of every line of the files, in order; of a language model the perplexity and the number of tokens."""
+    """The category of every line of the files, in order; of a language model what that of `speech` says."""
     texts = [text for name in inputs for text in data.read_lines(name)]
     if isinstance(task, Writer):
         return speech.predict(task, texts)

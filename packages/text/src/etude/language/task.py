@@ -149,12 +149,9 @@ class Speaking(Writer):
 
 def describe(task: Speaking, totals: Totals) -> tuple[str, dict[str, Any]]:
     """The perplexity, and that of trigrams with modified Kneser-Ney smoothing of the same tokens, if they are there."""
-    scores, means, tokens = (
-        task.scores(totals),
-        totals.means(),
-        sum(map(len, task.rows["test"])) + len(task.rows["test"]),
-    )
-    unknown = float(np.mean(np.concatenate(task.rows["test"]) == task.script.unknown))
+    scores, means, rows = task.scores(totals), totals.means(), task.rows["test"]
+    tokens = sum(map(len, rows)) + len(rows)
+    unknown = float(np.mean(np.concatenate(rows) == task.script.unknown))
     found = {**scores, "tokens": tokens, "unknown_words": unknown, "vocabulary": task.script.tokens}
     noun = task.script.noun
     lines = [f"perplexity {scores['perplexity']:.2f} per token (of {tokens:,}, ends of {noun}s counted)"]
@@ -162,7 +159,7 @@ def describe(task: Speaking, totals: Totals) -> tuple[str, dict[str, Any]]:
         found["perplexity_forward"] = perplexity(means["forward"])
         lines[0] += f", read both ways; {found['perplexity_forward']:.2f} from the beginning alone"
     if task.rows["train"]:
-        peer = KneserNey(task.rows["train"], task.script.tokens).surprisals(task.rows["test"])
+        peer = KneserNey(task.rows["train"], task.script.tokens).surprisals(rows)
         found["kneser_ney"] = perplexity(float(peer.mean()))
         lines.append(f"perplexity {found['kneser_ney']:.2f} of trigrams with Kneser-Ney smoothing, on the same tokens")
     lines.append(f"unknown words {unknown:.2%}, a token like any other, for both")
