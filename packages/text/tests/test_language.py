@@ -114,6 +114,28 @@ def test_the_sampled_sum_of_softmax_is_right_on_the_average_and_its_gradient_rea
     assert reached[3] and 0 < reached.sum() < 20
 
 
+def test_what_a_row_adds_to_the_sampled_loss_depends_on_no_other():
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(9, 6), torch.randn(20, 6, requires_grad=True), torch.randn(20)
+    targets, chance = torch.randint(0, 20, (9,)), torch.linspace(0.2, 1, 20)
+    found = []
+    for parts in ([slice(0, 9)], [slice(0, 4), slice(4, 5), slice(5, 9)]):
+        total = torch.zeros(())
+        for part in parts:
+            torch.manual_seed(1)  # the same sample
+            total = total + sampled_cross_entropy(x[part], weight, bias, targets[part], chance)
+        found.append([total.detach(), *torch.autograd.grad(total, weight)])
+    torch.testing.assert_close(*found)
+    torch.manual_seed(1)
+    drawn = torch.rand(20) < chance
+    logits = F.linear(x, weight, bias).detach()
+    expected = torch.zeros(())
+    for row, target in zip(logits, targets.tolist(), strict=True):
+        others = [row[k].exp() / chance[k] for k in range(20) if drawn[k] and k != target]
+        expected = expected + (row[target].exp() + sum(others)).log() - row[target]
+    torch.testing.assert_close(found[0][0], expected)
+
+
 def test_every_token_and_every_end_is_predicted_once():
     text = np.arange(1, 8)
     for longest in (1, 3, 7, 8, 20):
