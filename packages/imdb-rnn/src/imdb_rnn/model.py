@@ -1,6 +1,6 @@
 """The models. Shapes: B reviews, T tokens of the longest, E embedding, H hidden, D directions."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,7 @@ class Started(nn.Module):
 
     def __init__(self, config: Model, vocabulary: int, of: Start) -> None:
         super().__init__()
-        how = {"rate": config.rate, "dropout": config.dropout, "word_dropout": config.word_dropout}
+        how: dict[str, Any] = {"rate": config.rate, "dropout": config.dropout, "word_dropout": config.word_dropout}
         self.body = start.Reader(of, config.transfer, vocabulary, config.start, **how)
         self.dropout = nn.Dropout(config.dropout)
         self.classify = nn.Linear(self.body.size, 1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -47,7 +48,7 @@ class Started(nn.Module):
     def __init__(self, config: Model, begin: Start, words: int, categories: int) -> None:
         """`words`: rows of the table of words."""
         super().__init__()
-        how = {"rate": config.rate, "dropout": config.dropout, "word_dropout": config.word_dropout}
+        how: dict[str, Any] = {"rate": config.rate, "dropout": config.dropout, "word_dropout": config.word_dropout}
         self.body = start.Reader(begin, config.transfer, words, config.start, config.pooling, **how)
         self.dense = Dense(config, self.body.size)  # which has no layers here: only those of dan
         self.output = nn.Linear(self.dense.size, categories)
