@@ -31,7 +31,7 @@ def sampled_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor, targets: Tens
     drawn = torch.rand_like(chance) < chance
     kept = drawn.index_fill(0, targets, True)
     some = kept.nonzero()[:, 0]
-    shift = (-chance.log()).masked_fill(~drawn, -torch.inf)[some]  # a target counts in its own row, whether drawn or not
+    shift = (-chance.log()).masked_fill(~drawn, -torch.inf)[some]  # in its own row a target counts, drawn or not
     of = F.embedding(some, weight), bias[some], (kept.cumsum(0) - 1)[targets]
     found: Tensor = Fused.apply(x, *of, shift)[0]
     return found
