@@ -38,7 +38,7 @@ HANDIN = {
     "coco-caption": ("--data coco", "beam --fit.epochs 2"),
     "gauss-vae": ("", "objective --fit.epochs 2 --data.train 10000 --importance 500"),
     "grad-flow": ("--data mnist", "depth-sigmoid --fit.epochs 2"),
-    "imdb-rnn": ("--data aclimdb", "joining --fit.epochs 1"),
+    "imdb-rnn": ("--data aclimdb", "joining --data sample --fit.epochs 1"),
     "lstm-pos": ("--data nerus --data.documents 10000", "direction --fit.epochs 1"),
     "names-rnn": ("best", "drawing --fit.epochs 2"),
     "qa-category": ("--data trec", "normalisation --data sample --fit.epochs 1"),

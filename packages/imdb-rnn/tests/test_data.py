@@ -145,9 +145,9 @@ def test_the_folder(home):
     assert got.name == "imdb" and "90 / 10 / 30 reviews" in got.description
 
 
-def test_the_split_follows_the_seed(home):
+def test_the_split_follows_the_division(home):
     put(home)
-    first, same, other = (data.load("imdb", seed) for seed in (1, 1, 2))
+    first, same, other = (data.load("imdb", division) for division in (1, 1, 2))
     assert first.valid.texts == same.valid.texts and first.train.texts == same.train.texts
     assert first.valid.texts != other.valid.texts
     assert first.test.texts == other.test.texts

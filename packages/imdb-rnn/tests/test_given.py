@@ -6,7 +6,8 @@ import pytest
 
 from imdb_rnn import data
 from imdb_rnn.__main__ import main
-from imdb_rnn.task import Sentiment, plain
+from imdb_rnn.reading import plain
+from imdb_rnn.task import Sentiment
 
 SMALL = ["--model.embedding", "8", "--model.hidden", "8", "--fit.epochs", "2", "--fit.batch-size", "16"]
 

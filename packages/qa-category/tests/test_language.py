@@ -14,7 +14,7 @@ from etude import config, testing
 from etude.testing import check_task
 from etude.text.kneser_ney import KneserNey
 from etude.train import checkpoint
-from qa_category import data, starting, task
+from qa_category import data, task
 from qa_category.__main__ import PACKAGE, main
 from qa_category.config import CLASSIFYING, LANGUAGE, Config, Data
 
@@ -75,9 +75,10 @@ def test_perplexity_is_per_token_with_the_ends_counted_and_so_is_that_of_trigram
     out, found = evaluated(start, capsys)
     one = made(*LANGUAGE_FLAGS)
     test = data.load(Data()).test.texts
-    assert found["tokens"] == sum(len(one.split(text)) + 1 for text in test)
+    assert found["tokens"] == sum(len(row) + 1 for row in one.script.encode(test))
     assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
-    peer = KneserNey(one.encode(data.load(Data()).train.texts), found["vocabulary"]).surprisals(one.encode(test))
+    encode = one.script.encode
+    peer = KneserNey(encode(data.load(Data()).train.texts), found["vocabulary"]).surprisals(encode(test))
     assert found["kneser_ney"] == pytest.approx(float(np.exp(peer.mean()))) and len(peer) == found["tokens"]
     assert "trigrams with Kneser-Ney smoothing, on the same tokens" in out
     assert main(["predict", str(start), questions(*test)]) == 0
@@ -88,14 +89,14 @@ def test_perplexity_is_per_token_with_the_ends_counted_and_so_is_that_of_trigram
 
 def test_a_question_is_as_likely_in_pieces_of_any_company(start):
     state = checkpoint.read(start)
-    parsed = config.parse(Config, [str(start / "config.yaml"), "--text.max-length", "5"])
+    parsed = config.parse(Config, [str(start / "config.yaml"), "--language.piece", "5"])
     one = task.restore(parsed, state["assets"])
     one.model.load_state_dict(state["model"])
     texts = data.load(Data()).test.texts[:20]
     together, tokens = one.surprisals(texts)
     alone = [one.surprisals([text])[0][0] for text in texts]
     np.testing.assert_allclose(together, alone, rtol=1e-4)
-    assert tokens.tolist() == [len(one.split(text)) + 1 for text in texts]
+    assert tokens.tolist() == [len(row) + 1 for row in one.script.encode(texts)]
 
 
 def test_it_writes_words_that_it_knows_and_embeds(start, capsys):
@@ -155,7 +156,7 @@ def test_a_run_of_which_not_all_learns_resumes_in_every_bit(start, transfer, tmp
         assert testing.different(whole[part], resumed[part], part) is None
     began = checkpoint.read(start)["model"]["encoder.layers.1.weight_hh_l0"]
     found = {name: x for name, x in whole["model"].items() if "layers.1" in name and "weight_hh" in name}
-    learnt = found.pop("encoder.layers.1.parametrizations.weight_hh_l0.original", None)
+    learnt = found.pop("body.encoder.layers.1.parametrizations.weight_hh_l0.original", None)
     assert [torch.equal(x, began) for x in found.values()] == [True]  # what was given stays as it was
     assert (learnt is None) == (transfer == "frozen") and (learnt is None or learnt.abs().max() > 0)
 
@@ -169,7 +170,8 @@ def test_one_more_layer_learns_in_each_epoch(start):
         one.model.zero_grad()
         total, _ = one.step(batch)["loss"]
         total.backward()
-        learns = [any(p.grad is not None for p in part.parameters()) for part in one.model.encoder.parts()]
+        parts = one.model.body.encoder.parts()
+        learns = [any(p.grad is not None for one in part for p in one.parameters()) for part in parts]
         assert learns == [False] * (3 - moved) + [True] * moved
 
 
@@ -181,22 +183,24 @@ def test_it_starts_as_the_language_model(start, transfer):
     speaker = task.restore(config.parse(Config, [str(start / "config.yaml")]), state["assets"])
     speaker.model.load_state_dict(state["model"])
     texts = data.load(Data()).test.texts[:5]
-    assert [row.tolist() for row in one.encode(texts)] == [row.tolist() for row in speaker.encode(texts)]
+    assert [row.tolist() for row in one.encode(texts)] == [row.tolist() for row in speaker.script.encode(texts)]
     row = torch.tensor(one.encode(texts)[0])[None]
-    read = [x.model.eval().encoder(torch.cat([torch.zeros_like(row[:, :1]), row], 1))[0] for x in (one, speaker)]
-    torch.testing.assert_close(*read)
+    encoder = one.model.eval().body.encoder
+    framed = torch.cat([torch.zeros_like(row[:, :1]), row], 1)
+    torch.testing.assert_close(encoder(framed)[0], speaker.model.eval().encoder(framed)[0])
     other = started(start, "scratch").model.eval()
-    assert not torch.allclose(other.encoder(row)[0], one.model.encoder(row)[0])
+    assert not torch.allclose(other.body.encoder(row)[0], encoder(row)[0])
 
 
 def test_layers_below_learn_slower(start):
     one = started(start, "discriminative", "--model.rate", "0.5")
     rates = [
-        next(module.rate for module in part.modules() if hasattr(module, "rate")) for part in one.model.encoder.parts()
+        next(module.rate for module in part.modules() if hasattr(module, "rate"))
+        for (part,) in one.model.body.encoder.parts()
     ]
     assert rates == pytest.approx([0.5 / 2.6**2, 0.5 / 2.6, 0.5])
     frozen = started(start, "frozen").model
-    assert not any(p.requires_grad for p in frozen.encoder.parameters())
+    assert not any(p.requires_grad for p in frozen.body.encoder.parameters())
 
 
 @pytest.mark.parametrize("transfer", ["scratch", "frozen", "whole"])
@@ -294,9 +298,3 @@ def test_what_cannot_be_started_from_is_refused(start, capsys, tmp_path):
         [line] = capsys.readouterr().err.splitlines()
         assert message in line, (line, message)
         assert not Path("new").exists(), flags
-
-
-def test_a_layer_more_in_each_epoch():
-    model = config.parse(Config, ["--model.start", "x", "--model.transfer", "gradual"]).model
-    assert [starting.free(model, 3, epoch) for epoch in range(6)] == [None, 0, 1, 2, 3, 3]
-    assert starting.free(dataclasses.replace(model, transfer="whole"), 3, 1) is None

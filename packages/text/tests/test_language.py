@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from etude.layers import loss
 from etude.layers.beside import learn_beside
-from etude.layers.language import BOUNDARY, Encoder, LanguageModel, perplexity
-from etude.layers.loss import linear_cross_entropy, surprisals
+from etude.layers.language import BOUNDARY, Encoder, LanguageModel, flipped, perplexity
+from etude.layers.loss import chances, linear_cross_entropy, sampled_cross_entropy, surprisals
 from etude.text.batching import pad, pieces
 from etude.text.kneser_ney import KneserNey
 
@@ -82,6 +82,60 @@ def test_in_bf16_the_loss_is_near_and_the_gradients_are_of_the_weights_own_type(
 # -- the model
 
 
+def test_chances_are_as_frequencies_as_far_as_1_and_add_up():
+    counts = torch.tensor([1000, 1, 500, 20, 20, 9, 1])
+    found = chances(counts, 4)
+    assert found.sum().item() == pytest.approx(4) and found.max() == 1
+    free = found < 1
+    assert found[0] == found[2] == 1 and free.sum() == 5
+    torch.testing.assert_close(found[free] / counts[free], (found[free] / counts[free])[:1].expand(5))
+    assert (chances(counts, 7) == 1).all() and (chances(counts, 100) == 1).all()
+
+
+def test_the_sampled_loss_with_all_chances_at_1_is_the_loss():
+    torch.manual_seed(0)
+    x, weight, bias = (torch.randn(n, dtype=torch.float64) for n in ((50, 6), (20, 6), (20,)))
+    targets = torch.randint(0, 20, (50,))
+    found = sampled_cross_entropy(x, weight, bias, targets, torch.ones(20, dtype=torch.float64))
+    torch.testing.assert_close(found, linear_cross_entropy(x, weight, bias, targets))
+
+
+def test_the_sampled_sum_of_softmax_is_right_on_the_average_and_its_gradient_reaches_what_was_drawn():
+    """Of one row the estimated loss is log Z - s, where Z has no bias: exp(loss) has the exact mean."""
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(1, 6).double(), torch.randn(20, 6).double(), torch.randn(20).double()
+    targets, chance = torch.tensor([3]), torch.linspace(0.2, 1, 20).double()
+    draws = torch.stack([sampled_cross_entropy(x, weight, bias, targets, chance).exp() for _ in range(4000)])
+    exact = linear_cross_entropy(x, weight, bias, targets).exp()
+    assert abs(draws.mean() - exact) < 4 * draws.std() / 4000**0.5 and draws.std() > 0.01 * exact
+    weight.requires_grad_()
+    sampled_cross_entropy(x, weight, bias, targets, chance.clamp(max=0.5)).backward()
+    reached = gradient_of(weight).abs().sum(1) > 0
+    assert reached[3] and 0 < reached.sum() < 20
+
+
+def test_what_a_row_adds_to_the_sampled_loss_depends_on_no_other():
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(9, 6), torch.randn(20, 6, requires_grad=True), torch.randn(20)
+    targets, chance = torch.randint(0, 20, (9,)), torch.linspace(0.2, 1, 20)
+    found = []
+    for parts in ([slice(0, 9)], [slice(0, 4), slice(4, 5), slice(5, 9)]):
+        total = torch.zeros(())
+        for part in parts:
+            torch.manual_seed(1)  # the same sample
+            total = total + sampled_cross_entropy(x[part], weight, bias, targets[part], chance)
+        found.append([total.detach(), *torch.autograd.grad(total, weight)])
+    torch.testing.assert_close(*found)
+    torch.manual_seed(1)
+    drawn = torch.rand(20) < chance
+    logits = F.linear(x, weight, bias).detach()
+    expected = torch.zeros(())
+    for row, target in zip(logits, targets.tolist(), strict=True):
+        others = [row[k].exp() / chance[k] for k in range(20) if drawn[k] and k != target]
+        expected = expected + (row[target].exp() + sum(others)).log() - row[target]
+    torch.testing.assert_close(found[0][0], expected)
+
+
 def test_every_token_and_every_end_is_predicted_once():
     text = np.arange(1, 8)
     for longest in (1, 3, 7, 8, 20):
@@ -118,6 +172,46 @@ def test_what_the_model_says_does_not_depend_on_the_company_or_on_padding():
     texts = texts_of(8)
     together = model(*batch_of(texts))
     torch.testing.assert_close(together, sum(model(*batch_of([text])) for text in texts))
+
+
+def test_a_row_is_turned_round_within_its_length():
+    ids = torch.tensor([[1, 2, 3, 9], [4, 9, 9, 9], [5, 6, 7, 8]])
+    assert flipped(ids, torch.tensor([3, 1, 4])).tolist() == [[3, 2, 1, 9], [4, 9, 9, 9], [8, 7, 6, 5]]
+    x = torch.randn(3, 4, 2)
+    torch.testing.assert_close(flipped(flipped(x, torch.tensor([3, 1, 4])), torch.tensor([3, 1, 4])), x)
+
+
+def test_both_ways_are_two_models_of_one_table():
+    torch.manual_seed(0)
+    both = LanguageModel(12, 8, 16, 2, bidirectional=True).eval()
+    ways = [LanguageModel(12, 8, 16, 2).eval() for _ in range(2)]
+    for way, layers in zip(ways, (both.encoder.layers, both.encoder.reverse), strict=True):
+        way.encoder.embedding, way.encoder.layers, way.bias = both.encoder.embedding, layers, both.bias
+    texts = texts_of(10)
+    batch, turned = batch_of(texts), batch_of([text[::-1] for text in texts])
+    torch.testing.assert_close(both(*batch), ways[0](*batch))
+    torch.testing.assert_close(both(*batch, reverse=True), ways[1](*turned))
+    ids, lengths = pad([text for text in texts if len(text)], BOUNDARY)
+    read = both.encoder.read(ids, lengths)
+    assert read.shape == (*ids.shape, 16)
+    for row, text in zip(read, (text for text in texts if len(text)), strict=True):
+        forward, _ = ways[0].encoder(torch.tensor([[BOUNDARY, *text.tolist()]]))
+        backward, _ = ways[1].encoder(torch.tensor([[BOUNDARY, *text[::-1].tolist()]]))
+        expected = torch.cat([forward[0, 1:], backward[0, 1:].flip(0)], 1)
+        torch.testing.assert_close(row[: len(text)], expected)
+    (both(*batch) + both(*batch, reverse=True)).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in both.parameters())
+
+
+def test_only_training_samples():
+    model = model_of()
+    batch = batch_of(texts_of(30))
+    exact = model(*batch).detach()
+    model.sample(torch.arange(12), 6)
+    losses = {float(model(*batch).detach()) for _ in range(5)}
+    assert len(losses) > 1 and float(exact) not in losses
+    torch.testing.assert_close(model.eval()(*batch).detach(), exact)
+    assert "chance" not in model.state_dict()
 
 
 def test_the_states_can_be_handed_on():
@@ -166,7 +260,7 @@ def test_a_gradient_reaches_the_upper_parts_only(free):
     assert outputs.requires_grad == bool(free)
     if free:
         outputs.sum().backward()
-    learns = [all(p.grad is not None for p in part.parameters()) for part in encoder.parts()]
+    learns = [all(p.grad is not None for one in part for p in one.parameters()) for part in encoder.parts()]
     assert learns == [False] * (3 - free) + [True] * free
     torch.testing.assert_close(
         encoder(torch.ones(1, 4, dtype=torch.long), free=free)[0].detach(),

@@ -19,6 +19,7 @@ from etude.text.lines import ended, lines
 from imdb_rnn import sample
 
 SPLIT = -1  # the stream that the validation part is drawn from; epochs, which draw their order likewise, count from 0
+FULL = "imdb-full"  # the folder of whole reviews, which come with the stars that their writers gave
 PARTS = ("train", "test")
 CLASSES = ("negative", "positive")  # the files of a part, in the order of their labels
 ARCHIVE = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"  # Maas et al. 2011
@@ -44,12 +45,13 @@ class Dataset:
     description: str  # one line: the size of every part, and how many reviews were left out of training
 
 
-def load(name: str, seed: int, held_out: float = 0.1) -> Dataset:
+def load(name: str, division: int, held_out: float = 0.1) -> Dataset:
     """`sample`, `imdb` or `aclimdb`; the last is downloaded first if it is not under `etude.download.root()`.
 
     The test part is the official one. Training texts that are in it too, or that repeat another one (see `identity`),
-    are left out; a share `held_out` of each class of the rest, drawn by `seed`, is the validation part. The sample is
-    always the same. Raises UserError for files that are missing or not what they should be.
+    are left out; a share `held_out` of each class of the rest, drawn by `division`, is the validation part: a smaller
+    share is part of a larger one. The sample is always the same. Raises UserError for files that are missing
+    or not what they should be.
     """
     match name:
         case "sample":
@@ -71,7 +73,7 @@ def load(name: str, seed: int, held_out: float = 0.1) -> Dataset:
                 f"{folder / 'train' / kind} has {len(texts)} reviews that are not in the test part too, "
                 "but training and validation need one each; add some"
             )
-    train, valid = (labelled(part) for part in divided(unseen, seed, held_out))
+    train, valid = (labelled(part) for part in divided(unseen, division, held_out))
     test = labelled(tested)
     out = f"left out of training: {shared} that the test part has too, {repeated} that repeat another"
     return Dataset(name, train, valid, test, f"{name}, {sizes(train, valid, test)} ({out})")
@@ -84,6 +86,46 @@ def sizes(*parts: Reviews) -> str:
 def identity(text: str) -> str:
     """What two texts have in common that count as the same: all but white space and capital letters."""
     return " ".join(text.split()).casefold()
+
+
+def letters(text: str) -> str:
+    """By what a language model recognises a text: letters and digits alone, however it is punctuated or spaced."""
+    return re.sub(r"[\W_]", "", text).casefold()
+
+
+def unlabelled(name: str, dataset: Dataset) -> tuple[list[str], int]:
+    """The texts that a language model reads: those of training and, with `imdb-full`, of that folder; each once.
+
+    None of them stands in the validation or in the test part, whatever file it is in; and how many texts were left out
+    for that. Raises UserError for files that are missing or not what they should be.
+    """
+    held = {letters(text) for part in (dataset.valid, dataset.test) for text in part.texts}
+    found = dataset.train.texts + (read_full(root() / FULL) if name == FULL else [])
+    kept: dict[str, str] = {}
+    left = 0
+    for text in found:
+        mark = letters(text)
+        if mark in held:
+            left += 1
+        else:
+            kept.setdefault(mark, text)
+    return list(kept.values()), left
+
+
+def read_full(folder: Path) -> list[str]:
+    """The texts of all files of `imdb-full`, {train,test}/{positive,negative}.tsv: stars, a tab, the review."""
+    texts = []
+    for part in PARTS:
+        for kind in CLASSES:
+            file = folder / part / f"{kind}.tsv"
+            if not file.is_file():
+                raise UserError(f"there is no file {file}: put it there, or leave --unlabelled out")
+            for number, line in enumerate(ended(lines(file, "give a text file, one review a line")), 1):
+                stars, tab, text = line.partition("\t")
+                if not (tab and stars.isdecimal() and text.strip()):
+                    raise UserError(f"{file}, line {number}: not stars, a tab and a review; repair the line")
+                texts.append(unquoted(text))
+    return texts
 
 
 def without(whole: list[list[str]], tested: list[list[str]]) -> tuple[list[list[str]], int, int]:
@@ -104,11 +146,11 @@ def without(whole: list[list[str]], tested: list[list[str]]) -> tuple[list[list[
     return unseen, shared, sum(map(len, whole)) - shared - len(seen)
 
 
-def divided(classes: list[list[str]], seed: int, held_out: float) -> tuple[list[list[str]], list[list[str]]]:
+def divided(classes: list[list[str]], division: int, held_out: float) -> tuple[list[list[str]], list[list[str]]]:
     """The training and the validation part of each class, in the order of the files."""
     train, valid = [], []
     for label, texts in enumerate(classes):
-        order = shuffled(len(texts), seed, SPLIT, label)
+        order = shuffled(len(texts), division, SPLIT, label)
         held = max(1, int(len(texts) * held_out))
         valid.append([texts[i] for i in np.sort(order[:held])])
         train.append([texts[i] for i in np.sort(order[held:])])

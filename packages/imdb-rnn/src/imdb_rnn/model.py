@@ -1,11 +1,13 @@
 """The models. Shapes: B reviews, T tokens of the longest, E embedding, H hidden, D directions."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from etude.language import start
+from etude.language.start import Start
 from etude.layers.pooling import Joining, Pooling
 from etude.layers.recurrent import GRU, LSTM, RNN
 from imdb_rnn.config import Model
@@ -22,18 +24,21 @@ class Classifier(nn.Module):
 
     share: Tensor
 
-    def __init__(self, config: Model, vocabulary: int, unknown: int, keys: Tensor) -> None:
-        """`keys`: the n-grams that are known, see `NGrams`."""
+    def __init__(self, config: Model, vocabulary: int, unknown: int, keys: Tensor, start: Start | None = None) -> None:
+        """`keys`: the n-grams that are known, see `NGrams`; `start`: the language model that the reader begins as."""
         super().__init__()
         self.linear = NGrams(config.ngrams, keys) if config.ngrams else None
         members = 0 if config.kind == "none" else config.members
-        self.readers = nn.ModuleList(Reader(config, vocabulary, unknown) for _ in range(members))
+        self.readers = nn.ModuleList(
+            Started(config, vocabulary, start) if start else Reader(config, vocabulary, unknown) for _ in range(members)
+        )
         weights = [1.0] * bool(config.ngrams) + [config.share / config.members] * members
         self.register_buffer("share", torch.tensor(weights), persistent=False)
 
-    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, lengths: Tensor, *free: int | None) -> Tensor:
+        """`free`: see `Started`."""
         odds = [] if self.linear is None else [self.linear(ids, lengths)]
-        return torch.stack(odds + [reader(ids, lengths) for reader in self.readers])
+        return torch.stack(odds + [reader(ids, lengths, *free) for reader in self.readers])
 
     def answer(self, odds: Tensor) -> Tensor:
         """The log-odds of all parts together: [P, B] -> [B]."""
@@ -57,6 +62,24 @@ class Reader(nn.Module):
             ids = torch.where(torch.rand(ids.shape, device=ids.device) < self.word_dropout, self.unknown, ids)
         pooled = self.body(self.dropout(self.embedding(ids)), lengths)
         odds: Tensor = self.classify(self.dropout(pooled))
+        return odds[:, 0].float()
+
+
+class Started(nn.Module):
+    """What begins as a language model, with concatenated pooling and one linear layer: ids, lengths -> log-odds [B].
+
+    `free`: how many layers of the language model learn, from the top; None: all.
+    """
+
+    def __init__(self, config: Model, vocabulary: int, of: Start) -> None:
+        super().__init__()
+        how: dict[str, Any] = {"rate": config.rate, "dropout": config.dropout, "word_dropout": config.word_dropout}
+        self.body = start.Reader(of, config.transfer, vocabulary, config.start, **how)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classify = nn.Linear(self.body.size, 1)
+
+    def forward(self, ids: Tensor, lengths: Tensor, free: int | None = None) -> Tensor:
+        odds: Tensor = self.classify(self.dropout(self.body(ids, lengths, free)))
         return odds[:, 0].float()
 
 

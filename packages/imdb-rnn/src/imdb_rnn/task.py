@@ -1,45 +1,38 @@
 """imdb-rnn as a Task: is a film review praise or blame?"""
 
 import re
-from collections.abc import Callable
-from functools import cache, cached_property, partial
+from dataclasses import replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import regex
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from etude import confusion, draw, text
+from etude import confusion, draw
+from etude.errors import UserError
 from etude.fingerprint import fingerprint
+from etude.language import start
+from etude.language import task as speech
+from etude.language.start import Start
+from etude.language.task import Speaking, Writer
 from etude.text.batching import by_length, pad, padded_batches, sorted_by_length
-from etude.text.lines import clean
 from etude.text.tokenizer import Tokenizer
+from etude.train import run as runs
 from etude.train.run import Run
 from etude.train.task import Split, Task
 from etude.train.totals import Sums, Totals
-from imdb_rnn import data
-from imdb_rnn.config import SCORES, Config, Text
+from imdb_rnn import data, language, reading
+from imdb_rnn.config import CLASSIFYING, Config, Text
 from imdb_rnn.data import CLASSES, Dataset, Reviews
 from imdb_rnn.model import Classifier, NGrams, ngrams
+from imdb_rnn.reading import encode
 
 SHOWN = 12  # reviews shown before, during and after training
-TOKENIZERS: dict[str, Callable[[list[str], int], Tokenizer]] = {
-    # Without byte fallback an unknown word is one unknown token, not its letters.
-    "words": partial(text.Words.train, byte_fallback=False),
-    "bpe": text.BPE.train,
-    "wordpiece": partial(text.WordPiece.train, byte_fallback=False),
-    "unigram": partial(text.Unigram.train, byte_fallback=False),
-    "characters": partial(text.Characters.train, byte_fallback=False),
-}
-Batch = tuple[Tensor, Tensor, Tensor]  # ids int64 [B, T], lengths int64 [B], labels int64 [B]
-
-LETTER = r"\p{L}\p{N}\p{M}\u200c"  # with the marks on letters, such as vowel signs, and what joins them (Persian)
-# As the Penn Treebank writes them: "do n't".
-_contraction = regex.compile(rf"([{LETTER}_]) (n't|'(?:s|ve|re|ll|d|m)(?![{LETTER}_]))")
-_words = regex.compile(rf"[{LETTER}]+(?:['’][{LETTER}]+)*|[^{LETTER}\s]").findall
+OF_VOCABULARY = ("plain", "tokenizer", "vocabulary")  # the knobs of text that a language model's words follow from
+Batch = tuple[Any, ...]  # ids int64 [B, T], lengths int64 [B], labels int64 [B], and what else the model takes
 
 
 class Parts:
@@ -66,11 +59,11 @@ class Parts:
 class Predictor:
     """What predicts: the model, and the tokenizer that makes rows of ids for it."""
 
-    def __init__(self, config: Config, tokenizer: Tokenizer, keys: Tensor) -> None:
-        """`keys`: the n-grams that are known, see `repeated`."""
-        self.config, self.tokenizer, self.keys = config, tokenizer, keys
+    def __init__(self, config: Config, tokenizer: Tokenizer, keys: Tensor, start: Start | None = None) -> None:
+        """`keys`: the n-grams that are known, see `repeated`; `start`: what it begins as."""
+        self.config, self.tokenizer, self.keys, self.start = config, tokenizer, keys, start
         self.pad_id = tokenizer.id_of("<pad>")
-        self.model = Classifier(config.model, tokenizer.vocab_size, tokenizer.id_of("<unk>"), keys)
+        self.model = Classifier(config.model, tokenizer.vocab_size, tokenizer.id_of("<unk>"), keys, start)
 
     @torch.inference_mode()
     def odds(self, rows: list[np.ndarray]) -> np.ndarray:
@@ -86,18 +79,23 @@ class Predictor:
 class Sentiment(Predictor):
     """The Task: the model, and the reviews that it learns from and is scored on."""
 
-    metric, better = "accuracy", SCORES
+    metric, better = "accuracy", CLASSIFYING
 
-    def __init__(self, config: Config, tokenizer: Tokenizer, keys: Tensor, parts: Parts) -> None:
-        super().__init__(config, tokenizer, keys)
+    def __init__(
+        self, config: Config, tokenizer: Tokenizer, keys: Tensor, parts: Parts, start: Start | None = None
+    ) -> None:
+        super().__init__(config, tokenizer, keys, start)
         self.parts, self.data = parts, parts.dataset.description
-        self.summary = f"{config.model.kind}, {tokenizer.vocab_size:,} {tokenizer.kind}"
+        kind = f"{config.model.transfer}, from a language model" if start else config.model.kind
+        self.summary = f"{kind}, {tokenizer.vocab_size:,} {tokenizer.kind}"
         self.shown = draw.shuffled(len(parts.dataset.valid.texts), config.fit.seed)[:SHOWN]
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
+        """The language model counts where it is learnt from."""
         parts = {split: self.parts.reviews(split) for split in ("train", "valid", "test")}
-        return {split: fingerprint(part.texts, part.labels) for split, part in parts.items()}
+        found = {split: fingerprint(part.texts, part.labels) for split, part in parts.items()}
+        return found | ({"train": fingerprint([found["train"], self.start.mark])} if self.start else {})
 
     def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
         lengths = np.array([len(row) for row in self.parts.examples(split)[0]])
@@ -107,11 +105,14 @@ class Sentiment(Predictor):
 
     def load(self, split: Split, ids: np.ndarray, epoch: int) -> Batch:
         rows, labels = self.parts.examples(split)
-        return *pad([rows[id] for id in ids], self.pad_id), torch.from_numpy(labels[ids])
+        found = *pad([rows[id] for id in ids], self.pad_id), torch.from_numpy(labels[ids])
+        if self.start is None:
+            return found
+        return *found, start.free(self.config.model.transfer, self.start.language.layers + 1, epoch)
 
     def step(self, batch: Batch) -> Sums:
-        ids, lengths, labels = batch
-        parts = self.model(ids, lengths)
+        ids, lengths, labels, *free = batch
+        parts = self.model(ids, lengths, *free)
         odds = self.model.answer(parts.detach())
         learning = parts if self.model.training else odds[None]
         loss = F.binary_cross_entropy_with_logits(learning, labels.float().expand_as(learning), reduction="sum")
@@ -125,7 +126,7 @@ class Sentiment(Predictor):
         return {**totals.means(), "f1": float(confusion.f1(totals.sums["confusion"])[1])}
 
     def assets(self) -> dict[str, Any]:
-        return {"tokenizer": self.tokenizer.state(), "ngrams": self.keys}
+        return {"tokenizer": self.tokenizer.state(), "ngrams": self.keys, "start": self.start and self.start.kept()}
 
     def show(self, run: Run, when: str, step: int) -> None:
         """The same validation reviews each time; at the end also those that were most wrong."""
@@ -148,36 +149,49 @@ class Sentiment(Predictor):
         return "\n".join(lines)
 
 
-def plain(review: str) -> str:
-    """Lower case and one space around every word and mark, so that tokenised and ordinary text look alike."""
-    return " ".join(_words(_contraction.sub(r"\1\2", clean(review.lower()))))
-
-
-def encode(reviews: list[str], tokenizer: Tokenizer, config: Text) -> list[np.ndarray]:
-    """Ids of every review, at least one; of one longer than `max_length` its first and its last half of that."""
-    texts = [" " + plain(review) for review in reviews] if config.plain else reviews
-    rows = []
-    for row in tokenizer.encode_batch(texts):
-        if len(row) > config.max_length:
-            tail = config.max_length // 2
-            row = row[: config.max_length - tail] + row[len(row) - tail :]
-        rows.append(np.array(row or [tokenizer.id_of("<unk>")], dtype=np.int64))
-    return rows
-
-
 def make(config: Config, where: torch.device) -> Task:
-    dataset = data.load(config.data, config.fit.seed, config.held_out)
-    texts = dataset.train.texts
-    if config.text.plain:
-        texts = [" " + plain(review) for review in texts]
-    tokenizer = TOKENIZERS[config.text.tokenizer](texts, config.text.vocabulary)
+    if config.task == "language":
+        return language.make(config)
+    begin = begun(config) if config.model.start else None
+    dataset = data.load(config.data, config.division, config.held_out)
+    if begin:
+        config = as_read(config, begin)
+        tokenizer = tokenizer_of(begin.assets)
+        held = {"test": dataset.test, "validation": dataset.valid}
+        for name, part in held.items():
+            remedy = "give the data, the division and the held-out that it was trained with"
+            known = "seen" if name == "test" else "trained"
+            begin.check(language.marks(part.texts), f"{name} reviews of {dataset.name}", remedy, known)
+    else:
+        tokenizer = reading.learnt(dataset.train.texts, config.text)
     parts = Parts(dataset, tokenizer, config.text)
     longest, pad_id = config.model.ngrams, tokenizer.id_of("<pad>")
     keys = repeated(parts.rows("train") if longest else [], pad_id, longest)
-    task = Sentiment(config, tokenizer, keys, parts)
+    task = Sentiment(config, tokenizer, keys, parts, begin)
     if isinstance(linear := task.model.linear, NGrams):
         count_ngrams(linear, *parts.examples("train"), pad_id)
     return task
+
+
+def begun(config: Config) -> Start:
+    """The language model that a classifier begins as. Raises UserError if it is none."""
+    folder = Path(config.model.start)
+    of = runs.read_config(folder, Config)
+    if of.task != "language":
+        raise UserError(f"{folder} is a classifier: model.start takes the run of a language model, train language")
+    found = Start.of_run(folder, of.language, "imdb-rnn")
+    found.assets["text"] = {name: getattr(of.text, name) for name in OF_VOCABULARY}
+    return found
+
+
+def as_read(config: Config, begin: Start) -> Config:
+    """The configuration with the language model's way to read text. Raises UserError if another one was asked for."""
+    has = replace(Text(), **begin.assets["text"])
+    return replace(config, text=start.same(config.text, has, OF_VOCABULARY, config.model.start))
+
+
+def tokenizer_of(assets: dict[str, Any]) -> Tokenizer:
+    return Tokenizer.from_state(assets["tokenizer"], "the tokenizer in the checkpoint")
 
 
 def repeated(rows: list[np.ndarray], pad_id: int, longest: int) -> Tensor:
@@ -201,15 +215,25 @@ def count_ngrams(linear: NGrams, rows: list[np.ndarray], labels: np.ndarray, pad
     linear.naive_bayes(counts[1], counts[0], len(rows))
 
 
-def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Predictor:
-    tokenizer = Tokenizer.from_state(assets["tokenizer"], "the tokenizer in the checkpoint")
+def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Predictor | Writer:
+    if config.task == "language":
+        return language.restore(config, assets, where)
+    tokenizer, begin = tokenizer_of(assets), None
+    if kept := assets.get("start"):
+        begin = Start.restored(kept, assets)
+        config = as_read(config, begin)
     if where is None:
-        return Predictor(config, tokenizer, assets["ngrams"])
-    dataset = data.load(config.data, config.fit.seed, config.held_out)
-    return Sentiment(config, tokenizer, assets["ngrams"], Parts(dataset, tokenizer, config.text))
+        return Predictor(config, tokenizer, assets["ngrams"], begin)
+    dataset = data.load(config.data, config.division, config.held_out)
+    if begin:
+        tested = language.marks(dataset.test.texts)
+        begin.check(tested, f"test reviews of {dataset.name}", "score it on other reviews")
+    return Sentiment(config, tokenizer, assets["ngrams"], Parts(dataset, tokenizer, config.text), begin)
 
 
-def describe(task: Sentiment, totals: Totals) -> tuple[str, dict[str, Any]]:
+def describe(task: Sentiment | Speaking, totals: Totals) -> tuple[str, dict[str, Any]]:
+    if isinstance(task, Speaking):
+        return speech.describe(task, totals)
     scores, counts = task.scores(totals), totals.sums["confusion"].long().tolist()
     lines = [f"{'truth':<10}{'answered negative':>18}{'positive':>10}"]
     lines += [f"{name:<10}{row[0]:>18}{row[1]:>10}" for name, row in zip(CLASSES, counts, strict=True)]
@@ -217,7 +241,12 @@ def describe(task: Sentiment, totals: Totals) -> tuple[str, dict[str, Any]]:
     return "\n".join(lines), {**scores, "reviews": sum(map(sum, counts)), "confusion": counts}
 
 
-def predict(task: Predictor, inputs: list[str]) -> list[str]:
-    """One 0 (blame) or 1 (praise) for every line of the files, in order; an empty line is answered, too."""
+def predict(task: Predictor | Writer, inputs: list[str]) -> list[str]:
+    """One 0 (blame) or 1 (praise) for every line of the files, in order; an empty line is answered, too.
+
+    Of a language model the perplexity of each line, and how many tokens it has.
+    """
     reviews = [line for name in inputs for line in data.read_lines(Path(name))]
+    if isinstance(task, Writer):
+        return speech.predict(task, reviews)
     return [str(int(odds > 0)) for odds in task.odds(encode(reviews, task.tokenizer, task.config.text))]

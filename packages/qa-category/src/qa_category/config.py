@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from etude.config import Fit, Scores, absolute, at_least, dashed, keep_path, probabilities
+from etude.config import Fit, Scores, at_least, keep_path, probabilities
 from etude.errors import UserError
+from etude.language.knobs import LANGUAGE, Language, Transfer, check_rates, check_start
 from etude.package import Package
 
 CLASSIFYING: Scores = {"loss": "lower", "accuracy": "higher", "macro_f1": "higher"}
-LANGUAGE: Scores = {"loss": "lower", "perplexity": "lower"}
 SCORES: Scores = {**CLASSIFYING, **LANGUAGE}
 MEANINGS = {
     "loss": (
@@ -113,58 +113,28 @@ class Model:
     """leave padding out; without it padding is read as words, as in the notebook: an answer depends on its batch"""
     start: str = ""
     """the run folder of a language model (train language), which then reads the questions, with its words"""
-    transfer: Literal["scratch", "frozen", "whole", "discriminative", "gradual"] = "whole"
+    transfer: Transfer = "whole"
     """what is done with start: its network begins at random; it stays as it is; all of it learns on; that, each layer
     2.6 times slower than the one above; that, and one more layer learns from each epoch on (Howard & Ruder 2018)"""
 
     def __post_init__(self) -> None:
-        if self.start:
-            object.__setattr__(self, "start", absolute(self.start))
+        check_start(self, OF_START)
         at_least(1, "model", self, "embedding", "units", "layers")
         probabilities("model", self, "dropout", "spatial_dropout", "word_dropout")
         if self.hidden and min(self.hidden) < 1:
             raise UserError("model.hidden must be numbers of units, each at least 1: for instance 256 128")
         if not self.widths or min(self.widths) < 1:
             raise UserError("model.widths must be numbers of words, each at least 1: for instance 2 3 4")
-        if not 0 < self.rate <= 1:
-            raise UserError(f"model.rate is a part of fit.lr, above 0 and up to 1, not {self.rate}")
         if "last" in self.pooling and self.kind != "lstm" and not self.start:
             raise UserError(
                 f"model.pooling last is the last state of an LSTM: it needs --model.kind lstm, not {self.kind}"
             )
-        if self.transfer != Model.transfer and not self.start:
-            raise UserError(f"model.transfer {self.transfer} needs a language model: give --model.start RUN")
-        for name in OF_START if self.start else ():
-            if getattr(self, name) != getattr(Model, name):
-                raise UserError(f"model.{dashed(name)} is that of the language model in model.start: leave it out")
 
 
-OF_START = (  # knobs that have no meaning there
+OF_START = tuple(  # knobs that have no meaning there
     "kind embeddings embedding unknown hidden units layers bidirectional arrangement widths residual masked "
-    "spatial_dropout"
-).split()
-
-
-@dataclass(frozen=True)
-class Language:
-    """train language: LSTMs that say which word comes next (Merity et al. 2018)."""
-
-    embedding: int = 128
-    """numbers a word, and units of the last LSTM; the table of words is that of the answers, too"""
-    units: int = 256
-    """units of the LSTMs below the last one"""
-    layers: int = 2
-    """LSTMs on one another"""
-    dropout: float = 0.3
-    """the fraction of the numbers between layers that is zeroed in training, the same for all words of a question"""
-    word_dropout: float = 0.1
-    """the fraction of the different words that is left out of a batch in training"""
-    weight_dropout: float = 0.2
-    """the fraction of the weights of each LSTM's recurrence that is zeroed for a batch in training"""
-
-    def __post_init__(self) -> None:
-        at_least(1, "language", self, "embedding", "units", "layers")
-        probabilities("language", self, "dropout", "word_dropout", "weight_dropout")
+    "spatial_dropout".split()
+)
 
 
 @dataclass(frozen=True)
@@ -197,9 +167,7 @@ class Config:
             raise UserError("the knobs of language are for a language model: train language")
         if self.model.start and self.vectors != "none":
             raise UserError("the words of model.start have vectors of their own: leave --vectors out")
-        slower = self.model.transfer in ("discriminative", "gradual") or self.model.rate != 1
-        if self.model.start and slower and self.fit.optimizer == "sgd":
-            raise UserError("model.start learns on at rates of its own with adamw and rmsprop only: use one of them")
+        check_rates(self.model, self.fit.optimizer)
         if self.vectors_most < 1:
             raise UserError(f"vectors-most must be at least 1, not {self.vectors_most}")
         if self.model.embeddings != "random" and self.vectors == "none":

@@ -1,7 +1,6 @@
 """qa-category as a Task: into which category does a customer's question belong?"""
 
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,10 @@ from torch.nn import functional as F
 from etude import confusion, draw
 from etude.errors import UserError
 from etude.fingerprint import fingerprint
+from etude.language import start as starts
+from etude.language import task as speech
+from etude.language.start import Start
+from etude.language.task import Speaking, Writer
 from etude.markdown import literal
 from etude.text.batching import by_length, pad, padded_batches, sorted_by_length
 from etude.text.fingerprints import fingerprints
@@ -22,9 +25,8 @@ from etude.train.totals import Sums, Totals
 from qa_category import data, language, show, starting, words
 from qa_category.config import CLASSIFYING, DATA, Config
 from qa_category.data import Dataset, Questions
-from qa_category.language import Speaking, Writer
 from qa_category.model import Classifier
-from qa_category.starting import Start, Started
+from qa_category.starting import Started
 from qa_category.words import PAD, Vocabulary
 
 SHOWN = 16  # questions shown before, during and after training
@@ -103,7 +105,7 @@ class Categories(Predictor):
         """The network in words."""
         model = self.config.model
         if isinstance(self.model, Started):
-            return f"{len(self.model.encoder.layers)} LSTMs of a language model, {model.transfer}"
+            return f"{len(self.model.body.encoder.layers)} LSTMs of a language model, {model.transfer}"
         kind = f"cnn {model.arrangement} {'-'.join(map(str, model.widths))}" if model.kind == "cnn" else model.kind
         name = self.config.vectors.replace(chr(92), "/").rpartition("/")[2]
         vectors = "" if name == "none" else f" of {name}"
@@ -126,7 +128,7 @@ class Categories(Predictor):
         found = labels, *pad([self.rows[split][id] for id in ids], PAD)
         if not isinstance(self.model, Started):
             return found
-        return *found, starting.free(self.config.model, len(self.model.encoder.parts()), epoch)
+        return *found, starts.free(self.config.model.transfer, len(self.model.body.encoder.parts()), epoch)
 
     def step(self, batch: Batch) -> Sums:
         labels, *question = batch
@@ -143,7 +145,7 @@ class Categories(Predictor):
     def assets(self) -> dict[str, Any]:
         kept: dict[str, Any] = {"categories": list(self.categories), "vocabulary": self.vocabulary.state()}
         kept |= {"tokenizer": self.tokenizer and self.tokenizer.state(), "seen": self.seen, "data": self.source}
-        return kept | {"start": self.start and self.start.assets()}
+        return kept | {"start": self.start and self.start.kept()}
 
     @property
     def source(self) -> str:
@@ -192,7 +194,7 @@ def make(config: Config, where: torch.device) -> Task:
     if config.task == "language":
         return language.make(config)
     if config.model.start:
-        return begun(config, Start.of_run(Path(config.model.start)))
+        return begun(config, starting.begun(config))
     dataset = data.load(config.data)
     tokenizer = words.learn(config.text, dataset.train.texts)
     split = words.splitter(config.text, tokenizer)
@@ -205,14 +207,15 @@ def marks(dataset: Dataset) -> np.ndarray:
     return fingerprints(map(data.identity, dataset.train.texts + dataset.valid.texts))
 
 
-def begun(config: Config, start: Start) -> Categories:
+def begun(config: Config, begin: Start) -> Categories:
     """The task that starts from a language model, whose words and whose way to find them it takes over."""
-    config = start.meant(config)
+    config = starting.as_read(config, begin)
     dataset = data.load(config.data)
-    start.check(fingerprints(map(data.identity, dataset.test.texts)), dataset.name)
-    vocabulary, tokenizer = Vocabulary.restore(config, start.vocabulary), start.tokenizer_of()
-    seen = torch.from_numpy(np.union1d(marks(dataset), start.seen.numpy()))
-    return Categories(config, dataset, vocabulary, tokenizer, seen, start)
+    remedy = "give the data and the data.division that it was trained with"
+    begin.check(fingerprints(map(data.identity, dataset.test.texts)), f"test questions of {dataset.name}", remedy)
+    vocabulary, tokenizer = Vocabulary.restore(config, begin.assets["vocabulary"]), starting.tokenizer_of(begin)
+    seen = torch.from_numpy(np.union1d(marks(dataset), begin.assets["seen"].numpy()))
+    return Categories(config, dataset, vocabulary, tokenizer, seen, begin)
 
 
 def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Predictor | Writer:
@@ -220,7 +223,7 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
         return language.restore(config, assets, where)
     start = Start.restored(assets["start"], assets) if assets.get("start") else None
     if start:
-        config = start.meant(config)
+        config = starting.as_read(config, start)
     categories, vocabulary = tuple(assets["categories"]), Vocabulary.restore(config, assets["vocabulary"])
     kept = assets["tokenizer"]
     tokenizer = Tokenizer.from_state(kept, "the tokenizer in the checkpoint") if kept else None
@@ -247,7 +250,7 @@ def others(config: Config, categories: tuple[str, ...], seen: np.ndarray) -> Dat
 
 def describe(task: Categories | Speaking, totals: Totals) -> tuple[str, dict[str, Any]]:
     if isinstance(task, Speaking):
-        return language.describe(task, totals)
+        return speech.describe(task, totals)
     scores, counts = task.scores(totals), totals.sums["confusion"].cpu()
     lines, categories = confusion.per_class(counts, task.categories, "questions")
     test, training = task.parts["test"], task.parts["train"]
@@ -263,10 +266,10 @@ def describe(task: Categories | Speaking, totals: Totals) -> tuple[str, dict[str
 
 
 def predict(task: Predictor | Writer, inputs: list[str]) -> list[str]:
-    """The category of every line of the files, in order; of a language model what `language.predict` says."""
-    if isinstance(task, Writer):
-        return language.predict(task, inputs)
+    """The category of every line of the files, in order; of a language model what that of `speech` says."""
     texts = [text for name in inputs for text in data.read_lines(name)]
+    if isinstance(task, Writer):
+        return speech.predict(task, texts)
     if not texts:
         return []
     return [task.categories[k] for k in task.probabilities(task.encode(texts)).argmax(1).tolist()]
@@ -274,9 +277,9 @@ def predict(task: Predictor | Writer, inputs: list[str]) -> list[str]:
 
 def embed(task: Predictor | Writer, inputs: list[str]) -> np.ndarray:
     """What the model knows of every line of the files before its last linear layer."""
-    if isinstance(task, Writer):
-        return language.embed(task, inputs)
     texts = [text for name in inputs for text in data.read_lines(name)]
     if not texts:
         raise UserError(f"{', '.join(inputs)}: there is no question; give a text file, one question a line")
+    if isinstance(task, Writer):
+        return speech.embed(task, texts)
     return task.answers(task.encode(texts), task.model.vector).numpy()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from etude.layers.loss import linear_cross_entropy, surprisals
+from etude.layers.loss import chances, linear_cross_entropy, sampled_cross_entropy, surprisals
 from etude.layers.pooling import real
 from etude.layers.recurrent import LSTM
 
@@ -43,11 +43,19 @@ class Locked(nn.Module):
         return x * F.dropout(torch.ones_like(x[:, :1]), self.dropout, self.training) if self.training else x
 
 
+def flipped(x: Tensor, lengths: Tensor) -> Tensor:
+    """Each row from its end to its beginning, [B, T, ...]; what stands behind its end stays there."""
+    steps = torch.arange(x.shape[1], device=x.device)
+    at = lengths[:, None] - 1 - steps
+    return x.gather(1, at.where(at >= 0, steps).reshape(*at.shape, *[1] * (x.dim() - 2)).expand(x.shape))
+
+
 class Encoder(nn.Module):
     """Tokens -> what was read up to each: embeddings, then LSTMs, the last of which has E units again.
 
     In training `word_dropout` leaves out all occurrences of a token in a batch (Gal & Ghahramani 2016), `dropout` is
-    locked and stands behind the embeddings and behind every LSTM.
+    locked and stands behind the embeddings and behind every LSTM. Bidirectional: there are as many LSTMs again that
+    read from the end; the two directions share the embeddings and nothing else (as in ELMo, Peters et al. 2018).
     """
 
     def __init__(
@@ -59,33 +67,53 @@ class Encoder(nn.Module):
         dropout: float = 0.0,
         word_dropout: float = 0.0,
         weight_dropout: float = 0.0,
+        bidirectional: bool = False,
     ) -> None:
         super().__init__()
-        self.size, self.word_dropout = embedding, word_dropout
+        self.size, self.word_dropout, self.bidirectional = embedding, word_dropout, bidirectional
         # Of variance 1, as torch has it: what is usual with SGD, +-0.1, hardly reaches the gates, and with Adam a step
         # is too short to change that soon (on 60 batches of qa-category's sample: a loss of 4.1 against 1.9).
         self.embedding = nn.Embedding(vocabulary, embedding)
         sizes = [embedding, *[units] * (layers - 1), embedding]
         self.layers = nn.ModuleList(Dropped(a, b, weight_dropout) for a, b in pairwise(sizes))
+        self.reverse = nn.ModuleList(Dropped(a, b, weight_dropout) for a, b in pairwise(sizes) if bidirectional)
         self.dropout = Locked(dropout)
 
-    def parts(self) -> list[nn.Module]:
+    def parts(self) -> list[list[nn.Module]]:
         """What can be frozen, or learn at a rate of its own, from the lowest on."""
-        return [self.embedding, *self.layers]
+        return [[self.embedding], *([self.layers[n], *self.reverse[n : n + 1]] for n in range(len(self.layers)))]
+
+    def read(self, ids: Tensor, lengths: Tensor, free: int | None = None) -> Tensor:
+        """What is known of whole texts at each token, int64 [B, T], [B] -> [B, T, E], or [B, T, 2 E] bidirectional.
+
+        Before the first token that a direction reads stands `BOUNDARY`. `free`: see `forward`.
+        """
+        found = []
+        for reverse in (False, True)[: 1 + self.bidirectional]:
+            row = flipped(ids, lengths) if reverse else ids
+            read = self(F.pad(row, (1, 0), value=BOUNDARY), lengths + 1, free=free, reverse=reverse)[0][:, 1:]
+            found.append(flipped(read, lengths) if reverse else read)
+        return torch.cat(found, 2)
 
     def forward(
-        self, ids: Tensor, lengths: Tensor | None = None, states: States | None = None, free: int | None = None
+        self,
+        ids: Tensor,
+        lengths: Tensor | None = None,
+        states: States | None = None,
+        free: int | None = None,
+        reverse: bool = False,
     ) -> tuple[Tensor, States]:
         """int64 [B, T], lengths [B] (None: all T), states of each layer (None: 0) -> outputs [B, T, E], states.
 
-        `free`: how many of `parts`, from the top, a gradient reaches; None: all.
+        `free`: how many of `parts`, from the top, a gradient reaches; None: all. `reverse`: by the LSTMs that read from
+        the end, which take the ids in their order of reading.
         """
         first = 0 if free is None else len(self.layers) + 1 - free
         found: States = []
         learns = torch.is_grad_enabled()
         with torch.set_grad_enabled(learns and first <= 0):
             x = self.dropout(self.embedded(ids))
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self.reverse if reverse else self.layers):
             with torch.set_grad_enabled(learns and first <= number + 1):
                 x, state = layer(x, lengths, None if states is None else states[number])
                 x = self.dropout(x)
@@ -101,28 +129,50 @@ class Encoder(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Which token comes next? The table of embeddings is that of the answers, too (tied: Press & Wolf 2017)."""
+    """Which token comes next? The table of embeddings is that of the answers, too (tied: Press & Wolf 2017).
 
-    def __init__(self, vocabulary: int, embedding: int, units: int, layers: int, **dropout: float) -> None:
+    Bidirectional: two models that share this table, of which one reads from the end and says which token came before.
+    """
+
+    chance: Tensor
+
+    def __init__(
+        self, vocabulary: int, embedding: int, units: int, layers: int, bidirectional: bool = False, **dropout: float
+    ) -> None:
         """`dropout`: those of `Encoder`."""
         super().__init__()
-        self.encoder = Encoder(vocabulary, embedding, units, layers, **dropout)
+        self.encoder = Encoder(vocabulary, embedding, units, layers, bidirectional=bidirectional, **dropout)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
+        self.register_buffer("chance", torch.zeros(0), persistent=False)
 
-    def read(self, pieces: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def sample(self, counts: Tensor, size: int) -> None:
+        """Lets training look at some `size` tokens of the vocabulary at a step, see `sampled_cross_entropy`.
+
+        `counts` [V]: how often each token is predicted in training; one that never is counts as one.
+        """
+        self.chance = chances(counts.clamp(min=1), size)
+
+    def read(self, pieces: Tensor, lengths: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
         """What was read before each token that is predicted, [N, E], these tokens, int64 [N], and which they are."""
-        outputs, _ = self.encoder(pieces[:, :-1], lengths)
+        pieces = flipped(pieces, lengths + 1) if reverse else pieces
+        outputs, _ = self.encoder(pieces[:, :-1], lengths, reverse=reverse)
         known = real(outputs, lengths)[..., 0]
         return outputs[known], pieces[:, 1:][known], known
 
-    def forward(self, pieces: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, pieces: Tensor, lengths: Tensor, reverse: bool = False) -> Tensor:
         """int64 [B, T + 1], how many tokens of each are predicted, int64 [B] -> the sum of their surprisals, nats."""
-        outputs, targets, _ = self.read(pieces, lengths)
-        return linear_cross_entropy(outputs, self.encoder.embedding.weight, self.bias, targets)
+        outputs, targets, _ = self.read(pieces, lengths, reverse)
+        given = outputs, self.encoder.embedding.weight, self.bias, targets
+        return sampled_cross_entropy(*given, self.chance) if self.sampled else linear_cross_entropy(*given)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the loss is an estimate: in training only."""
+        return self.training and len(self.chance) > 0
 
     def surprisals(self, pieces: Tensor, lengths: Tensor) -> Tensor:
         """The surprisal of each predicted token, in nats, 0 behind the end of a piece: [B, T]."""
-        outputs, targets, known = self.read(pieces, lengths)
+        outputs, targets, known = self.read(pieces, lengths, False)
         found = surprisals(outputs, self.encoder.embedding.weight, self.bias, targets)
         return found.new_zeros(known.shape).masked_scatter(known, found)
 

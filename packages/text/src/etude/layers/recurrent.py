@@ -9,6 +9,7 @@ In shapes: B sequences of at most T steps make N packed rows; I is the input siz
 cell times H, D the directions, G the scans side by side (the directions, times the replicas under `torch.func.vmap`).
 """
 
+import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -454,7 +455,10 @@ class Recurrent(nn.Module):
 
         Their steps are lists of Python's, of another length in each batch: it would compile anew for each, if it could.
         The loop calls this where it compiles, since torch.compiler.disable takes a second to import what it needs.
+        A run is told so in one line.
         """
+        told = "fit.compile does not apply to recurrent layers, whose steps differ in number from batch to batch"
+        print(f"{told}: what is around them is compiled", file=sys.stderr)
         Recurrent.forward = torch.compiler.disable(Recurrent.forward)  # type: ignore[method-assign]
 
 

@@ -1,0 +1,120 @@
+"""The tables of imdb-rnn's README, from packages/imdb-rnn/results/runs.csv and tried.csv.
+
+    python benchmarks/imdb_runs.py # prints the tables
+    python benchmarks/imdb_runs.py --command "imdb-rnn train best" RUN ... # first adds finished, evaluated runs
+    python benchmarks/imdb_runs.py --tried --command "imdb-rnn train best --fit.lr 1e-3" RUN ... # not evaluated
+
+What was tried was compared on validation, and never scored on the test part. `yelp` is the accuracy on the 1,000
+sentences of $ETUDE_DATA/yelp/yelp_labelled.txt, which nothing is trained or chosen on.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from rows import Row, rows, write
+
+from etude.download import root
+from etude.errors import UserError
+from etude.train import checkpoint
+from etude.train.run import read_config
+from imdb_rnn import data, task
+from imdb_rnn.config import Config
+
+RESULTS = Path(__file__).parents[1] / "packages/imdb-rnn/results"
+
+
+def labelled(file: Path) -> tuple[list[str], np.ndarray]:
+    """The sentences of a file `text<TAB>0 or 1`, and their labels. Raises UserError if it is something else."""
+    if not file.is_file():
+        raise UserError(f"there is no file {file}: put the labelled sentences of Yelp there")
+    texts, labels = [], []
+    for number, line in enumerate(data.read_lines(file), 1):
+        text, _, label = line.rpartition("\t")
+        if not text or label not in ("0", "1"):
+            raise UserError(f"{file}, line {number}: not a sentence, a tab and 0 or 1; repair the line")
+        texts.append(text)
+        labels.append(int(label))
+    return texts, np.array(labels)
+
+
+def yelp(run: Path) -> float:
+    """The accuracy of a run on the labelled sentences."""
+    texts, labels = labelled(root() / "yelp" / "yelp_labelled.txt")
+    state = checkpoint.read(run)
+    found = task.restore(read_config(run, Config), state["assets"])
+    assert isinstance(found, task.Predictor)
+    checkpoint.fill(found.model, state, run)
+    odds = found.odds(task.encode(texts, found.tokenizer, found.config.text))
+    return float(((odds > 0) == labels).mean())
+
+
+def row(command: str, run: Path, tried: bool) -> dict[str, Any]:
+    """What a run folder says, of the test part unless `tried`. Raises UserError if that is not there yet."""
+    if not (run / "result.json").is_file() or not (tried or (run / "test.json").is_file()):
+        raise UserError(f"{run} is not finished, or not evaluated: do that first")
+    result = json.loads((run / "result.json").read_text("utf-8"))
+    start = json.loads((run / "environment.json").read_text("utf-8"))[0]
+    found = {"command": command, "seed": start["seed"], "best_epoch": result["best_epoch"]}
+    found["valid_accuracy"] = round(result["valid"]["accuracy"], 6)
+    if not tried:
+        test = json.loads((run / "test.json").read_text("utf-8"))
+        found |= {f"test_{name}": round(test[name], 6) for name in ("accuracy", "f1", "loss")}
+        found["yelp_accuracy"] = round(yelp(run), 6)
+    return found | {"seconds": result["seconds"], "commit": start["git"]}
+
+
+def told(values: list[float]) -> str:
+    """The mean in per cent, and the single values where there are several."""
+    middle = f"{100 * mean(values):.2f} %"
+    return middle + (f" ({', '.join(f'{100 * value:.2f}' for value in values)})" if len(values) > 1 else "")
+
+
+def table(runs: list[Row]) -> list[str]:
+    """The lines of the table of what was scored on the test part."""
+    lines = ["| command | seeds | validation accuracy | test accuracy | Yelp sentences | s per run |"]
+    lines.append("|---|---|---:|---:|---:|---:|")
+    for command in dict.fromkeys(run["command"] for run in runs):
+        some = [run for run in runs if run["command"] == command]
+        valid, test, other = (
+            told([float(run[f"{key}_accuracy"]) for run in some]) for key in ("valid", "test", "yelp")
+        )
+        seconds = mean(float(run["seconds"]) for run in some)
+        seeds = ", ".join(run["seed"] for run in some)
+        lines.append(f"| `{command}` | {seeds} | {valid} | {test} | {other} | {seconds:.0f} |")
+    return lines
+
+
+def tried(runs: list[Row]) -> list[str]:
+    """The lines of the table of what was tried: its validation part."""
+    lines = ["| command | seeds | validation accuracy | best epoch |", "|---|---|---:|---:|"]
+    for command in dict.fromkeys(run["command"] for run in runs):
+        some = [run for run in runs if run["command"] == command]
+        epochs = ", ".join(run["best_epoch"] for run in some)
+        seeds = ", ".join(run["seed"] for run in some)
+        lines.append(f"| `{command}` | {seeds} | {told([float(run['valid_accuracy']) for run in some])} | {epochs} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--command", help="that made the runs: their rows replace those of it that are there")
+    parser.add_argument("--tried", action="store_true", help="the runs were made to choose, and are not evaluated")
+    parser.add_argument("runs", nargs="*", type=Path)
+    given = parser.parse_args()
+    file = RESULTS / ("tried.csv" if given.tried else "runs.csv")
+    if given.runs:
+        found = [row(given.command, run, given.tried) for run in given.runs]
+        kept = [line for line in rows(file) if line["command"] != given.command] if file.is_file() else []
+        RESULTS.mkdir(exist_ok=True)
+        write(file, [*kept, *found])
+    for name, lines in (("runs.csv", table), ("tried.csv", tried)):
+        if (RESULTS / name).is_file():
+            print(*lines(rows(RESULTS / name)), "", sep="\n")
+
+
+if __name__ == "__main__":
+    main()

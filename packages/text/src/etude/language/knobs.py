@@ -1,0 +1,63 @@
+"""What can be varied of language models, and of what starts from one. No torch here, as in every `config.py`."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from etude.config import Scores, absolute, at_least, dashed, probabilities
+from etude.errors import UserError
+
+LANGUAGE: Scores = {"loss": "lower", "perplexity": "lower"}
+Transfer = Literal["scratch", "frozen", "whole", "discriminative", "gradual"]
+
+
+@dataclass(frozen=True)
+class Language:
+    """train language: LSTMs that say which token comes next (Merity et al. 2018)."""
+
+    embedding: int = 128
+    """numbers a token, and units of the last LSTM; the table of tokens is that of the answers, too"""
+    units: int = 256
+    """units of the LSTMs below the last one"""
+    layers: int = 2
+    """LSTMs on one another"""
+    bidirectional: bool = False
+    """as many LSTMs again that read from the end, and say which token came before (Peters et al. 2018)"""
+    dropout: float = 0.3
+    """the fraction of the numbers between layers that is zeroed in training, the same for all tokens of a text"""
+    word_dropout: float = 0.1
+    """the fraction of the different tokens that is left out of a batch in training"""
+    weight_dropout: float = 0.2
+    """the fraction of the weights of each LSTM's recurrence that is zeroed for a batch in training"""
+    sampled: int = 0
+    """of about how many tokens of the vocabulary the loss is estimated at a step of training; 0: of all, exactly"""
+    piece: int = 100
+    """tokens that are read at once; longer texts are read in pieces"""
+
+    def __post_init__(self) -> None:
+        at_least(1, "language", self, "embedding", "units", "layers", "piece")
+        probabilities("language", self, "dropout", "word_dropout", "weight_dropout")
+        if self.sampled < 0:
+            raise UserError(f"language.sampled is a number of tokens, or 0 for all of them, not {self.sampled}")
+
+
+def check_start(model: Any, of_start: tuple[str, ...]) -> None:
+    """The knobs `start`, `transfer` and `rate` of a `Model`: `start` becomes an absolute path.
+
+    `of_start`: the other knobs that have no meaning with it. Raises UserError for what does not go together.
+    """
+    if model.start:
+        object.__setattr__(model, "start", absolute(model.start))
+    if not 0 < model.rate <= 1:
+        raise UserError(f"model.rate is a part of fit.lr, above 0 and up to 1, not {model.rate}")
+    if model.transfer != type(model).transfer and not model.start:
+        raise UserError(f"model.transfer {model.transfer} needs a language model: give --model.start RUN")
+    for name in of_start if model.start else ():
+        if getattr(model, name) != getattr(type(model), name):
+            raise UserError(f"model.{dashed(name)} is that of the language model in model.start: leave it out")
+
+
+def check_rates(model: Any, optimizer: str) -> None:
+    """Raises UserError where layers are to learn at rates of their own with an optimizer that cannot do it so."""
+    slower = model.transfer in ("discriminative", "gradual") or model.rate != 1
+    if model.start and slower and optimizer == "sgd":
+        raise UserError("model.start learns on at rates of its own with adamw and rmsprop only: use one of them")
