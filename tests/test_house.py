@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "packages/core/src/etude"
-# `etude` is a namespace: `text` has the folders text/, layers/ and language/, `testing` the battery, others that of their name.
+# `etude` is a namespace: `text` has the folders text/, layers/ and language/, `testing` the battery; others their own.
 OTHERS = ("export", "report", "study", "testing", "text", "track")
 PARTS = [CORE, *(ROOT / f"packages/{name}/src/etude" for name in OTHERS)]
 SOURCES = sorted(path for part in PARTS for path in part.rglob("*.py"))
