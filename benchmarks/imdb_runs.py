@@ -23,6 +23,7 @@ from etude.train import checkpoint
 from etude.train.run import read_config
 from imdb_rnn import data, task
 from imdb_rnn.config import Config
+from imdb_rnn.reading import encode
 
 RESULTS = Path(__file__).parents[1] / "packages/imdb-rnn/results"
 
@@ -48,7 +49,7 @@ def yelp(run: Path) -> float:
     found = task.restore(read_config(run, Config), state["assets"])
     assert isinstance(found, task.Predictor)
     checkpoint.fill(found.model, state, run)
-    odds = found.odds(task.encode(texts, found.tokenizer, found.config.text))
+    odds = found.odds(encode(texts, found.tokenizer, found.config.text))
     return float(((odds > 0) == labels).mean())
 
 
