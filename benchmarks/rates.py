@@ -105,7 +105,7 @@ SHOWN = {
     "WEBP": ("0", "5", "10", "20"),
     "JPEG": ("1", "10"),
 }
-PRESETS = {"ae64": "64", "ae128": "128", "vae64": "64", "denoise128": "128"}  # and how many numbers each has
+PRESETS = {"ae64": "64", "ae128": "128", "vae64": "64"}  # and how many numbers each has
 
 
 def of(found: list[dict[str, str]], name: str, column: str) -> list[float]:
@@ -139,7 +139,7 @@ def presets(found: list[dict[str, str]], known: list[dict[str, str]]) -> list[st
 def classifiers(found: list[dict[str, str]]) -> list[str]:
     """The lines of the README's table of classifiers on frozen latents."""
     lines = ["| on the latents of | seeds | accuracy | macro-F1 |", "|---|---:|---:|---:|"]
-    for name in ("ae64", "ae128", "ae128-one-epoch"):
+    for name in ("ae64", "ae128", "denoise128", "ae128-one-epoch"):
         accuracy, f1 = (of(found, f"classify-{name}", column) for column in ("accuracy", "macro_f1"))
         what = "`ae128`, which began at PCA and stayed there" if "epoch" in name else f"`{name}`"
         lines.append(f"| {what} | {len(accuracy)} | {told(accuracy, '.3f')} | {told(f1, '.3f')} |")
