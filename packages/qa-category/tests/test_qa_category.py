@@ -63,6 +63,7 @@ def test_the_battery(tmp_path):
 
 def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
     studies = [
+        "apart",
         "embeddings",
         "labels",
         "model",

@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -155,8 +156,7 @@ class Cluster:
             wrong = f"no Ray cluster can be reached at {self.address} ({files.reason(error)})"
             raise UserError(f"{wrong}: {remedy}") from None
         # Ray has no switch for this: of each machine that is lost it prints the last 20 lines that were logged there.
-        of_ray: Any = ray._private.worker
-        of_ray.print_to_stdstream = say
+        import_module("ray._private.worker").__dict__["print_to_stdstream"] = say
         if not self.slots():
             what = f"{self.cpus} CPUs" + f" and {self.gpus:g} GPUs" * bool(self.gpus)
             raise UserError(f"no machine of the Ray cluster has {what}: ask for fewer with --cpus and --gpus")
