@@ -15,7 +15,7 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from rows import Row, rows, write
+from rows import Row, put, rows
 
 from etude.download import root
 from etude.errors import UserError
@@ -108,10 +108,7 @@ def main() -> None:
     given = parser.parse_args()
     file = RESULTS / ("tried.csv" if given.tried else "runs.csv")
     if given.runs:
-        found = [row(given.command, run, given.tried) for run in given.runs]
-        kept = [line for line in rows(file) if line["command"] != given.command] if file.is_file() else []
-        RESULTS.mkdir(exist_ok=True)
-        write(file, [*kept, *found])
+        put(file, given.command, [row(given.command, run, given.tried) for run in given.runs])
     for name, lines in (("runs.csv", table), ("tried.csv", tried)):
         if (RESULTS / name).is_file():
             print(*lines(rows(RESULTS / name)), "", sep="\n")

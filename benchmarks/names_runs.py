@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from rows import Row, rows, write
+from rows import Row, put, rows
 from scipy.stats import t as student
 
 from etude.errors import UserError
@@ -111,9 +111,7 @@ def main() -> None:
     given = parser.parse_args()
     file = RESULTS / ("tried.csv" if given.tried else "runs.csv")
     if given.runs:
-        found = [row(given.command, run, given.tried) for run in given.runs]
-        kept = [line for line in rows(file) if line["command"] != given.command] if file.is_file() else []
-        write(file, [*kept, *found])
+        put(file, given.command, [row(given.command, run, given.tried) for run in given.runs])
     peers, runs, others = (rows(RESULTS / name) for name in ("peers.csv", "runs.csv", "tried.csv"))
     for protocol in ("distinct", "rows"):
         print(*table(peers, runs, protocol), "", ahead(peers, runs, protocol), "", sep="\n")

@@ -13,6 +13,13 @@ def rows(file: Path) -> list[Row]:
         return list(csv.DictReader(stream))
 
 
+def put(file: Path, command: str, found: Iterable[Mapping[str, Any]]) -> None:
+    """Writes lines into a file in place of those of the same `command` that are there."""
+    kept = [line for line in rows(file) if line["command"] != command] if file.is_file() else []
+    file.parent.mkdir(exist_ok=True)
+    write(file, [*kept, *found])
+
+
 def write(file: Path, found: Iterable[Mapping[str, Any]]) -> None:
     """The columns are those of the first line."""
     found = list(found)

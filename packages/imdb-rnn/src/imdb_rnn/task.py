@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from etude import confusion, draw
-from etude.errors import UserError
 from etude.fingerprint import fingerprint
 from etude.language import start
 from etude.language import task as speech
@@ -177,9 +176,7 @@ def begun(config: Config) -> Start:
     """The language model that a classifier begins as. Raises UserError if it is none."""
     folder = Path(config.model.start)
     of = runs.read_config(folder, Config)
-    if of.task != "language":
-        raise UserError(f"{folder} is a classifier: model.start takes the run of a language model, train language")
-    found = Start.of_run(folder, of.language, "imdb-rnn")
+    found = Start.of_run(folder, of, "imdb-rnn")
     found.assets["text"] = {name: getattr(of.text, name) for name in OF_VOCABULARY}
     return found
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from etude.errors import UserError
 from etude.language import start
 from etude.language.start import Start
 from etude.text.tokenizer import Tokenizer
@@ -21,9 +20,7 @@ def begun(config: Config) -> Start:
     """The language model that a classifier begins as. Raises UserError if it is none."""
     folder = Path(config.model.start)
     of = run.read_config(folder, Config)
-    if of.task != "language":
-        raise UserError(f"{folder} is a classifier: model.start takes the run of a language model, train language")
-    found = Start.of_run(folder, of.language, "qa-category")
+    found = Start.of_run(folder, of, "qa-category")
     found.assets["text"] = dataclasses.asdict(of.text)
     return found
 

@@ -32,17 +32,19 @@ class Start:
     weights: dict[str, Tensor] | None  # none for a run that is restored, which has its own
 
     @classmethod
-    def of_run(cls, folder: Path, language: Language, package: str) -> "Start":
-        """The best checkpoint of the run of a language model, whose knobs are `language`.
+    def of_run(cls, folder: Path, config: Any, package: str) -> "Start":
+        """The best checkpoint of the run of a language model; `config` is the run's, with `task` and `language`.
 
-        Raises UserError if there is none, or if it is the run of another task.
+        Raises UserError if there is none, or if it is the run of a classifier or of another package.
         """
+        if config.task != "language":
+            raise UserError(f"{folder} is a classifier: model.start takes the run of a language model, train language")
         state = checkpoint.read(folder)
         assets, weights = state["assets"], state["model"]
         if assets.get("task") != "language":
             raise UserError(f"{folder} is not a run of {package}: model.start takes that of train language")
         mark = fingerprint(sorted(weights), *(weights[name] for name in sorted(weights)))
-        return cls(language, assets, mark, weights)
+        return cls(config.language, assets, mark, weights)
 
     def kept(self) -> dict[str, Any]:
         """What `restored` needs; how texts are read is kept with the classifier, which reads them alike."""
