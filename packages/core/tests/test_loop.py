@@ -386,6 +386,7 @@ while True:
         finally:
             os._exit(code)
     print(child, flush=True)
+    sys.stdin.readline()  # until then a child that has ended is not waited for, so that its number is no other's
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
@@ -405,7 +406,9 @@ class Starts:
         child = int(self.answer())
         if kill_after is not None:
             time.sleep(kill_after)
-            os.kill(child, signal.SIGKILL)  # still ours even if it has ended: killed or done, the answer tells
+            os.kill(child, signal.SIGKILL)  # killed or done before, the answer tells
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
         return int(self.answer())
 
     def answer(self):
