@@ -3,6 +3,7 @@
 Whatever a library raises for a file is that file's fault, and one exception: `Broken`.
 """
 
+import io
 import math
 import os
 import stat
@@ -26,18 +27,15 @@ class Broken(Exception):
     """A file that is no image, or not a whole one; the message is a line without the file's name."""
 
 
-def load(file: Path) -> Image.Image:
-    """The picture in a file, turned as its EXIF says, of an animation the first frame; mode L, RGB, RGBA, I or F.
+def load(file: Path | io.BytesIO) -> Image.Image:
+    """The picture in a file, or in its bytes, turned as its EXIF says, of an animation the first frame; mode L, RGB, RGBA, I or F.
 
     Of more than LARGE pixels it is averaged down, a JPEG as it is decoded; of other files more than MOST are refused.
     Raises Broken, for whatever cannot be read.
     """
     try:
-        status = os.stat(file)
-        if not stat.S_ISREG(status.st_mode):  # to open a pipe would be to wait for ever
-            raise Broken("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file")
-        if not status.st_size:
-            raise Broken("it is empty")
+        if not isinstance(file, io.BytesIO):
+            regular(file)
         # Both are set for all threads, so they are not put back: another may be reading.
         Image.MAX_IMAGE_PIXELS = None  # ours is MOST
         warnings.filterwarnings("ignore", module="PIL|etude.images")  # e.g. corrupt EXIF beside a good image
@@ -57,6 +55,15 @@ def load(file: Path) -> Image.Image:
         raise Broken("there is not enough memory for so many pixels") from None
     except Exception as error:
         raise Broken(getattr(error, "strerror", None) or reason(error)) from None
+
+
+def regular(file: Path) -> None:
+    """Raises Broken if it is no file with something in it, and OSError if it is not there."""
+    status = os.stat(file)
+    if not stat.S_ISREG(status.st_mode):  # to open a pipe would be to wait for ever
+        raise Broken("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file")
+    if not status.st_size:
+        raise Broken("it is empty")
 
 
 def drafted(picture: Image.Image) -> int:

@@ -1,0 +1,84 @@
+"""What `imdb-rnn demo` shows: praise or blame as a review is typed, and the words that the answer rests on."""
+
+from itertools import groupby
+
+import torch
+
+from etude.demo.influence import influence
+from etude.demo.page import NOTHING, Answer, Bars, Demo, Influence, Lines, Panel, Text, percent
+from etude.errors import UserError
+from etude.language.task import Writer
+from etude.text.lines import clean
+from etude.text.tokenizer import split
+from imdb_rnn.data import unquoted
+from imdb_rnn.reading import encode, prepared
+from imdb_rnn.task import Predictor
+
+LONGEST = 5_000  # characters
+EXAMPLES = (
+    "A wonderful film, moving and funny, and the actors are superb.",
+    "I wanted to like it, but the plot is dull and the acting is awful.",
+    "Not bad at all, though the ending could have been better.",
+)
+
+
+def demo(task: Predictor | Writer) -> Demo:
+    if isinstance(task, Writer):
+        raise UserError("this run is a language model, which says neither praise nor blame: give that of a classifier")
+
+    def answer(review: str) -> Answer:
+        line = unquoted(clean(" ".join(review.splitlines())))
+        if not line.strip():
+            return NOTHING
+        odds = float(task.odds(encode([line], task.tokenizer, task.config.text))[0])
+        praise = float(torch.tensor(odds, dtype=torch.float64).sigmoid())
+        named = "praise" if odds > 0 else "blame"
+        bars = sorted([("praise", praise), ("blame", 1 - praise)], key=lambda bar: -bar[1])
+        return Answer(named, [Bars("Probability", bars), *reasons(task, line)], percent(max(praise, 1 - praise)))
+
+    text = Text("review", "A film review, in English", EXAMPLES[0], LONGEST, lines=5, examples=EXAMPLES)
+    return Demo(
+        "Is it praise or blame?",
+        "Type a review of a film: the model answers at every word.",
+        [Panel("Review", [text], answer)],
+        "The model knows nothing but praise and blame, so that a text that is neither, or no review at all, is one of "
+        "them to it, too.",
+    )
+
+
+def reasons(task: Predictor, line: str) -> list[Influence | Lines]:
+    """The words that the readers' answer rests on, and what the parts of the model say, where there are several."""
+    model, where = task.model, task.model.share.device
+    ids = torch.from_numpy(encode([line], task.tokenizer, task.config.text)[0])[None].to(where)
+    lengths = torch.tensor([ids.shape[1]], device=where)
+    found: list[Influence | Lines] = []
+    if len(model.readers):
+        share = model.share[-len(model.readers) :]
+
+        def readers() -> torch.Tensor:
+            odds = torch.stack([reader(ids, lengths)[0] for reader in model.readers])
+            return (share * odds).sum()
+
+        weights = influence(readers, ids)
+        note = "Gradient × input of the log-odds: to first order, what they would lose without the word's vector."
+        found.append(Influence("Which words mattered", words(task, line, weights), "praise", note))
+    if model.linear is not None and len(model.readers):
+        with torch.inference_mode():
+            odds = float(model.linear(ids, lengths)[0]), float(readers())
+        parts = [(name, f"{x:+.2f}") for name, x in zip(("n-grams", "the network"), odds, strict=True)]
+        note = "Added up, they decide. The words above are the network's reasons alone."
+        found.append(Lines("Log-odds of praise", parts, note))
+    return found
+
+
+def words(task: Predictor, line: str, weights: list[float]) -> list[tuple[str, float]]:
+    """The words of a review as they are read, each with the sum of its tokens' weights; "…" for what is left out."""
+    (text,) = prepared([line], task.config.text)
+    plain, most = split(text.lower() if task.tokenizer.lowercase else text), task.config.text.max_length
+    owners = task.tokenizer(text, add_special_tokens=False).word_ids()
+    tail = most // 2
+    kept = owners if len(owners) <= most else [*owners[: most - tail], None, *owners[len(owners) - tail :]]
+    if len(kept) > len(owners[:most]):
+        weights = [*weights[: most - tail], 0.0, *weights[most - tail :]]
+    pairs = groupby(zip(kept, weights, strict=False), key=lambda pair: pair[0])
+    return [("…" if n is None else plain[n].strip(), sum(x for _, x in some)) for n, some in pairs]

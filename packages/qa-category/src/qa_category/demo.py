@@ -1,0 +1,48 @@
+"""What `qa-category demo` shows: the category of a question as it is typed, and the words that the answer rests on."""
+
+import torch
+
+from etude.demo.influence import influence, log_odds
+from etude.demo.page import NOTHING, Answer, Bars, Demo, Influence, Panel, Text, percent
+from etude.errors import UserError
+from etude.language.task import Writer
+from etude.text.lines import clean
+from qa_category.task import Predictor
+
+LIKELIEST = 8
+EXAMPLES = {
+    "trec": ("Who wrote Hamlet?", "How far is the moon?", "What does NASA stand for?"),
+    "sample": ("Does the cable fit my camera?", "Can I wash the curtains in a machine?", "Is the strap made of leather?"),
+}
+
+
+def demo(task: Predictor | Writer) -> Demo:
+    if isinstance(task, Writer):
+        raise UserError("this run is a language model, which knows no categories: give that of a classifier")
+    categories = len(task.categories)
+
+    def answer(question: str) -> Answer:
+        text = " ".join(clean(question).split())  # as `predict` reads a line
+        if not text:
+            return NOTHING
+        (row,) = task.encode([text])
+        said = task.probabilities([row])[0]
+        best, which = said.topk(min(LIKELIEST, categories))
+        bars = [(task.categories[k], p) for k, p in zip(which.tolist(), best.tolist(), strict=True)]
+        ids = torch.from_numpy(row)[None].to(next(task.model.parameters()).device)
+        lengths = torch.tensor([len(row)], device=ids.device)
+        weights = influence(lambda: log_odds(task.model(ids, lengths)[0], int(which[0])), ids)
+        words = task.split(text)[: len(row)]
+        note = "Gradient × input of the log-odds: to first order, what they would lose without the word's vector."
+        shown = Influence("Which words mattered", list(zip(words, weights, strict=False)), bars[0][0], note)
+        title = f"The likeliest {len(bars)} of {categories} categories"
+        return Answer(bars[0][0], [Bars(title, bars), shown], percent(bars[0][1]))
+
+    examples = EXAMPLES.get(task.config.data.name, ())
+    text = Text("question", "A question, in English", examples[0] if examples else "", 500, 2, examples)
+    return Demo(
+        "What is the question about?",
+        "Type a question: the model answers at every word.",
+        [Panel("Question", [text], answer)],
+        f"The model knows {categories} categories and always names one of them, whatever is asked.",
+    )
