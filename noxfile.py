@@ -112,7 +112,15 @@ def smoke(session: nox.Session, package: str) -> None:
     with TemporaryDirectory(prefix="etude-smoke-", dir=ROOT.parent) as name:
         folder = Path(name)
         locked = folder / "locked.txt"
-        for member in ("etude-core", "etude-demo", "etude-export", "etude-report", "etude-study", "etude-text", package):
+        for member in (
+            "etude-core",
+            "etude-demo",
+            "etude-export",
+            "etude-report",
+            "etude-study",
+            "etude-text",
+            package,
+        ):
             session.run("uv", "build", "--quiet", "--no-sources", "--package", member, "--out-dir", f"{folder}/dist")
         session.run(
             *("uv", "export", "--quiet", "--locked", "--package", package, "--no-dev", "--no-emit-workspace"),

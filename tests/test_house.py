@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "packages/core/src/etude"
 # `etude` is a namespace: `text` has the folders text/, layers/ and language/, `testing` the battery; others their own.
-OTHERS = ("export", "report", "study", "testing", "text", "track")
+OTHERS = ("demo", "export", "report", "study", "testing", "text", "track")
 PARTS = [CORE, *(ROOT / f"packages/{name}/src/etude" for name in OTHERS)]
 SOURCES = sorted(path for part in PARTS for path in part.rglob("*.py"))
 
@@ -26,7 +26,21 @@ MAY = {
     "report": {"leaf", "study", "report"},
     "export": {"leaf", "study", "train", "export"},
     "track": {"leaf", "study", "track"},
-    "top": {"leaf", "text", "layers", "language", "train", "stacked", "study", "report", "export", "track", "top"},
+    "demo": {"leaf", "train", "demo", "top"},  # it trains where there is no run, and restores as `predict` does
+    "top": {
+        "leaf",
+        "text",
+        "layers",
+        "language",
+        "train",
+        "stacked",
+        "study",
+        "report",
+        "export",
+        "track",
+        "demo",
+        "top",
+    },
 }
 TOP = {"etude.cli", "etude.dispatch", "etude.testing"}  # what everything comes together in
 

@@ -25,10 +25,22 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
 SHARED = {
-    name: f"etude-{name}" for name in ("core", "export", "report", "study", "text", "track", "testing")
+    name: f"etude-{name}" for name in ("core", "demo", "export", "report", "study", "text", "track", "testing")
 }  # folder -> distribution
 TASKS = [path for path in PACKAGES if path.name not in SHARED]
-VERBS = {"train", "evaluate", "predict", "embed", "study", "report", "export", "track", "neighbours", "skipgram"}
+VERBS = {
+    "train",
+    "evaluate",
+    "predict",
+    "embed",
+    "demo",
+    "study",
+    "report",
+    "export",
+    "track",
+    "neighbours",
+    "skipgram",
+}
 TOYS = ("toy-one", "toy-two", "toy-three")
 
 TOY = """
@@ -280,7 +292,7 @@ def test_task(package):
     own = points.pop(f"etude.verbs.{module}", {})  # verbs that no other task has
     assert points == {"etude.tasks": main} and own.keys() <= VERBS
     ours = {*SHARED.values()}.intersection(about["project"]["dependencies"])
-    every = {"etude-core", "etude-export", "etude-report", "etude-study"}  # their verbs are every task's
+    every = {"etude-core", "etude-demo", "etude-export", "etude-report", "etude-study"}  # their verbs are every task's
     assert ours - {"etude-text"} == every
     assert about["tool"] == {"uv": {"sources": {one: {"workspace": True} for one in ours}}}
     assert [path.name for path in (package / "src").iterdir() if path.suffix != ".egg-info"] == [module]

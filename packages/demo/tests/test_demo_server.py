@@ -111,7 +111,9 @@ def png(width, height):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
 
 
 def test_it_answers(server):
@@ -126,7 +128,15 @@ def test_it_answers(server):
 
 def test_without_the_secret_nothing_is_answered(server):
     body = json.dumps({"panel": "Say", "given": {"text": "x"}}).encode()
-    for path in ("/", "/answer", "//answer", "/wrong/answer", f"/{server.token[:-1]}/answer", "/%2e%2e/answer", "/%c3%a9/"):
+    for path in (
+        "/",
+        "/answer",
+        "//answer",
+        "/wrong/answer",
+        f"/{server.token[:-1]}/answer",
+        "/%2e%2e/answer",
+        "/%c3%a9/",
+    ):
         for method in ("GET", "POST"):
             status, _, said = ask(server, method, path, body)
             assert status == 403 and server.token.encode() not in said
@@ -135,7 +145,9 @@ def test_without_the_secret_nothing_is_answered(server):
     assert len(server.token) >= 32 and other.token != server.token
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "[", "localhost.evil"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "[", "localhost.evil"]
+)
 def test_names_that_are_made_to_point_here_are_refused(server, host):
     """DNS rebinding: the page of an attacker whose name now means 127.0.0.1."""
     for method, path in (("GET", f"/{server.token}/"), ("POST", None)):

@@ -185,14 +185,15 @@ def is_picture(file: Path) -> bool:
 
 
 def read(file: Path) -> np.ndarray:
-    """An image file of any size -> uint8 [3, 32, 32]: the middle square, averaged down or interpolated.
-
-    What is transparent lies on white. Raises UserError.
-    """
+    """An image file of any size -> uint8 [3, 32, 32], see `square`. Raises UserError."""
     try:
-        picture = images.load(file)
+        return square(images.load(file))
     except images.Broken as error:
         raise UserError(f"{file} cannot be read as an image: {error}") from None
+
+
+def square(picture: Image.Image) -> np.ndarray:
+    """A picture -> uint8 [3, 32, 32]: its middle square, averaged down or interpolated. Transparency lies on white."""
     if picture.mode in "IF":
         values = np.nan_to_num(np.asarray(picture, np.float32), posinf=0, neginf=0)
         most = 1.0 if picture.mode == "F" and values.max() <= 1 else 255.0 if values.max() <= 255 else 65535.0
@@ -203,8 +204,7 @@ def read(file: Path) -> np.ndarray:
     if picture.size != (SIDE, SIDE):
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        square = (left, top, left + side, top + side)
-        picture = picture.crop(square).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        picture = picture.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
 
 

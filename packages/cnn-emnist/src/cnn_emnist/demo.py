@@ -30,6 +30,6 @@ def demo(task: Predictor) -> Demo:
             Panel("Draw", [Drawing("image", f"Your {what}")], answer),
             Panel("Picture", [Photo("image", f"A photograph or scan of one {what}")], answer),
         ],
-        f"The network knows {len(task.classes)} classes and always names one of them, also of a drawing that is none. A "
-        "probability says how it compares them, not whether it is right.",
+        f"The network knows {len(task.classes)} classes and always names one of them, also of a drawing that is none. "
+        "A probability says how it compares them, not whether it is right.",
     )

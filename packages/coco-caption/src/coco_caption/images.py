@@ -19,7 +19,12 @@ def read(file: Path) -> Image.Image:
     What is transparent lies on white. 16 bits and more: 0..65535 becomes 0..255, or what there is if it is more.
     Raises Broken.
     """
-    return middle(plain(images.load(file)))
+    return seen(images.load(file))
+
+
+def seen(picture: Image.Image) -> Image.Image:
+    """A picture that `load` gives as the encoder is given it."""
+    return middle(plain(picture))
 
 
 def plain(picture: Image.Image) -> Image.Image:

@@ -28,10 +28,10 @@ class Broken(Exception):
 
 
 def load(file: Path | io.BytesIO) -> Image.Image:
-    """The picture in a file, or in its bytes, turned as its EXIF says, of an animation the first frame; mode L, RGB, RGBA, I or F.
+    """The picture in a file, turned as its EXIF says, of an animation the first frame; mode L, RGB, RGBA, I or F.
 
-    Of more than LARGE pixels it is averaged down, a JPEG as it is decoded; of other files more than MOST are refused.
-    Raises Broken, for whatever cannot be read.
+    The file may lie in memory. Of more than LARGE pixels it is averaged down, a JPEG as it is decoded; of other files
+    more than MOST are refused. Raises Broken, for whatever cannot be read.
     """
     try:
         if not isinstance(file, io.BytesIO):

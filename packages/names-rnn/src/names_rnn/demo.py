@@ -25,7 +25,9 @@ def demo(task: Predictor) -> Demo:
         note = "Gradient × input of the log-odds: to first order, what they would lose without the letter's vector."
         if task.model.ngrams is not None:
             note += " Of the network's part only; the n-grams beside it are not shown."
-        shown = Influence("Which letters mattered", list(zip(seen, weights, strict=True)), bars[0][0], note, joined=True)
+        shown = Influence(
+            "Which letters mattered", list(zip(seen, weights, strict=True)), bars[0][0], note, joined=True
+        )
         read = "" if seen == name.strip() else f"read as {seen}"
         told = ", ".join(filter(None, [percent(bars[0][1]), read]))
         return Answer(bars[0][0], [Bars(f"The likeliest {len(bars)} of {languages} languages", bars), shown], told)

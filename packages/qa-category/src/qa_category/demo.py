@@ -12,7 +12,11 @@ from qa_category.task import Predictor
 LIKELIEST = 8
 EXAMPLES = {
     "trec": ("Who wrote Hamlet?", "How far is the moon?", "What does NASA stand for?"),
-    "sample": ("Does the cable fit my camera?", "Can I wash the curtains in a machine?", "Is the strap made of leather?"),
+    "sample": (
+        "Does the cable fit my camera?",
+        "Can I wash the curtains in a machine?",
+        "Is the strap made of leather?",
+    ),
 }
 
 

@@ -132,7 +132,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         if not self.admitted("/answer"):
-            return
+            return None
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdigit()) or self.headers.get("Transfer-Encoding"):
             return self.refuse(411, "say how long the body is")

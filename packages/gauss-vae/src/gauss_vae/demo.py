@@ -1,0 +1,88 @@
+"""What `gauss-vae demo` shows: the plane with the density that was learnt, and a point of it restored."""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from etude.demo.page import NOTHING, Answer, Chart, Curve, Demo, Lines, Panel, Plane, Text, picture
+from gauss_vae import data, likelihood
+from gauss_vae.task import SCORING, Predictor
+
+SIDE, SHOWN = 64, 320  # points of the plane along each axis; pixels of its picture
+REACH = 3.2  # standard deviations of the data
+CIRCLE = np.linspace(0, 2 * np.pi, 73)
+DEEP = ((252, 252, 250), (158, 202, 225), (49, 130, 189), (8, 48, 107))  # from nothing to the highest density
+
+
+def demo(task: Predictor) -> Demo:
+    dimension = task.model.dimension
+
+    def told(x: Tensor) -> tuple[float, Tensor, Tensor]:
+        """Log-density, and mean [d] and factor [d, d] of the covariance of what is restored, as `predict` has them."""
+        density = likelihood.best(task.model, x, task.config.importance, task.config.fit.seed, SCORING).log_density
+        with torch.inference_mode():
+            said = task.model.decode(task.model.encode(x).mean)
+            return float(density[0]), said.mean[0].cpu(), said.factor()[0].cpu()
+
+    def row(text: str) -> Answer:
+        if not text.strip():
+            return NOTHING
+        numbers = list(data.parsed("the text", [" ".join(text.splitlines())], dimension))
+        density, mean, factor = told(torch.tensor(numbers).to(task.model.shift.device))
+        sds = factor.square().sum(-1).sqrt()
+        pairs = zip(mean.tolist(), sds.tolist(), strict=True)
+        lines = [(str(n), f"{m:.4g} ± {sd:.2g}") for n, (m, sd) in enumerate(pairs, 1)]
+        return Answer(f"{density:.4f}", [Lines("Restored, mean ± standard deviation", lines)], "log-density, in nats")
+
+    def point(at: tuple[float, float]) -> Answer:
+        density, mean, factor = told(torch.tensor([at]).to(task.model.shift.device))
+        round_it = np.stack([np.cos(CIRCLE), np.sin(CIRCLE)])
+        middle = float(mean[0]), float(mean[1])
+        curves = [Curve("the point", [at], "crosses"), Curve("restored, the mean of p(x | z)", [middle], "dots")]
+        for size, style in ((1, "line"), (2, "dashes")):
+            ellipse = mean.numpy()[:, None] + size * (factor.numpy() @ round_it)
+            name = f"{size} standard deviation{'s' * (size > 1)} of it"
+            curves.append(Curve(name, [(float(x), float(y)) for x, y in ellipse.T], style))
+        chart = Chart("The point and what is restored of it", "x", "y", curves, equal=True)
+        return Answer(f"log p = {density:.4f}", [chart], "nats, by the model")
+
+    panels = [Panel("Numbers", [Text("text", f"{dimension} numbers, with commas between", example(task), 2_000)], row)]
+    if dimension == 2:
+        span = window(task)
+        (left, right), (bottom, top) = span
+        middle = (left + right) / 2, (bottom + top) / 2
+        plane = Plane("at", "A point of the plane", span, learnt(task, span), middle)
+        panels.insert(
+            0, Panel("Plane", [plane], point, "The darker, the denser: the density that the model has learnt.")
+        )
+    return Demo(
+        "How likely is this point?",
+        "Choose a point: the model says its density, and restores it from its latent.",
+        panels,
+        "Where there were no data the model extrapolates, and its density there is a guess.",
+    )
+
+
+def example(task: Predictor) -> str:
+    """A row of numbers to begin with: the mean of the data."""
+    return ", ".join(f"{x:.2f}" for x in task.model.shift.tolist())
+
+
+def window(task: Predictor) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The part of the plane that is shown: left and right, bottom and top."""
+    pairs = zip(task.model.shift.tolist(), task.model.scale.tolist(), strict=True)
+    x, y = ((mean - REACH * sd, mean + REACH * sd) for mean, sd in pairs)
+    return x, y
+
+
+def learnt(task: Predictor, span: tuple[tuple[float, float], tuple[float, float]]) -> str:
+    """The density that the model has learnt over the plane, as a picture."""
+    (left, right), (bottom, top) = span
+    x, y = torch.meshgrid(torch.linspace(left, right, SIDE), torch.linspace(top, bottom, SIDE), indexing="xy")
+    points = torch.stack([x, y], -1).view(-1, 2).to(task.model.shift.device)
+    density = likelihood.rough(task.model, points).exp().view(SIDE, SIDE).numpy()
+    part = np.sqrt(density / max(density.max(), 1e-300))  # so that the thin parts are seen, too
+    channels = [np.interp(part, np.linspace(0, 1, len(DEEP)), channel) for channel in zip(*DEEP, strict=True)]
+    image = Image.fromarray(np.stack(channels, -1).round().astype(np.uint8))
+    return picture(image.resize((SHOWN, SHOWN), Image.Resampling.BICUBIC))

@@ -1,0 +1,287 @@
+"""The verb `demo`: in a real browser, what each page answers is what `predict` says of the same input."""
+
+import base64
+import importlib
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+from PIL import Image
+from playwright.sync_api import expect, sync_playwright
+
+from etude import cli
+from etude.demo import command
+from etude.demo.server import Server
+
+LONG = 60_000  # milliseconds: the machine may be busy
+PHONE = {"width": 360, "height": 740}
+TINY = {  # flags that make a small model of each task in a second or two
+    "cnn-emnist": "--model.channels 4 --model.layers 2 --fit.batch-size 500 --no-augment",
+    "names-rnn": "--model.hidden 16",
+    "imdb-rnn": "--model.embedding 8 --model.hidden 8",
+    "qa-category": "--model.embedding 8 --model.hidden 8",
+    "lstm-pos": "--model.embedding 16 --model.hidden 16",
+}
+
+
+def package_of(task):
+    return importlib.import_module(f"{task.replace('-', '_')}.config").PACKAGE
+
+
+@pytest.fixture(scope="module")
+def browser():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    assert program, f"pages are tested in a browser, none of {', '.join(names)} is there: apt-get install chromium"
+    with sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The run folder of a task: a model that was trained for one epoch, on first demand."""
+    place, made = tmp_path_factory.mktemp("runs"), {}
+
+    def run(task):
+        if task not in made:
+            made[task] = place / "runs" / task / "one"
+            words = ["train", *TINY[task].split(), "--fit.epochs", "1", "--run", str(made[task])]
+            assert cli.main(package_of(task), words) == 0
+        return made[task]
+
+    return run
+
+
+@contextmanager
+def window(browser, trained, task, **how):
+    """A window with the page of a task; nothing is complained of, nobody else is asked, nothing scrolls sideways."""
+    package, folder = package_of(task), trained(task)
+    demo = importlib.import_module(f"{package.module}.demo").demo(cli.restored(package, folder))
+    server = Server(demo, command.told(package, folder), "127.0.0.1", 0)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    shown = browser.new_page(**({"viewport": PHONE} | how))
+    try:
+        said, asked = [], []
+        shown.set_default_timeout(LONG)
+        shown.on("console", lambda message: said.append(message.text))
+        shown.on("pageerror", lambda error: said.append(str(error)))
+        shown.on("request", lambda request: asked.append(request.url))
+        shown.goto(server.address)
+        yield shown
+        rests(shown)
+        assert said == []
+        assert [one for one in asked if not one.startswith((server.address, "data:", "blob:"))] == []
+        assert shown.evaluate("document.documentElement.scrollWidth") <= shown.viewport_size["width"]
+        assert str(folder.parent) not in shown.content(), "no path of the machine"
+    finally:
+        shown.close()
+        server.shutdown()
+        thread.join()
+        server.end()
+
+
+def rests(shown):
+    """Waits until the last thing that was done has been answered."""
+    expect(shown.locator(".panel:not([hidden])")).to_have_attribute("aria-busy", "false", timeout=LONG)
+
+
+def headline(shown):
+    rests(shown)
+    return shown.locator(".panel:not([hidden]) .headline").inner_text()
+
+
+def bars(shown):
+    """The names and percentages of the bars."""
+    rests(shown)
+    names, parts = (shown.locator(f".panel:not([hidden]) .bars .{kind}").all_inner_texts() for kind in ("name", "part"))
+    return list(zip(names, parts, strict=True))
+
+
+def predicted(capsys, trained, task, *inputs):
+    """What `predict` says, line by line."""
+    capsys.readouterr()
+    assert cli.main(package_of(task), ["predict", str(trained(task)), *map(str, inputs)]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def percent(probability):
+    return float(probability) * 100
+
+
+def same(bar, name, probability):
+    """Whether a bar says what `predict` does, which gives four places, where the page gives a tenth of a percent."""
+    number = re.search(r"[\d.]+", bar[1])
+    return bar[0] == name and abs(float(number[0]) - percent(probability)) <= 0.06
+
+
+def test_a_letter_that_is_drawn_is_what_predict_says(browser, trained, capsys, tmp_path):
+    with window(browser, trained, "cnn-emnist", has_touch=True) as shown:
+        canvas = shown.locator("canvas")
+        box = canvas.bounding_box()
+
+        def stroke(*points):
+            for n, (x, y) in enumerate(points):
+                shown.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=3)
+                if not n:
+                    shown.mouse.down()
+            shown.mouse.up()
+
+        stroke((0.25, 0.85), (0.5, 0.12), (0.75, 0.85))
+        stroke((0.35, 0.58), (0.65, 0.58))
+        found = bars(shown)
+        assert len(found) == 5
+        file = tmp_path / "drawn.png"
+        file.write_bytes(base64.b64decode(canvas.evaluate("c => c.toDataURL('image/png').split(',')[1]")))
+        (line,) = predicted(capsys, trained, "cnn-emnist", file)
+        _, name, probability = line.split("\t")
+        assert same(found[0], name, probability) and headline(shown) == name
+        assert shown.locator(".pictures img").count() == 1, "what the network sees"
+        assert Image.open(io.BytesIO(data_of(shown.locator(".pictures img")))).size == (28, 28)
+        shown.get_by_role("tab", name="Picture").click()
+        shown.locator("input[type=file]").set_input_files(file)
+        expect(shown.locator(".panel:not([hidden]) .headline")).to_have_text(name, timeout=LONG)
+        assert bars(shown)[0] == found[0]
+
+
+def data_of(image):
+    return base64.b64decode(image.get_attribute("src").partition(",")[2])
+
+
+def test_a_name_is_what_predict_says(browser, trained, capsys):
+    with window(browser, trained, "names-rnn", color_scheme="dark") as shown:
+        field = shown.get_by_label("A surname")
+        field.fill("")
+        field.press_sequentially("Tomorven")
+        expect(shown.locator(".pieces span")).to_have_text(list("Tomorven"), timeout=LONG)
+        found = bars(shown)
+        _, read, *likeliest = predicted(capsys, trained, "names-rnn", "Tomorven")[0].split("\t")
+        assert read == "Tomorven"
+        for bar, said in zip(found, likeliest, strict=False):
+            name, _, probability = said.rpartition(" ")
+            assert same(bar, name, probability)
+        field.fill("名")
+        expect(shown.get_by_role("alert")).to_contain_text("does not know 名", timeout=LONG)
+        field.fill("<b>Io</b>")
+        expect(shown.locator(".pieces")).to_contain_text("b", timeout=LONG)
+        assert shown.locator(".pieces b").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "label", "text"),
+    [
+        ("imdb-rnn", "A film review, in English", "The plot is dull, and I did not enjoy one minute of it."),
+        ("qa-category", "A question, in English", "Does the cable fit the camera that I have?"),
+    ],
+)
+def test_a_text_is_what_predict_says(browser, trained, capsys, tmp_path, task, label, text):
+    with window(browser, trained, task) as shown:
+        shown.get_by_label(label).fill(text)
+        words = re.findall(r"\w+|[^\w\s]", text.lower())
+        expect(shown.locator(".pieces")).to_contain_text(words[3], ignore_case=True, timeout=LONG)
+        file = tmp_path / "lines.txt"
+        file.write_text(text + "\n", "utf-8")
+        (said,) = predicted(capsys, trained, task, file)
+        said = {"0": "blame", "1": "praise"}.get(said, said)
+        assert headline(shown) == said == bars(shown)[0][0]
+        weights = [piece.get_attribute("title") for piece in shown.locator(".pieces span").all()]
+        assert len(weights) == len(words) and any(float(x.replace("−", "-")) for x in weights)
+
+
+def test_a_sentence_is_tagged_as_by_predict_and_no_file_is_read(browser, trained, capsys, tmp_path):
+    text = "Мама мыла раму, а кот спал."
+    with window(browser, trained, "lstm-pos") as shown:
+        field = shown.get_by_label("A text, in Russian")
+        field.fill(text)
+        said = [line.split("\t") for line in predicted(capsys, trained, "lstm-pos", text)]
+        expect(shown.locator(".tagged b")).to_have_text([word for word, _ in said], timeout=LONG)
+        assert shown.locator(".tagged .tag").all_inner_texts() == [tag for _, tag in said]
+        legend = shown.locator(".legend li").all_inner_texts()
+        assert {tag for _, tag in said} == {line.split()[0] for line in legend}, "colour is not all there is"
+        secret = tmp_path / "secret.txt"
+        secret.write_text("секрет\n", "utf-8")
+        field.fill(str(secret))
+        expect(shown.locator(".tagged")).to_contain_text("secret", timeout=LONG)
+        assert "секрет" not in shown.content()
+
+
+# ------------------------------------------------------------------------------------------------------- the command
+
+
+def refused(capsys, task, *words):
+    """The one line that a mistake of the user gets."""
+    capsys.readouterr()
+    assert cli.main(package_of(task), ["demo", *map(str, words)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_a_run_that_is_none_is_refused(trained, capsys, tmp_path):
+    assert "no run folder" in refused(capsys, "names-rnn", tmp_path / "nothing")
+    (tmp_path / "config.yaml").write_text("fit:\n  epochs: 1\n")
+    assert "best.pt" in refused(capsys, "names-rnn", tmp_path)
+    broken = tmp_path / "broken"
+    shutil.copytree(trained("names-rnn"), broken)
+    (broken / "checkpoints/best.pt").write_bytes(b"nothing")
+    assert "damaged" in refused(capsys, "names-rnn", broken)
+    assert "port" in refused(capsys, "names-rnn", trained("names-rnn"), "--port", "70000")
+    assert "cannot be had" in refused(capsys, "names-rnn", trained("names-rnn"), "--host", "192.0.2.1")
+
+
+def test_the_newest_finished_run_is_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    package = package_of("names-rnn")
+    assert command.newest(package) is None
+    for n, name in enumerate(("study/old", "new", "unfinished")):
+        folder = tmp_path / "runs/names-rnn" / name
+        (folder / "checkpoints").mkdir(parents=True)
+        for file in ("config.yaml", "result.json", "checkpoints/best.pt"):
+            (folder / file).write_text("{}")
+        os.utime(folder / "result.json", (n, n))
+    (folder / "result.json").unlink()
+    assert command.newest(package).name == "new"
+    os.utime("runs/names-rnn/study/old/result.json", (9, 9))
+    assert command.newest(package).name == "old"
+
+
+def test_it_says_its_address_in_one_line_and_ctrl_c_ends_it_quietly(trained):
+    """A process of its own, in a folder with a run, which it finds by itself."""
+    folder = trained("names-rnn").parents[2]
+    words = [sys.executable, "-m", "names_rnn", "demo", "--no-browser"]
+    process = subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    lines = [process.stdout.readline(), process.stdout.readline()]
+    assert re.fullmatch(r"run +runs/names-rnn/one\n", lines[0].replace("\\", "/"))
+    assert re.fullmatch(r"open +http://127\.0\.0\.1:\d+/[\w-]{32}/ .*\n", lines[1])
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0 and out == err == ""
+
+
+def test_without_a_run_the_sample_is_trained_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    package, asked = package_of("names-rnn"), []
+
+    def train(package, words):
+        asked.append(words)
+        return 130  # Ctrl-C
+
+    monkeypatch.setattr(cli, "train", train)
+    assert cli.main(package, ["demo", "--no-browser"]) == 130
+    assert [words[0] for words in asked] == ["--run"] and asked[0][1].startswith(os.path.join("runs", "names-rnn"))
+    assert "training one on the sample" in capsys.readouterr().out
+
+
+def test_a_language_model_is_refused_in_words(tmp_path, capsys):
+    package = package_of("imdb-rnn")
+    flags = "language --language.embedding 8 --language.units 8 --fit.epochs 1".split()
+    assert cli.main(package, ["train", *flags, "--run", str(tmp_path / "run")]) == 0
+    assert "language model" in refused(capsys, "imdb-rnn", tmp_path / "run")
