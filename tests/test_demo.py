@@ -19,6 +19,8 @@ from playwright.sync_api import expect, sync_playwright
 from etude import cli
 from etude.demo import command
 from etude.demo.server import Server
+from etude.errors import UserError
+from etude.language.task import Writer
 
 LONG = 60_000  # milliseconds: the machine may be busy
 PHONE = {"width": 360, "height": 740}
@@ -280,8 +282,8 @@ def test_without_a_run_the_sample_is_trained_first(tmp_path, monkeypatch, capsys
     assert "training one on the sample" in capsys.readouterr().out
 
 
-def test_a_language_model_is_refused_in_words(tmp_path, capsys):
-    package = package_of("imdb-rnn")
-    flags = "language --language.embedding 8 --language.units 8 --fit.epochs 1".split()
-    assert cli.main(package, ["train", *flags, "--run", str(tmp_path / "run")]) == 0
-    assert "language model" in refused(capsys, "imdb-rnn", tmp_path / "run")
+@pytest.mark.parametrize("task", ["imdb-rnn", "qa-category"])
+def test_a_language_model_is_refused_in_words(task):
+    page = importlib.import_module(f"{task.replace('-', '_')}.demo")
+    with pytest.raises(UserError, match="is a language model"):
+        page.demo(object.__new__(Writer))

@@ -1,5 +1,6 @@
 """What `coco-caption demo` shows: a photo, and what the network says is on it."""
 
+import torch
 from PIL import Image
 
 from coco_caption.images import seen
@@ -12,8 +13,9 @@ def demo(task: Predictor) -> Demo:
         """Seen and told as `predict` does it."""
         if image is None:
             return NOTHING
-        features = task.encoder([task.encoder.preprocess(seen(image))], task.spatial)
-        ids = task.tell(features.to(task.model.mean.device), task.config.search.beam)
+        with torch.inference_mode():
+            features = task.encoder([task.encoder.preprocess(seen(image))], task.spatial)
+            ids = task.tell(features.to(task.model.mean.device), task.config.search.beam)
         return Answer(task.vocabulary.decode(ids[0].tolist()) or "(nothing)")
 
     made_up = ", which show circles and squares of one colour" if task.config.data.name == "sample" else ""

@@ -26,7 +26,7 @@ def demo(task: Predictor) -> Demo:
         sigma = sigma_w if initialisation == "sigma" else 1.0
         config = Model(int(depth), int(width), activation, initialisation, sigma)  # type: ignore[arg-type]
         measured = one(config, int(number))
-        with torch.inference_mode():
+        with torch.no_grad():
             net = network(images[0].numel(), config)
             predicted = kernels.gradients(net, kernels.walk(net, ((images - mean) / std).flatten(1)), labels)
         curves = [

@@ -29,7 +29,8 @@ def influence(ask: Callable[[], Tensor], ids: Tensor) -> list[float]:
     `ask` looks the ids up in one or more tables of vectors, whose sum is what the network reads. The answer is what
     the number would lose, to first order, without the vector. Of a network that is linear the T numbers are all of it.
     """
-    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False), Vectors(ids) as vectors:
+    vectors = Vectors(ids)
+    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False), vectors:
         gradients = torch.autograd.grad(ask(), vectors.found, allow_unused=True)
     pairs = zip(gradients, vectors.found, strict=True)
     parts = [(gradient * vector).sum(2)[0].detach() for gradient, vector in pairs if gradient is not None]
