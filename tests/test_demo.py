@@ -30,6 +30,11 @@ TINY = {  # flags that make a small model of each task in a second or two
     "imdb-rnn": "--model.embedding 8 --model.hidden 8",
     "qa-category": "--model.embedding 8 --model.hidden 8",
     "lstm-pos": "--model.embedding 16 --model.hidden 16",
+    "text-ae": "--data.messages 2000 --model.latent 16 --model.embedding 16 --model.hidden 16",
+    "cifar-vae": "--data.images 300 --model.width 8 --model.latent 12",
+    "gauss-vae": "--data.train 400 --data.valid 90 --data.test 120 --model.hidden 32 --model.depth 1 --importance 200",
+    "grad-flow": "--model.width 32 --model.depth 3",
+    "coco-caption": "--model.hidden 16 --model.embedding 16",
 }
 
 
@@ -214,6 +219,94 @@ def test_a_sentence_is_tagged_as_by_predict_and_no_file_is_read(browser, trained
         field.fill(str(secret))
         expect(shown.locator(".tagged")).to_contain_text("secret", timeout=LONG)
         assert "секрет" not in shown.content()
+
+
+def test_a_message_is_restored_as_by_predict_and_walks_to_another(browser, trained, capsys, tmp_path):
+    text = "I love this & that https://example.org/x so much"
+    with window(browser, trained, "text-ae") as shown:
+        shown.get_by_label("A short message").fill(text)
+        file = tmp_path / "lines.txt"
+        file.write_text(text + "\n", "utf-8")
+        (said,) = predicted(capsys, trained, "text-ae", file)
+        assert headline(shown) == (" ".join(said.split()) or "(nothing)")
+        shown.get_by_role("tab", name="Walk").click()
+        shown.get_by_label("To", exact=True).fill(text)
+        rests(shown)
+        steps = shown.locator(".panel:not([hidden]) .lines .text")
+        assert steps.count() == 7
+        assert " ".join(steps.last.inner_text().split()) == " ".join(said.split())
+
+
+def test_a_picture_is_restored_as_by_predict_and_numbers_move_it(browser, trained, capsys, tmp_path):
+    file = tmp_path / "wide.png"
+    Image.linear_gradient("L").convert("RGB").resize((60, 40)).save(file)
+    with window(browser, trained, "cifar-vae") as shown:
+        shown.locator(".panel:not([hidden]) input[type=file]").set_input_files(file)
+        expect(shown.locator(".panel:not([hidden]) .headline")).to_have_text(re.compile("PSNR"), timeout=LONG)
+        words = ["--folder", tmp_path / "restored", file]
+        _, restored, error, ratio = predicted(capsys, trained, "cifar-vae", *words)[0].split("\t")
+        assert headline(shown) == ratio
+        assert error.removeprefix("mse ") in shown.locator(".panel:not([hidden]) .detail").inner_text()
+        theirs = Image.open(restored).convert("RGB")
+        ours = Image.open(io.BytesIO(data_of(shown.locator(".panel:not([hidden]) .pictures img").last)))
+        assert ours.tobytes() == theirs.tobytes()
+        shown.get_by_role("tab", name="Numbers").click()
+        rests(shown)
+        both = shown.locator(".panel:not([hidden]) .pictures img")
+        assert data_of(both.first) == data_of(both.last), "nothing is moved yet"
+        slider = shown.locator(".panel:not([hidden]) input[type=range]").first
+        slider.focus()
+        slider.press("End")
+        expect(shown.locator(".panel:not([hidden]) .headline")).to_have_text(re.compile("1 of 12"), timeout=LONG)
+        rests(shown)
+        assert data_of(both.first) != data_of(both.last)
+
+
+def test_a_point_has_the_density_that_predict_says(browser, trained, capsys, tmp_path):
+    with window(browser, trained, "gauss-vae") as shown:
+        rests(shown)
+        x, y = shown.locator(".panel:not([hidden]) .slider input").all()
+        x.focus()
+        x.press("PageUp")
+        rests(shown)
+        point = tmp_path / "point.csv"
+        point.write_text(f"{x.input_value()},{y.input_value()}\n")
+        density = predicted(capsys, trained, "gauss-vae", point)[0].split("\t")[0]
+        assert headline(shown) == f"log p = {density}"
+        assert shown.locator(".plane img").evaluate("i => i.naturalWidth") > 100
+        assert shown.locator(".panel:not([hidden]) .chart path").count() >= 3, "the point and two ellipses"
+        shown.get_by_role("tab", name="Numbers").click()
+        shown.get_by_label("2 numbers, with commas between").fill(f"{x.input_value()}, {y.input_value()}")
+        assert headline(shown) == density
+        shown.get_by_label("2 numbers, with commas between").fill("1, <b>")
+        expect(shown.locator(".panel:not([hidden]) [role=alert]")).to_contain_text("'<b>' is not a number")
+
+
+def test_the_gradient_is_measured_and_predicted(browser, trained):
+    """It has no counterpart in `predict`; theory and measurement are held against each other."""
+    with window(browser, trained, "grad-flow") as shown:
+        rests(shown)
+        shown.get_by_label("Activation").select_option("sigmoid")
+        shown.get_by_label("Units of each layer").select_option("256")
+        depth = shown.get_by_label("Hidden layers")
+        depth.focus()
+        for _ in range(7):
+            depth.press("ArrowRight")
+        rests(shown)
+        assert shown.locator(".chart circle").count() >= 10, "a dot for each of the ten layers"
+        measured = float(re.search(r"[\d.]+", headline(shown))[0])
+        predicted = float(re.search(r"[\d.]+", shown.locator(".detail").inner_text())[0])
+        assert measured == pytest.approx(predicted, rel=0.1) and 0.1 < predicted < 0.2
+
+
+def test_a_photo_is_told_as_by_predict(browser, trained, capsys, tmp_path):
+    file = tmp_path / "photo.png"
+    Image.linear_gradient("L").convert("RGB").resize((90, 60)).save(file)
+    with window(browser, trained, "coco-caption") as shown:
+        shown.locator("input[type=file]").set_input_files(file)
+        expect(shown.locator(".headline")).not_to_have_text("", timeout=LONG)
+        said = predicted(capsys, trained, "coco-caption", file)[0].split("\t")[1]
+        assert headline(shown) == (said or "(nothing)")
 
 
 # ------------------------------------------------------------------------------------------------------- the command

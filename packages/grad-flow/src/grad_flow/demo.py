@@ -10,7 +10,7 @@ from grad_flow.flow import measure
 from grad_flow.model import DeepDenseNet, network
 from grad_flow.task import Predictor
 
-FEW = 24  # images whose gradients are measured: as many as a tenth of a second allows
+FEW = 20  # images whose gradients are measured: as many as a tenth of a second allows, with 40 layers
 WIDTHS = ("32", "64", "128", "256")
 ACTIVATIONS = ("relu", "sigmoid", "tanh", "gelu", "selu", "identity")
 INITIALISATIONS = ("default", "lecun", "xavier", "he", "orthogonal", "sigma")
