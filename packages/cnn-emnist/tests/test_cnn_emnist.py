@@ -110,6 +110,17 @@ def test_every_buildable_network_equals_the_obvious_one():
     assert count > 200
 
 
+def test_the_head_may_see_the_mean_over_all_places():
+    torch.manual_seed(0)
+    knob = Model(layers=3, channels=4, pooling="none", head="average")
+    model, images = CNN(knob, 26).eval(), torch.rand(3, 28, 28)
+    assert model.classify.in_features == knob.plan()[-1][0] == 16
+    maps = model.features(images[:, None])
+    assert maps.shape == (3, 16, 28, 28)
+    expected = maps.flatten(2).mean(2) @ model.classify.weight.T + model.classify.bias
+    torch.testing.assert_close(model(images), expected)
+
+
 def test_the_maximum_may_be_taken_before_relu():
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(F.relu(F.max_pool2d(x, 2)), F.max_pool2d(F.relu(x), 2))

@@ -169,6 +169,7 @@ def test_the_battery_of_a_classifier_from_a_language_model(start, tmp_path, monk
     monkeypatch.setattr(testing, "available", lambda _: [])
     (tmp_path / "runs").mkdir()
     flags = ["--model.start", str(start), *FIT, "--model.dropout", "0.1", "--text.window", "20"]
+    flags += ["--model.adversarial", "1"]
     check_task(dataclasses.replace(PACKAGE, scores=CLASSIFYING), flags, [reviews("A film.", "")], tmp_path / "runs")
 
 
@@ -230,6 +231,34 @@ def test_no_answer_depends_on_padding_or_the_company(start):
         alone = torch.cat([model(row[None, :n], n[None]) for row, n in zip(ids, lengths, strict=True)], 1)
     torch.testing.assert_close(together, longer, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+
+
+def test_words_are_moved_to_where_the_loss_rises_most(start):
+    """Each review by as much in all; no way of that length raises its loss faster; half of the loss is theirs."""
+    none = ["--model.dropout", "0", "--model.word-dropout", "0"]
+    one = started(start, "whole", "--model.adversarial", "0.01", *none)
+    batch = one.load("train", np.arange(6), 1)
+    ids, lengths, labels, _ = batch
+    far = 0.01 * float(one.encoder().embedding.weight.detach().std())
+    plain = task.surprise(one.model(*batch[:2]), labels)
+    shift = one.nowhere(ids)
+    assert torch.equal(one.model(ids, lengths, None, shift), one.model(ids, lengths))
+    away = one.moved(task.surprise(one.model(ids, lengths, None, shift), labels), shift)
+    assert not away.requires_grad
+    torch.testing.assert_close(away.flatten(1).norm(dim=1), torch.full((6,), far))
+    assert not away[0, lengths[0] :].any()  # what stands behind a review
+    rises = task.surprise(one.model(ids, lengths, None, away), labels) - plain
+    torch.manual_seed(0)
+    for _ in range(5):
+        other = torch.randn_like(away) * (away != 0)
+        other *= far / other.flatten(1).norm(dim=1)[:, None, None]
+        assert task.surprise(one.model(ids, lengths, None, other), labels) - plain < rises
+    one.model.train()
+    total, count = one.step(batch)["loss"]
+    assert count == 6
+    torch.testing.assert_close(total, plain + rises / 2)
+    one.model.eval()
+    torch.testing.assert_close(one.step(batch)["loss"][0], plain)
 
 
 def test_a_run_folder_predicts_without_the_language_model(start, capsys):
@@ -299,6 +328,9 @@ def test_what_cannot_be_started_from_is_refused(start, home, capsys, tmp_path):
             "adamw and rmsprop only",
         ),
         (["--model.start", "language", "--data", "imdb"], "trained on 2 of the 62 test reviews of imdb"),
+        (["--model.start", "language", "--model.adversarial", "-1"], "model.adversarial is a distance"),
+        (["--model.start", "language", "--model.adversarial", "1", "--model.transfer", "gradual"], "not gradual"),
+        (["--model.adversarial", "1"], "moves the words of a model.start"),
         (["--model.transfer", "frozen"], "give --model.start RUN"),
         (["--language.units", "7"], "train language"),
         (["--unlabelled", "imdb-full"], "train language"),

@@ -42,6 +42,8 @@ class Model:
     """normalise every feature map over the batch (Ioffe & Szegedy 2015)"""
     dropout: float = 0.0
     """the fraction of the last feature map that is zeroed at random in training (Srivastava et al. 2014)"""
+    head: Literal["flatten", "average"] = "flatten"
+    """what of the last feature map the linear layer sees: every place, or the mean over all places (Lin et al. 2014)"""
 
     def __post_init__(self) -> None:
         at_least(1, "model", self, "kernel", "layers", "channels", "stages")
@@ -50,9 +52,8 @@ class Model:
             raise UserError(
                 f"model.kernel {self.kernel} is even, padding cannot keep the size: use --model.padding none"
             )
-        side = self.sizes()[-1]
         widths = [width for width, _ in self.plan()]
-        weights = sum(a * b * self.kernel**2 for a, b in zip([1, *widths], widths, strict=False)) + widths[-1] * side**2
+        weights = sum(a * b * self.kernel**2 for a, b in zip([1, *widths], widths, strict=False)) + self.inputs()
         if weights > 10**8:
             raise UserError(
                 f"this network would have more than {weights:.0e} weights: use fewer channels, stages or layers"
@@ -84,6 +85,10 @@ class Model:
                 )
             sizes.append(side)
         return sizes
+
+    def inputs(self) -> int:
+        """How many numbers the linear layer sees. Raises UserError as `sizes` does."""
+        return self.plan()[-1][0] * (self.sizes()[-1] ** 2 if self.head == "flatten" else 1)
 
 
 @dataclass(frozen=True)

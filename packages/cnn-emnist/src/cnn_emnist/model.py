@@ -28,8 +28,9 @@ class CNN(nn.Module):
             layers[f"conv{number}"] = block(config, channels, width, ends)
             channels = width
         self.features = nn.Sequential(layers)
+        self.averages = config.head == "average"
         self.dropout = nn.Dropout(config.dropout)
-        self.classify = nn.Linear(channels * config.sizes()[-1] ** 2, classes)
+        self.classify = nn.Linear(config.inputs(), classes)
 
     def forward(self, images: Tensor) -> Tensor:
         if self.training or not self.views:
@@ -40,7 +41,8 @@ class CNN(nn.Module):
     def logits(self, images: Tensor) -> Tensor:
         x = ((images - self.mean) / self.std).unsqueeze(1)
         x = self.features(x.contiguous(memory_format=torch.channels_last))
-        return self.classify(self.dropout(x.flatten(1)))
+        x = x.mean((2, 3)) if self.averages else x.flatten(1)
+        return self.classify(self.dropout(x))
 
 
 def six_views(images: Tensor) -> list[Tensor]:

@@ -35,10 +35,10 @@ class Classifier(nn.Module):
         weights = [1.0] * bool(config.ngrams) + [config.share / config.members] * members
         self.register_buffer("share", torch.tensor(weights), persistent=False)
 
-    def forward(self, ids: Tensor, lengths: Tensor, *free: int | None) -> Tensor:
-        """`free`: see `Started`."""
+    def forward(self, ids: Tensor, lengths: Tensor, *started: Any) -> Tensor:
+        """`started`: what else `Started` takes."""
         odds = [] if self.linear is None else [self.linear(ids, lengths)]
-        return torch.stack(odds + [reader(ids, lengths, *free) for reader in self.readers])
+        return torch.stack(odds + [reader(ids, lengths, *started) for reader in self.readers])
 
     def answer(self, odds: Tensor) -> Tensor:
         """The log-odds of all parts together: [P, B] -> [B]."""
@@ -68,7 +68,8 @@ class Reader(nn.Module):
 class Started(nn.Module):
     """What begins as a language model, with concatenated pooling and one linear layer: ids, lengths -> log-odds [B].
 
-    `free`: how many layers of the language model learn, from the top; None: all.
+    `free`: how many layers of the language model learn, from the top; None: all. `shift` [B, T, E] is added to the
+    embeddings.
     """
 
     def __init__(self, config: Model, vocabulary: int, of: Start) -> None:
@@ -78,8 +79,8 @@ class Started(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.classify = nn.Linear(self.body.size, 1)
 
-    def forward(self, ids: Tensor, lengths: Tensor, free: int | None = None) -> Tensor:
-        odds: Tensor = self.classify(self.dropout(self.body(ids, lengths, free)))
+    def forward(self, ids: Tensor, lengths: Tensor, free: int | None = None, shift: Tensor | None = None) -> Tensor:
+        odds: Tensor = self.classify(self.dropout(self.body(ids, lengths, free, shift)))
         return odds[:, 0].float()
 
 

@@ -17,6 +17,7 @@ from etude.language import start
 from etude.language import task as speech
 from etude.language.start import Start
 from etude.language.task import Speaking, Writer
+from etude.layers.language import Encoder
 from etude.text.batching import by_length, pad, padded_batches, sorted_by_length
 from etude.text.tokenizer import Tokenizer
 from etude.train import run as runs
@@ -26,7 +27,7 @@ from etude.train.totals import Sums, Totals
 from imdb_rnn import data, language, reading
 from imdb_rnn.config import CLASSIFYING, Config, Text
 from imdb_rnn.data import CLASSES, Dataset, Reviews
-from imdb_rnn.model import Classifier, NGrams, ngrams
+from imdb_rnn.model import Classifier, NGrams, Started, ngrams
 from imdb_rnn.reading import encode
 
 SHOWN = 12  # reviews shown before, during and after training
@@ -111,15 +112,35 @@ class Sentiment(Predictor):
 
     def step(self, batch: Batch) -> Sums:
         ids, lengths, labels, *free = batch
-        parts = self.model(ids, lengths, *free)
+        moving = self.model.training and torch.is_grad_enabled() and self.config.model.adversarial > 0
+        shift = self.nowhere(ids) if moving else None
+        parts = self.model(ids, lengths, *free, *([] if shift is None else [shift]))
         odds = self.model.answer(parts.detach())
-        learning = parts if self.model.training else odds[None]
-        loss = F.binary_cross_entropy_with_logits(learning, labels.float().expand_as(learning), reduction="sum")
+        loss = surprise(parts if self.model.training else odds[None], labels)
+        if shift is not None:
+            away = self.moved(loss, shift)
+            loss = (loss + surprise(self.model(ids, lengths, *free, away), labels)) / 2
         if self.model.training and self.model.linear is not None:
             loss = loss + len(labels) * self.model.linear.penalty()
         answers = (odds > 0).long()
         found = {"loss": loss, "accuracy": (labels == answers).sum(), "confusion": confusion.count(labels, answers, 2)}
         return {name: (total, len(labels)) for name, total in found.items()}
+
+    def nowhere(self, ids: Tensor) -> Tensor:
+        """By how much the words of reviews, int64 [B, T], are moved at first: not at all, [B, T, E]."""
+        return torch.zeros(*ids.shape, self.encoder().size, device=ids.device, requires_grad=True)
+
+    def moved(self, loss: Tensor, shift: Tensor) -> Tensor:
+        """Where the loss rises most, for each review as far as `model.adversarial` says: [B, T, E]."""
+        [gradient] = torch.autograd.grad(loss, shift, retain_graph=True)
+        far = self.config.model.adversarial * self.encoder().embedding.weight.detach().std()
+        return far * gradient / gradient.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+
+    def encoder(self) -> Encoder:
+        """That of the language model that was begun with."""
+        [reader] = self.model.readers
+        assert isinstance(reader, Started)
+        return reader.body.encoder
 
     def scores(self, totals: Totals) -> dict[str, float]:
         return {**totals.means(), "f1": float(confusion.f1(totals.sums["confusion"])[1])}
@@ -146,6 +167,11 @@ class Sentiment(Predictor):
             short = re.sub(r"([|*_`<\\])", r"\\\1", " ".join(short.split()))
             lines.append(f"| {mark} | {CLASSES[truth]} | {probability:.2f} | {short} |")
         return "\n".join(lines)
+
+
+def surprise(odds: Tensor, labels: Tensor) -> Tensor:
+    """The sum of minus the log-probabilities of labels, int64 [B], over the log-odds of each part, [P, B]."""
+    return F.binary_cross_entropy_with_logits(odds, labels.float().expand_as(odds), reduction="sum")
 
 
 def make(config: Config, where: torch.device) -> Task:

@@ -119,9 +119,9 @@ class Reader(nn.Module):
         )
         self.size = read * len(self.pools)
 
-    def forward(self, ids: Tensor, lengths: Tensor, free: int | None = None) -> Tensor:
-        """`free`: how many layers of the language model learn, from the top; None: all."""
-        read = self.encoder.read(ids, lengths, free)
+    def forward(self, ids: Tensor, lengths: Tensor, free: int | None = None, shift: Tensor | None = None) -> Tensor:
+        """`free`: how many layers of the language model learn, from the top; None: all. `shift`: see `Encoder.read`."""
+        read = self.encoder.read(ids, lengths, free, shift)
         return torch.cat([pool(read, lengths) for pool in self.pools], 1)
 
 

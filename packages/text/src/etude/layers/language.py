@@ -83,15 +83,18 @@ class Encoder(nn.Module):
         """What can be frozen, or learn at a rate of its own, from the lowest on."""
         return [[self.embedding], *([self.layers[n], *self.reverse[n : n + 1]] for n in range(len(self.layers)))]
 
-    def read(self, ids: Tensor, lengths: Tensor, free: int | None = None) -> Tensor:
+    def read(self, ids: Tensor, lengths: Tensor, free: int | None = None, shift: Tensor | None = None) -> Tensor:
         """What is known of whole texts at each token, int64 [B, T], [B] -> [B, T, E], or [B, T, 2 E] bidirectional.
 
-        Before the first token that a direction reads stands `BOUNDARY`. `free`: see `forward`.
+        Before the first token that a direction reads stands `BOUNDARY`. `shift` [B, T, E] is added to the embeddings.
+        `free`: see `forward`.
         """
         found = []
         for reverse in (False, True)[: 1 + self.bidirectional]:
             row = flipped(ids, lengths) if reverse else ids
-            read = self(F.pad(row, (1, 0), value=BOUNDARY), lengths + 1, free=free, reverse=reverse)[0][:, 1:]
+            by = None if shift is None else F.pad(flipped(shift, lengths) if reverse else shift, (0, 0, 1, 0))
+            given = F.pad(row, (1, 0), value=BOUNDARY), lengths + 1
+            read = self(*given, free=free, reverse=reverse, shift=by)[0][:, 1:]
             found.append(flipped(read, lengths) if reverse else read)
         return torch.cat(found, 2)
 
@@ -102,17 +105,19 @@ class Encoder(nn.Module):
         states: States | None = None,
         free: int | None = None,
         reverse: bool = False,
+        shift: Tensor | None = None,
     ) -> tuple[Tensor, States]:
         """int64 [B, T], lengths [B] (None: all T), states of each layer (None: 0) -> outputs [B, T, E], states.
 
         `free`: how many of `parts`, from the top, a gradient reaches; None: all. `reverse`: by the LSTMs that read from
-        the end, which take the ids in their order of reading.
+        the end, which take the ids in their order of reading. `shift` [B, T, E] is added to the embeddings.
         """
         first = 0 if free is None else len(self.layers) + 1 - free
         found: States = []
         learns = torch.is_grad_enabled()
         with torch.set_grad_enabled(learns and first <= 0):
-            x = self.dropout(self.embedded(ids))
+            x = self.embedded(ids)
+            x = self.dropout(x if shift is None else x + shift)
         for number, layer in enumerate(self.reverse if reverse else self.layers):
             with torch.set_grad_enabled(learns and first <= number + 1):
                 x, state = layer(x, lengths, None if states is None else states[number])
