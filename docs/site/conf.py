@@ -21,7 +21,6 @@ html_show_sourcelink = False
 html_show_sphinx = False
 html_use_index = False
 html_domain_indices = False
-html_sidebars = {
-    "**": [f"sidebar/{part}.html" for part in ("brand", "language", "search", "scroll-start", "navigation", "scroll-end")]
-}
+PARTS = ("brand", "language", "search", "scroll-start", "navigation", "scroll-end")
+html_sidebars = {"**": [f"sidebar/{part}.html" for part in PARTS]}
 html_theme_options: dict[str, Any] = {"top_of_page_buttons": [], "navigation_with_keys": False}

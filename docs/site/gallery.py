@@ -1,4 +1,4 @@
-"""The gallery: each study whose results are committed, with its question, its chart, its verdicts, and where it stands."""
+"""The gallery: each study whose results are committed, with its question, its chart, its verdicts and a link."""
 
 import re
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup, escape
-from pages import Language, language_of, from_page
+from pages import Language, from_page, language_of
 
 from etude.package import Package
 from etude.report import page as report
@@ -53,9 +53,9 @@ def card(shown: Shown, page: str) -> Markup:
     if outcome.problems:
         verdicts.append(Markup('<li class="unclear"><b>! {}</b></li>').format(WORDS["incomplete"][language]))
     question = Markup('<p class="question" lang="en"><a href="{}">{}</a></p>').format(address, shown.found.title)
-    return Markup('<article class="card">\n<p class="kicker">{}</p>\n{}\n{}\n<ul class="verdicts">{}</ul>\n</article>').format(
-        shown.package.name, question, thumbnail(shown), Markup("").join(verdicts)
-    )
+    return Markup(
+        '<article class="card">\n<p class="kicker">{}</p>\n{}\n{}\n<ul class="verdicts">{}</ul>\n</article>'
+    ).format(shown.package.name, question, thumbnail(shown), Markup("").join(verdicts))
 
 
 def thumbnail(shown: Shown) -> Markup:

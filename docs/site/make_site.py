@@ -38,13 +38,16 @@ PAGES = {
     "docs/loop.ru.md": "ru/built",
 }
 LITERAL = {"CITATION.cff": ("citation", "yaml", "How to cite"), "LICENSE": ("licence", "text", "Licence")}
+ORDER = ("built", "glossary", "contributing", "log", "changelog")  # in the tree of pages; then the others by name
 HEADINGS = {
     "gallery": {"en": "What was asked, and what came out", "ru": "О чём спрашивали и что вышло"},
     "about": {
-        "en": "Every study whose results are in the repository: the question, each setting's score with its interval, and whether what was expected "
-        "beforehand came true. *Unclear* means that the difference may be chance. A card leads to the table and what was concluded.",
-        "ru": "Все исследования, результаты которых есть в репозитории: вопрос, оценка каждой настройки с интервалом и сбылось ли то, что ожидали заранее. "
-        "*Неясно* значит, что разница может быть случайной. Карточка ведёт к таблице и выводам (по-английски).",
+        "en": "Every study whose results are in the repository: the question, each setting's score with its "
+        "interval, and whether what was expected beforehand came true. *Unclear* means that the difference may "
+        "be chance. A card leads to the table and what was concluded.",
+        "ru": "Все исследования, результаты которых есть в репозитории: вопрос, оценка каждой настройки с "
+        "интервалом и сбылось ли то, что ожидали заранее. *Неясно* значит, что разница может быть "
+        "случайной. Карточка ведёт к таблице и выводам (по-английски).",
     },
     "etudes": {"en": "Études", "ru": "Этюды"},
     "data": {"en": "Data", "ru": "Данные"},
@@ -109,13 +112,13 @@ def home(readme: str, cards: str, language: Language) -> str:
     at = first.start() if first else len(readme)
     heading, about = HEADINGS["gallery"][language], HEADINGS["about"][language]
     after = "" if readme[at:].startswith("## ") else f"## {WORDS['results'][language]}\n\n"
-    return f"{readme[:at]}\n## {heading}\n\n{about}\n\n{cards}\n{after}{readme[at:]}"
+    return f"---\nhide-toc: true\n---\n{readme[:at]}\n## {heading}\n\n{about}\n\n{cards}\n{after}{readme[at:]}"
 
 
 def contents(of: list[str], language: Language) -> str:
     """The trees of pages for the side of the site, which stand on the home page and are not shown there."""
     trees: dict[str, list[str]] = {"": [], "etudes": [], "data": [], "project": []}
-    for page in sorted(of, key=lambda page: (page not in ("built", "glossary"), page)):
+    for page in sorted(of, key=lambda page: (ORDER.index(page) if page in ORDER else len(ORDER), page)):
         name = page.removeprefix("ru/")
         folder = name.partition("/")[0] if "/" in name else "" if name in ("built", "glossary") else "project"
         if name != "index":
@@ -158,12 +161,21 @@ def sphinx(source: Path, out: Path, language: Language, in_both: list[str]) -> i
     return int(build(["-b", "html", "-q", "-W", "--keep-going", "-E", *settings, str(source), str(out)]))
 
 
-def reachable(out: Path) -> None:
-    """Lets the keyboard scroll what is wider than a phone: tables and code."""
+def mend(out: Path) -> None:
+    """What Sphinx and Furo leave out for people who do not see or do not point.
+
+    Tables and code that are wider than a phone can be scrolled by the keyboard, headings of the tree of pages have a
+    level, and its place and that of a page's contents have names that differ.
+    """
+    named = {"sidebar-drawer": ("Pages", "Страницы"), "toc-drawer": ("On this page", "На этой странице")}
     for page in out.rglob("*.html"):
         text = page.read_text("utf-8")
         text = text.replace('<div class="table-wrapper', '<div tabindex="0" class="table-wrapper')
-        text = re.sub(r"<pre>", '<pre tabindex="0">', text)
+        text = text.replace("<pre>", '<pre tabindex="0">')
+        text = text.replace('class="caption" role="heading"', 'class="caption" role="heading" aria-level="2"')
+        for place, names in named.items():
+            name = names[page.is_relative_to(out / "ru")]
+            text = text.replace(f'<aside class="{place}', f'<aside aria-label="{name}" class="{place}')
         page.write_text(text, "utf-8")
 
 
@@ -175,8 +187,7 @@ def make(root: Path, out: Path) -> list[str]:
         written = sources(site, packages)
     except (BrokenLink, ValueError) as error:
         return [str(error)]
-    names = {language: {p.removeprefix("ru/") for p in written if pages.language_of(p) == language} for language in ("en", "ru")}
-    in_both = sorted(names["en"] & names["ru"])
+    in_both = sorted(page for page in written if f"ru/{page}" in written)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".site-", dir=out.parent) as name:
         folder = Path(name)
@@ -188,7 +199,7 @@ def make(root: Path, out: Path) -> list[str]:
                 return ["Sphinx has found the faults above"]
         for left_over in [*made.rglob(".doctrees"), *made.rglob(".buildinfo"), *made.rglob("objects.inv")]:
             shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
-        reachable(made)
+        mend(made)
         found = list(links.problems(made))
         if not found:
             shutil.rmtree(out, ignore_errors=True)

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from markdown_it import MarkdownIt
 
 Language = Literal["en", "ru"]
-MADE = re.compile(r"[ \t]*<!-- (?:made: [^\n]*?|end) -->[ \t]*\n?")
+MADE = re.compile(r"^<!-- (?:made: [^\n]*?|end) -->\n|<!-- (?:made: [^\n]*?|end) -->", re.MULTILINE)
 STUDY = re.compile(r"^<!-- made: study (\S+) -->$", re.MULTILINE)
 
 
