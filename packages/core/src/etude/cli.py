@@ -56,7 +56,8 @@ def main(package: Package, argv: list[str] | None = None) -> int:
             more = {} if words and words[0] in verbs else added(package)
             if not words or words[0] in ("-h", "--help"):
                 told = [f"  {name:10}{about}" for name, about in abouts(verbs, more).items()]
-                print(f"usage: {package.name} VERB ...", "", *told, "", "VERB --help tells more.", sep="\n")
+                end = f"VERB --help tells more; {COMPLETION} SHELL prints what completes all this."
+                print(f"usage: {package.name} VERB ...", "", *told, "", end, sep="\n")
                 return 0 if words else 2
             if words[0] == COMPLETION:
                 return completion(package, abouts(verbs, more), words[1:])
