@@ -145,11 +145,13 @@ def wheels(session: nox.Session) -> None:
     env = {"SOURCE_DATE_EPOCH": "1700000000"}  # any will do: hatchling writes it for the time of every file
     built: list[dict[str, str]] = []
     with TemporaryDirectory(prefix="etude-wheels-", dir=ROOT.parent) as name:
-        for copy in ("one", "two"):
-            folder, dist = Path(name, copy, "etude"), Path(name, copy, "dist")
+        one_and_two = [Path(name, copy, "etude") for copy in ("one", "two")]
+        for folder in one_and_two:  # both before anything is built, as somebody may be at work here
             shutil.copytree(ROOT / "packages", folder / "packages", ignore=shutil.ignore_patterns("__pycache__"))
             for file in ("pyproject.toml", "uv.lock"):
                 shutil.copyfile(ROOT / file, folder / file)
+        for folder in one_and_two:
+            dist = folder.parent / "dist"
             whole = ("uv", "build", "--quiet", "--wheel", "--no-sources", "--all-packages", "--out-dir", str(dist))
             session.run(*whole, "--project", str(folder), str(folder), env=env, external=True)
             built.append({file.name: sha256(file.read_bytes()).hexdigest() for file in sorted(dist.glob("*.whl"))})
