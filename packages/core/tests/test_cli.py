@@ -183,12 +183,12 @@ def test_bash_completes_verbs_flags_and_their_words(capsys, tmp_path):
     assert offered("toy", "train", "--fit.batch") == ["--fit.batch-size"]
     assert offered("toy", "train", "--ru") == ["--run"]
     assert offered("toy", "train", "--fit.optimizer", "") == ["adamw", "sgd", "rmsprop"]
-    for shell in ("zsh", "tcsh"):
+    for shell in ("zsh", "fish"):
         assert toy("--tyro-print-completion", shell) == 0
         assert "train" in capsys.readouterr().out
-    for words in ([], ["fish"], ["bash", "zsh"]):
+    for words in ([], ["tcsh"], ["bash", "zsh"]):
         assert toy("--tyro-print-completion", *words) == 2
-        assert capsys.readouterr().err == "toy: --tyro-print-completion takes the shell: bash, zsh, tcsh\n"
+        assert capsys.readouterr().err == "toy: --tyro-print-completion takes the shell: bash, zsh, fish\n"
 
 
 @pytest.fixture

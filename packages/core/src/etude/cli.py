@@ -29,7 +29,7 @@ VERBS = {
     "embed": "Write what the best checkpoint of a run makes of inputs, as vectors.",
 }
 COMPLETION = "--tyro-print-completion"  # the name that tyro's users know
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh", "fish")
 
 
 def command(package: Package, called: str) -> Callable[..., int]:
