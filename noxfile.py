@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tomllib
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,7 +21,7 @@ import nox
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_venv = "yes"  # `uv sync --exact` sees to what is in it
-nox.options.sessions = ["lint", "tests", "smoke"]
+nox.options.sessions = ["lint", "tests", "smoke", "wheels", "site"]
 
 ROOT = Path(__file__).parent
 FOLDERS = {
@@ -143,6 +144,44 @@ def smoke(session: nox.Session, package: str) -> None:
                 session.run(*command, "--run", f"run-{installer}", env={"UV_RUN_RECURSION_DEPTH": None})
                 if not Path(f"run-{installer}/metrics.jsonl").is_file():
                     session.error(f"{package} train wrote no run-{installer}/metrics.jsonl")
+
+
+@nox.session(venv_backend="none")
+def wheels(session: nox.Session) -> None:
+    """Builds the wheels of all packages twice, from two copies of their files; they have to be the same to the byte."""
+    env = {"SOURCE_DATE_EPOCH": "1700000000"}  # any will do: hatchling writes it for the time of every file
+    built: list[dict[str, str]] = []
+    with TemporaryDirectory(prefix="etude-wheels-", dir=ROOT.parent) as name:
+        one_and_two = [Path(name, copy, "etude") for copy in ("one", "two")]
+        for folder in one_and_two:  # both before anything is built, as somebody may be at work here
+            shutil.copytree(ROOT / "packages", folder / "packages", ignore=shutil.ignore_patterns("__pycache__"))
+            for file in ("pyproject.toml", "uv.lock"):
+                shutil.copyfile(ROOT / file, folder / file)
+        for folder in one_and_two:
+            dist = folder.parent / "dist"
+            whole = ("uv", "build", "--quiet", "--wheel", "--no-sources", "--all-packages", "--out-dir", str(dist))
+            session.run(*whole, "--project", str(folder), str(folder), env=env, external=True)
+            built.append({file.name: sha256(file.read_bytes()).hexdigest() for file in sorted(dist.glob("*.whl"))})
+    one, two = built
+    if len(one) != len(FOLDERS):
+        session.error(f"{len(FOLDERS)} packages gave {len(one)} wheels")
+    if different := [wheel for wheel in one if one[wheel] != two.get(wheel)]:
+        session.error(f"built twice, and not the same: {', '.join(different)}")
+    print(*(f"{digest}  {wheel}" for wheel, digest in one.items()), sep="\n")
+
+
+@nox.session
+def site(session: nox.Session) -> None:
+    """The site of all that can be read here, into site/; fails on a warning, or a link that leads nowhere."""
+    sync(session, "--all-packages", "--no-dev", "--group", "site")
+    session.run("python", "docs/site/make_site.py", str(ROOT / "site"))
+
+
+@nox.session
+def axe(session: nox.Session) -> None:
+    """Opens pages of the site, built before, in Chromium: accessibility, requests, errors. `-- index.html` for some."""
+    sync(session, "--all-packages", "--no-dev", "--group", "site")
+    session.run("python", "docs/site/axe.py", str(ROOT / "site"), *session.posargs)
 
 
 @nox.session

@@ -67,7 +67,7 @@ def workspace(tmp_path_factory):
     """A folder with the root's and core's real files, and toy tasks whose pyproject.toml is that of cnn-emnist."""
     root = tmp_path_factory.mktemp("workspace")
     shutil.copy(ROOT / "uv.lock", root)
-    (root / "pyproject.toml").write_text(asking_for((ROOT / "pyproject.toml").read_text(), "dev"))
+    (root / "pyproject.toml").write_text(asking_for(asking_for((ROOT / "pyproject.toml").read_text(), "dev"), "site"))
     core = root / "packages/core/src/etude"
     core.mkdir(parents=True)
     for name in ("errors.py", "dispatch.py"):
@@ -443,8 +443,9 @@ def test_readme(package):
         elif not (names.intersection(words[:1]) or VERBS.intersection(words[1:2])):
             continue
         assert words[0] in names, words
-        assert words[1] in VERBS | {"--help", "tensorboard", "python", words[0]}, words
-        assert words[1] != words[0] or words[2] in VERBS | {"--help"}, words
+        about = {"--help", "--tyro-print-completion"}
+        assert words[1] in VERBS | about | {"tensorboard", "python", words[0]}, words
+        assert words[1] != words[0] or words[2] in VERBS | about, words
         shown += 1
     assert shown, "no command is shown"
 

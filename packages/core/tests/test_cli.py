@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -154,6 +155,40 @@ def test_help_imports_no_torch():
         "    assert 'torch' not in sys.modules, verb\n"
     )
     assert subprocess.run([sys.executable, "-c", ask]).returncode == 0
+
+
+def test_bash_completes_verbs_flags_and_their_words(capsys, tmp_path):
+    """In a real bash, by what `--tyro-print-completion bash` prints; it imports no torch."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys\nfrom etude import cli\nfrom toy.config import PACKAGE\n"
+         "print(cli.main(PACKAGE, ['--tyro-print-completion', 'bash']), 'torch' in sys.modules, file=sys.stderr)"],
+        capture_output=True, text=True, encoding="utf-8",
+    )  # fmt: skip
+    assert done.stderr.split() == ["0", "False"]
+    (tmp_path / "toy.bash").write_text(done.stdout, "utf-8")
+    (function,) = re.findall(r"^complete .*-F (\w+) toy$", done.stdout, flags=re.M)
+
+    def offered(*words):
+        """What bash offers for the last word."""
+        typed = " ".join(f"'{word}'" for word in words)
+        ask = (
+            f'source toy.bash; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; {function}; echo "${{COMPREPLY[@]}}"'
+        )
+        told = subprocess.run(["bash", "-c", ask], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+        assert told.stderr == ""
+        return told.stdout.split()
+
+    assert {"train", "evaluate", "predict", "study", "report", "export", "track"} <= {*offered("toy", "")}
+    assert offered("toy", "tr") == ["track", "train"]
+    assert offered("toy", "train", "--fit.batch") == ["--fit.batch-size"]
+    assert offered("toy", "train", "--ru") == ["--run"]
+    assert offered("toy", "train", "--fit.optimizer", "") == ["adamw", "sgd", "rmsprop"]
+    for shell in ("zsh", "fish"):
+        assert toy("--tyro-print-completion", shell) == 0
+        assert "train" in capsys.readouterr().out
+    for words in ([], ["tcsh"], ["bash", "zsh"]):
+        assert toy("--tyro-print-completion", *words) == 2
+        assert capsys.readouterr().err == "toy: --tyro-print-completion takes the shell: bash, zsh, fish\n"
 
 
 @pytest.fixture

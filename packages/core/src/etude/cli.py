@@ -6,9 +6,9 @@ import os
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from dataclasses import replace
+from dataclasses import make_dataclass, replace
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from operator import attrgetter
@@ -28,6 +28,8 @@ VERBS = {
     "predict": "Apply the best checkpoint of a run to inputs.",
     "embed": "Write what the best checkpoint of a run makes of inputs, as vectors.",
 }
+COMPLETION = "--tyro-print-completion"  # the name that tyro's users know
+SHELLS = ("bash", "zsh", "fish")
 
 
 def command(package: Package, called: str) -> Callable[..., int]:
@@ -53,10 +55,12 @@ def main(package: Package, argv: list[str] | None = None) -> int:
                 return together(package)
             more = {} if words and words[0] in verbs else added(package)
             if not words or words[0] in ("-h", "--help"):
-                about = VERBS | {name: str(verb.load().__doc__).partition("\n")[0] for name, verb in more.items()}
-                told = [f"  {name:10}{about[name]}" for name in [*verbs, *more]]
-                print(f"usage: {package.name} VERB ...", "", *told, "", "VERB --help tells more.", sep="\n")
+                told = [f"  {name:10}{about}" for name, about in abouts(verbs, more).items()]
+                end = f"VERB --help tells more; {COMPLETION} SHELL prints what completes all this."
+                print(f"usage: {package.name} VERB ...", "", *told, "", end, sep="\n")
                 return 0 if words else 2
+            if words[0] == COMPLETION:
+                return completion(package, abouts(verbs, more), words[1:])
             if words[0] in more:
                 return int(more[words[0]].load()(package, list(words[1:]), invocation(package)))
             if words[0] not in verbs:
@@ -88,6 +92,33 @@ def added(package: Package) -> dict[str, EntryPoint]:
     """
     groups = (entry_points(group=group) for group in ("etude.verbs", f"etude.verbs.{package.module}"))
     return {entry.name: entry for group in groups for entry in sorted(group, key=attrgetter("name"))}
+
+
+def abouts(verbs: Iterable[str], more: Mapping[str, EntryPoint]) -> dict[str, str]:
+    """What each verb does, in a sentence."""
+    told = VERBS | {name: str(verb.load().__doc__).partition("\n")[0] for name, verb in more.items()}
+    return {name: told[name] for name in [*verbs, *more]}
+
+
+def completion(package: Package, verbs: Mapping[str, str], words: Sequence[str]) -> int:
+    """Prints what completes verbs, the flags of `train` and their words in a shell; tyro writes it.
+
+    Of the other verbs no flag is known before they run: there file names are completed, as without it.
+    """
+    if len(words) != 1 or words[0] not in SHELLS:
+        raise UserError(f"{COMPLETION} takes the shell: {', '.join(SHELLS)}")
+    import tyro
+
+    def other() -> None:
+        pass
+
+    run: Any = [("run", Path | None, None)]
+    takes: dict[str, Any] = dict.fromkeys(verbs, other)
+    for name, fields in {"train": run, "evaluate": []}.items():
+        takes[name] = make_dataclass(name, fields, bases=(package.config,), frozen=True)
+        takes[name].__doc__ = verbs[name]
+    tyro.extras.subcommand_cli_from_dict(takes, prog=package.name, args=["--tyro-print-completion", words[0]])
+    return 0  # not reached: tyro ends as after --help
 
 
 def say_error(package: Package, line: str) -> None:

@@ -1,0 +1,220 @@
+"""Builds the site: `uv run nox -s site`, which gives the environment, or `python docs/site/make_site.py OUT`.
+
+Every page is made of what the repository has already; only `docs/` is written for people who read. OUT is replaced when
+all is built and every link in it leads somewhere; otherwise it stays as it was, and what is wrong is said, a line each.
+"""
+
+import importlib
+import re
+import shutil
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+
+import links
+import pages
+import yaml
+from beside import beside
+from gallery import WORDS, chart_colours, gallery, studies
+from glossary import glossary
+from pages import BrokenLink, Language, Site
+
+from etude.package import Package
+
+ROOT = Path(__file__).parents[2]
+LOOP = "packages/core/src/etude/train/loop.py"
+# The pages beside those of the tasks: by file, where they are.
+PAGES = {
+    "README.md": "index",
+    "docs/loop.md": "built",
+    "CONTRIBUTING.md": "contributing",
+    "CHANGELOG.md": "changelog",
+    "LOG.md": "log",
+    "SECURITY.md": "security",
+    "README.ru.md": "ru/index",
+    "docs/loop.ru.md": "ru/built",
+}
+LITERAL = {"CITATION.cff": ("citation", "yaml", "How to cite"), "LICENSE": ("licence", "text", "Licence")}
+ORDER = ("built", "glossary", "contributing", "log", "changelog")  # in the tree of pages; then the others by name
+HEADINGS = {
+    "gallery": {"en": "What was asked, and what came out", "ru": "О чём спрашивали и что вышло"},
+    "about": {
+        "en": "Every study whose results are in the repository: the question, each setting's score with its "
+        "interval, and whether what was expected beforehand came true. *Unclear* means that the difference may "
+        "be chance. A card leads to the table and what was concluded.",
+        "ru": "Все исследования, результаты которых есть в репозитории: вопрос, оценка каждой настройки с "
+        "интервалом и сбылось ли то, что ожидали заранее. *Неясно* значит, что разница может быть "
+        "случайной. Карточка ведёт к таблице и выводам (по-английски).",
+    },
+    "etudes": {"en": "Études", "ru": "Этюды"},
+    "data": {"en": "Data", "ru": "Данные"},
+    "project": {"en": "Project", "ru": "Проект"},
+}
+
+
+def tasks(root: Path) -> list[Package]:
+    """What the tasks of the workspace say of themselves, in the order of their names."""
+    found = [file.parents[1] for file in sorted(root.glob("packages/*/src/*/task.py"))]
+    names = [folder.parent.name for folder in found]
+    return [importlib.import_module(f"{name.replace('-', '_')}.config").PACKAGE for name in names]
+
+
+def repository(root: Path) -> str:
+    """Where the files of the repository can be read, as CITATION.cff or pyproject.toml says; empty if neither does."""
+    cited = yaml.safe_load((root / "CITATION.cff").read_text("utf-8")).get("repository-code", "")
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8")).get("project", {})
+    address = str(cited or project.get("urls", {}).get("Repository", "")).rstrip("/")
+    return f"{address}/blob/main" if address else ""
+
+
+def plan(root: Path, packages: Iterable[Package]) -> Site:
+    """All pages that are made of a file."""
+    found = {file: page for file, page in PAGES.items() if (root / file).is_file()}
+    for file in sorted((root / "docs").glob("*.md")):
+        found.setdefault(f"docs/{file.name}", file.stem)
+    for package in packages:
+        found[f"packages/{package.name}/README.md"] = f"etudes/{package.name}"
+        found[f"packages/{package.name}/src/{package.module}/DATA.md"] = f"data/{package.name}"
+    found |= {file: page for file, (page, _, _) in LITERAL.items() if (root / file).is_file()}
+    return Site(root, found, repository(root))
+
+
+def sources(site: Site, packages: list[Package]) -> dict[str, str]:
+    """The Markdown of every page, by page. Raises BrokenLink, ValueError."""
+    written = {}
+    for file, page in site.pages.items():
+        text = (site.root / file).read_text("utf-8")
+        if file in LITERAL:
+            _, language, title = LITERAL[file]
+            written[page] = f"# {title}\n\n```{language}\n{text.rstrip()}\n```\n"
+            continue
+        text = pages.put(site, file, text, page)
+        if page.endswith("built"):
+            code = (site.root / LOOP).read_text("utf-8")
+            text = "---\nhide-toc: true\n---\n" + beside(text, code, LOOP)
+        written[page] = text
+    shown = [study for package in packages for study in studies(site.root / "packages", package)]
+    for page in ("index", "ru/index"):
+        written[page] = home(written[page], gallery(shown, page), pages.language_of(page))
+    for page in ("glossary", "ru/glossary"):
+        written[page] = glossary(packages, page)
+    for language, home_page in (("en", "index"), ("ru", "ru/index")):
+        written[home_page] += contents([page for page in written if pages.language_of(page) == language], language)
+    return written
+
+
+def home(readme: str, cards: str, language: Language) -> str:
+    """The README with the gallery after its first paragraphs, before its first table or heading of the second level."""
+    first = re.search(r"^(?:## |\|)", readme, re.MULTILINE)
+    at = first.start() if first else len(readme)
+    heading, about = HEADINGS["gallery"][language], HEADINGS["about"][language]
+    after = "" if readme[at:].startswith("## ") else f"## {WORDS['results'][language]}\n\n"
+    return f"---\nhide-toc: true\n---\n{readme[:at]}\n## {heading}\n\n{about}\n\n{cards}\n{after}{readme[at:]}"
+
+
+def contents(of: list[str], language: Language) -> str:
+    """The trees of pages for the side of the site, which stand on the home page and are not shown there."""
+    trees: dict[str, list[str]] = {"": [], "etudes": [], "data": [], "project": []}
+    for page in sorted(of, key=lambda page: (ORDER.index(page) if page in ORDER else len(ORDER), page)):
+        name = page.removeprefix("ru/")
+        folder = name.partition("/")[0] if "/" in name else "" if name in ("built", "glossary") else "project"
+        if name != "index":
+            trees[folder].append(name)
+    text = ""
+    for folder, names in trees.items():
+        if names:
+            caption = f":caption: {HEADINGS[folder][language]}\n" if folder else ""
+            entries = "\n".join(f"{name.rpartition('/')[2]} <{name}>" if "/" in name else name for name in names)
+            text += f"\n```{{toctree}}\n:hidden:\n{caption}\n{entries}\n```\n"
+    return text
+
+
+def stage(site: Site, written: dict[str, str], folder: Path, language: Language) -> Path:
+    """The folder that Sphinx reads for one language."""
+    here = Path(__file__).parent
+    source = folder / f"source-{language}"
+    for page, text in written.items():
+        if pages.language_of(page) == language:
+            file = source / f"{page.removeprefix('ru/')}.md"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, "utf-8")
+    for picture in site.pictures:
+        (source / "pictures" / picture).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(site.root / picture, source / "pictures" / picture)
+    shutil.copy(here / "conf.py", source)
+    shutil.copytree(here / "templates", source / "_templates")
+    shutil.copytree(here / "static", source / "_static")
+    html = (resources.files("etude.report") / "page.html").read_text("utf-8")
+    (source / "_static" / "charts.css").write_text(chart_colours(html), "utf-8")
+    return source
+
+
+def sphinx(source: Path, out: Path, language: Language, in_both: list[str]) -> int:
+    """Builds one language; every warning is an error."""
+    from sphinx.cmd.build import main as build
+
+    other = "en" if language == "ru" else "ru"
+    settings = ["-D", f"language={language}", "-A", f"other={other}", "-A", f"in_both={' '.join(in_both)}"]
+    return int(build(["-b", "html", "-q", "-W", "--keep-going", "-E", *settings, str(source), str(out)]))
+
+
+def mend(out: Path) -> None:
+    """What Sphinx and Furo leave out for people who do not see or do not point.
+
+    Tables and code that are wider than a phone can be scrolled by the keyboard, headings of the tree of pages have a
+    level, and its place and that of a page's contents have names that differ.
+    """
+    named = {"sidebar-drawer": ("Pages", "Страницы"), "toc-drawer": ("On this page", "На этой странице")}
+    for page in out.rglob("*.html"):
+        text = page.read_text("utf-8")
+        text = text.replace('<div class="table-wrapper', '<div tabindex="0" class="table-wrapper')
+        text = text.replace("<pre>", '<pre tabindex="0">')
+        text = text.replace('class="caption" role="heading"', 'class="caption" role="heading" aria-level="2"')
+        for place, names in named.items():
+            name = names[page.is_relative_to(out / "ru")]
+            text = text.replace(f'<aside class="{place}', f'<aside aria-label="{name}" class="{place}')
+        page.write_text(text, "utf-8")
+
+
+def make(root: Path, out: Path) -> list[str]:
+    """Builds the site of the repository `root` into `out`; what is wrong, a line each, and then `out` is as it was."""
+    packages = tasks(root)
+    site = plan(root, packages)
+    try:
+        written = sources(site, packages)
+    except (BrokenLink, ValueError) as error:
+        return [str(error)]
+    in_both = sorted(page for page in written if f"ru/{page}" in written)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".site-", dir=out.parent) as name:
+        folder = Path(name)
+        made = folder / "site"
+        languages: tuple[Language, ...] = ("en", "ru")
+        for language in languages:
+            target = made if language == "en" else made / "ru"
+            if sphinx(stage(site, written, folder, language), target, language, in_both):
+                return ["Sphinx has found the faults above"]
+        for left_over in [*made.rglob(".doctrees"), *made.rglob(".buildinfo"), *made.rglob("objects.inv")]:
+            shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
+        mend(made)
+        found = list(links.problems(made))
+        if not found:
+            shutil.rmtree(out, ignore_errors=True)
+            made.replace(out)
+        return found
+
+
+def main() -> int:
+    out = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "site").resolve()
+    wrong = make(ROOT, out)
+    print(*wrong, sep="\n", end="\n" * bool(wrong), file=sys.stderr)
+    if not wrong:
+        print(f"{len(list(out.rglob('*.html')))} pages, every link leads somewhere: {out}/index.html")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
