@@ -166,7 +166,7 @@ def data_of(image):
 
 def test_a_name_is_what_predict_says(browser, trained, capsys):
     with window(browser, trained, "names-rnn", color_scheme="dark") as shown:
-        field = shown.get_by_label("A surname")
+        field = shown.get_by_label("A surname", exact=True)
         field.fill("")
         field.press_sequentially("Tomorven")
         expect(shown.locator(".pieces span")).to_have_text(list("Tomorven"), timeout=LONG)
@@ -192,7 +192,7 @@ def test_a_name_is_what_predict_says(browser, trained, capsys):
 )
 def test_a_text_is_what_predict_says(browser, trained, capsys, tmp_path, task, label, text):
     with window(browser, trained, task) as shown:
-        shown.get_by_label(label).fill(text)
+        shown.get_by_label(label, exact=True).fill(text)
         words = re.findall(r"\w+|[^\w\s]", text.lower())
         expect(shown.locator(".pieces")).to_contain_text(words[3], ignore_case=True, timeout=LONG)
         file = tmp_path / "lines.txt"
@@ -207,7 +207,7 @@ def test_a_text_is_what_predict_says(browser, trained, capsys, tmp_path, task, l
 def test_a_sentence_is_tagged_as_by_predict_and_no_file_is_read(browser, trained, capsys, tmp_path):
     text = "Мама мыла раму, а кот спал."
     with window(browser, trained, "lstm-pos") as shown:
-        field = shown.get_by_label("A text, in Russian")
+        field = shown.get_by_label("A text, in Russian", exact=True)
         field.fill(text)
         said = [line.split("\t") for line in predicted(capsys, trained, "lstm-pos", text)]
         expect(shown.locator(".tagged b")).to_have_text([word for word, _ in said], timeout=LONG)
@@ -224,7 +224,7 @@ def test_a_sentence_is_tagged_as_by_predict_and_no_file_is_read(browser, trained
 def test_a_message_is_restored_as_by_predict_and_walks_to_another(browser, trained, capsys, tmp_path):
     text = "I love this & that https://example.org/x so much"
     with window(browser, trained, "text-ae") as shown:
-        shown.get_by_label("A short message").fill(text)
+        shown.get_by_label("A short message", exact=True).fill(text)
         file = tmp_path / "lines.txt"
         file.write_text(text + "\n", "utf-8")
         (said,) = predicted(capsys, trained, "text-ae", file)
@@ -276,9 +276,9 @@ def test_a_point_has_the_density_that_predict_says(browser, trained, capsys, tmp
         assert shown.locator(".plane img").evaluate("i => i.naturalWidth") > 100
         assert shown.locator(".panel:not([hidden]) .chart path").count() >= 3, "the point and two ellipses"
         shown.get_by_role("tab", name="Numbers").click()
-        shown.get_by_label("2 numbers, with commas between").fill(f"{x.input_value()}, {y.input_value()}")
+        shown.get_by_label("2 numbers, with commas between", exact=True).fill(f"{x.input_value()}, {y.input_value()}")
         assert headline(shown) == density
-        shown.get_by_label("2 numbers, with commas between").fill("1, <b>")
+        shown.get_by_label("2 numbers, with commas between", exact=True).fill("1, <b>")
         expect(shown.locator(".panel:not([hidden]) [role=alert]")).to_contain_text("'<b>' is not a number")
 
 
@@ -286,9 +286,9 @@ def test_the_gradient_is_measured_and_predicted(browser, trained):
     """It has no counterpart in `predict`; theory and measurement are held against each other."""
     with window(browser, trained, "grad-flow") as shown:
         rests(shown)
-        shown.get_by_label("Activation").select_option("sigmoid")
-        shown.get_by_label("Units of each layer").select_option("256")
-        depth = shown.get_by_label("Hidden layers")
+        shown.get_by_label("Activation", exact=True).select_option("sigmoid")
+        shown.get_by_label("Units of each layer", exact=True).select_option("256")
+        depth = shown.get_by_label("Hidden layers", exact=True)
         depth.focus()
         for _ in range(7):
             depth.press("ArrowRight")
