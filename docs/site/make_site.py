@@ -101,7 +101,8 @@ def sources(site: Site, packages: list[Package]) -> dict[str, str]:
         written[page] = home(written[page], gallery(shown, page), pages.language_of(page))
     for page in ("glossary", "ru/glossary"):
         written[page] = glossary(packages, page)
-    for language, home_page in (("en", "index"), ("ru", "ru/index")):
+    for home_page in ("index", "ru/index"):
+        language = pages.language_of(home_page)
         written[home_page] += contents([page for page in written if pages.language_of(page) == language], language)
     return written
 
