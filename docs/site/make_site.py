@@ -166,14 +166,21 @@ def mend(out: Path) -> None:
     """What Sphinx and Furo leave out for people who do not see or do not point.
 
     Tables and code that are wider than a phone can be scrolled by the keyboard, headings of the tree of pages have a
-    level, and its place and that of a page's contents have names that differ.
+    level, and its place and that of a page's contents have names that differ. A head of a table that says nothing is
+    none, and the page of the search has a heading.
     """
+    heading = ("Search", "Поиск")
     named = {"sidebar-drawer": ("Pages", "Страницы"), "toc-drawer": ("On this page", "На этой странице")}
     for page in out.rglob("*.html"):
         text = page.read_text("utf-8")
         text = text.replace('<div class="table-wrapper', '<div tabindex="0" class="table-wrapper')
         text = text.replace("<pre>", '<pre tabindex="0">')
         text = text.replace('class="caption" role="heading"', 'class="caption" role="heading" aria-level="2"')
+        text = text.replace('<th class="head"><p></p></th>', "<td></td>")
+        if page.name == "search.html":
+            title = heading[page.is_relative_to(out / "ru")]
+            main = '<article role="main" id="furo-main-content">'
+            text = text.replace(main, f"{main}<h1>{title}</h1>")
         for place, names in named.items():
             name = names[page.is_relative_to(out / "ru")]
             text = text.replace(f'<aside class="{place}', f'<aside aria-label="{name}" class="{place}')
