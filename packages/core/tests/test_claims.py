@@ -72,6 +72,23 @@ def test_of_many_at_once_one_gets_it(monkeypatch):
     got[0].check()
 
 
+def test_who_follows_while_another_still_judges_is_not_taken_over(monkeypatch):
+    """Between the judgement that a claim is void and the next claim another may have been faster."""
+    claims.claim(HERE).close()
+    judged, faster = claims.watched, []
+
+    def slowly(folder):
+        found = judged(folder)
+        if not faster:
+            faster.append(claims.Claim(folder / f".claim-{found[0] + 1}"))
+        return found
+
+    monkeypatch.setattr(claims, "watched", slowly)
+    with pytest.raises(BlockingIOError):
+        claims.claim(HERE)
+    faster[0].check()
+
+
 def test_a_process_that_was_cut_off_writes_nothing_more(monkeypatch, tmp_path):
     """Its folder is had by another, as nothing was heard of it; then it wakes up."""
     monkeypatch.setenv(claims.WORKER, "1")

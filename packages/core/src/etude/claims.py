@@ -96,9 +96,10 @@ def none(folder: Path) -> None:
 def claim(folder: Path) -> Claim:
     """Has a folder, which is there, for this process alone. Raises BlockingIOError if another is at work; OSError."""
     while True:
-        none(folder)
-        last = latest(folder)
-        if last:
+        last, who = watched(folder)
+        if who:
+            raise BlockingIOError(who)
+        if last:  # that very claim is void: if another has followed it since, the next number is had already
             with suppress(OSError), (folder / f".claim-{last}").open("ab") as out:
                 out.write(TAKEN.encode())
         try:
@@ -115,21 +116,26 @@ def latest(folder: Path) -> int:
 
 def holder(folder: Path) -> str:
     """Which process is at work in a folder, "process 7 on host"; empty if none is. It may have to watch for a while."""
+    return watched(folder)[1]
+
+
+def watched(folder: Path) -> tuple[int, str]:
+    """The number of the last claim, 0 if there is none, and what `holder` says of it."""
     seen, since, told = None, time.monotonic(), False
     while True:
         number = latest(folder)
         try:
             now = number, (folder / f".claim-{number}").read_text("utf-8")
         except FileNotFoundError:
-            return ""
+            return number, ""
         lines = now[1].splitlines()
         who = lines[0] if lines else "a process"
         if OVER in lines or TAKEN.strip() in lines or (len(lines) > 2 and has_ended(lines[1], lines[2])):
-            return ""
+            return number, ""
         if seen not in (None, now):
-            return who
+            return number, who
         if (still := time.monotonic() - since) > STALE:
-            return ""
+            return number, ""
         if still > 2 * BEAT and not told:
             told = True
             print(f"{folder}: waiting up to {STALE:.0f} s for a sign of life of {who}", file=sys.stderr, flush=True)

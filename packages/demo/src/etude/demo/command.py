@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import threading
 import webbrowser
@@ -67,6 +68,7 @@ def serve(package: Package, folder: Path, host: str, port: int, browser: bool) -
     except OSError as error:
         remedy = "give another --port, or none" if port else "give another --host"
         raise UserError(f"{host}:{port} cannot be had ({files.why(error)}): {remedy}") from None
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts it in the background has it ignored
     try:
         for panel in demo.panels:  # the first answer is slow, so it is not a person's
             with suppress(UserError):
