@@ -4,7 +4,7 @@ from PIL import Image
 
 from cnn_emnist import frame
 from cnn_emnist.task import Predictor
-from etude.demo.page import NOTHING, Answer, Bars, Demo, Drawing, Panel, Photo, Pictures, percent, picture
+from etude.demo.page import NOTHING, Answer, Bars, Demo, Drawing, Panel, Photo, Pictures, likeliest, percent, picture
 
 LIKELIEST = 5
 WHAT = {"fashion-mnist": "garment", "mnist": "digit"}  # the others are letters
@@ -18,8 +18,7 @@ def demo(task: Predictor) -> Demo:
         if image is None:
             return NOTHING
         framed = frame.frame(image, task.side)
-        best, which = task.probabilities(framed[None])[0].topk(min(LIKELIEST, len(task.classes)))
-        bars = [(task.classes[k], p) for k, p in zip(which.tolist(), best.tolist(), strict=True)]
+        bars = likeliest(task.probabilities(framed[None])[0], task.classes, LIKELIEST)
         seen = Pictures("What the network sees", [("28 × 28 pixels", picture(Image.fromarray(framed.numpy())))])
         return Answer(bars[0][0], [Bars(f"The likeliest {len(bars)}", bars), seen], percent(bars[0][1]))
 

@@ -3,7 +3,7 @@
 import torch
 
 from etude.demo.influence import influence, log_odds
-from etude.demo.page import NOTHING, Answer, Bars, Demo, Influence, Panel, Text, percent
+from etude.demo.page import NOTHING, Answer, Bars, Demo, Influence, Panel, Text, likeliest, percent
 from names_rnn.task import Predictor
 
 LIKELIEST = 8
@@ -18,9 +18,8 @@ def demo(task: Predictor) -> Demo:
             return NOTHING
         seen = task.read([name])[0]
         said = task.probabilities([seen])[0]
-        best, which = said.topk(min(LIKELIEST, languages))
-        bars = [(task.languages[k], p) for k, p in zip(which.tolist(), best.tolist(), strict=True)]
-        first = int(which[0])
+        bars = likeliest(said, task.languages, LIKELIEST)
+        first = int(said.argmax())
         weights = letters(task, seen, first)
         note = "Gradient × input of the log-odds: to first order, what they would lose without the letter's vector."
         if task.model.ngrams is not None:

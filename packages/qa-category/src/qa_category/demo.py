@@ -3,7 +3,7 @@
 import torch
 
 from etude.demo.influence import influence, log_odds
-from etude.demo.page import NOTHING, Answer, Bars, Demo, Influence, Panel, Text, percent
+from etude.demo.page import NOTHING, Answer, Bars, Demo, Influence, Panel, Text, likeliest, percent
 from etude.errors import UserError
 from etude.language.task import Writer
 from etude.text.lines import clean
@@ -31,11 +31,10 @@ def demo(task: Predictor | Writer) -> Demo:
             return NOTHING
         (row,) = task.encode([text])
         said = task.probabilities([row])[0]
-        best, which = said.topk(min(LIKELIEST, categories))
-        bars = [(task.categories[k], p) for k, p in zip(which.tolist(), best.tolist(), strict=True)]
+        bars = likeliest(said, task.categories, LIKELIEST)
         ids = torch.from_numpy(row)[None].to(next(task.model.parameters()).device)
         lengths = torch.tensor([len(row)], device=ids.device)
-        weights = influence(lambda: log_odds(task.model(ids, lengths)[0], int(which[0])), ids)
+        weights = influence(lambda: log_odds(task.model(ids, lengths)[0], int(said.argmax())), ids)
         words = task.split(text)[: len(row)]
         note = "Gradient × input of the log-odds: to first order, what they would lose without the word's vector."
         shown = Influence("Which words mattered", list(zip(words, weights, strict=False)), bars[0][0], note)

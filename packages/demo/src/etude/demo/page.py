@@ -291,6 +291,12 @@ class Demo:
         return found
 
 
+def likeliest(said: Any, names: Sequence[str], most: int) -> list[tuple[str, float]]:
+    """The names of the largest probabilities, a tensor [K], and these, from the largest on; at most so many."""
+    best, which = said.topk(min(most, len(names)))
+    return [(names[k], p) for k, p in zip(which.tolist(), best.tolist(), strict=True)]
+
+
 def percent(part: float) -> str:
     return f"{100 * part:.1f} %"
 
