@@ -16,6 +16,7 @@ from etude.testing import check_presets, check_task
 from gauss_vae import data, likelihood, show, task, yardsticks
 from gauss_vae.__main__ import PACKAGE, main
 from gauss_vae.config import Config, Data, Model
+from gauss_vae.data import Mixture
 from gauss_vae.model import LARGEST, SMALLEST, VAE, Normal, bound, bounded, softplus
 
 SMALL = [
@@ -395,6 +396,54 @@ def test_em_finds_the_clusters_at_any_scale(scale):
     assert mixture.log_density(test).mean() - found.mean() < 0.02
 
 
+def test_of_one_gaussian_no_way_back_beats_that_of_pca():
+    """There E(x | y) is linear, so that the best projection is that of PCA, and its error the smallest eigenvalues."""
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    truth = yardsticks.single(rng.normal(size=5), basis * [9.0, 4.0, 1.0, 0.25, 0.04] @ basis.T)
+    train, test = truth.draw(4000, 1)[0], truth.draw(20_000, 2)[0]
+    for q, left in ((1, 5.29), (2, 1.29), (3, 0.29), (5, 0.0)):
+        assert yardsticks.cluster_error(truth, q) == pytest.approx(left / 5)
+        assert yardsticks.pca_error(train, test, q) == pytest.approx(left / 5, rel=0.03)
+        assert yardsticks.projection_error(truth, train, test, q, 0) == pytest.approx(left / 5, rel=0.03)
+
+
+def test_a_projection_is_restored_by_the_conditional_mean():
+    """x - E(x | y) of a mixture, against draws of it whose y is within a hair of that asked for."""
+    mixture = data.drawn(Data(dimension=2, clusters=3), 3)
+    axes = torch.linalg.qr(torch.tensor([[1.0], [0.5]], dtype=torch.float64)).Q
+    x = torch.from_numpy(mixture.draw(400_000, 7)[0]).double()
+    for y in (-2.0, 0.0, 3.0):
+        near = x[((x @ axes)[:, 0] - y).abs() < 0.04]
+        assert len(near) > 500
+        spread = (near - near.mean(0)).square().mean()
+        torch.testing.assert_close(yardsticks.unsaid(mixture, axes, near), spread, rtol=0.02, atol=0)
+
+
+def test_the_best_projection_is_found_where_pca_looks_the_wrong_way():
+    """Two clusters that differ across the long axis: along it PCA says where in a cluster, not which."""
+    sigma = np.diag([4.0, 0.01])
+    mixture = Mixture(np.array([0.5, 0.5]), np.array([[0.0, 3.0], [0.0, -3.0]]), np.stack([sigma, sigma]))
+    sheared = Mixture(mixture.weights, mixture.means, mixture.covariances + np.diag([6.0, 0.0]))
+    train, test = sheared.draw(2000, 1)[0], sheared.draw(5000, 2)[0]
+    found = yardsticks.projection_error(sheared, train, test, 1, 0)
+    assert yardsticks.pca_error(train, test, 1) > 4  # the nine of the second number are lost, by half
+    assert found < 0.3  # one slanted number says both: which cluster, and nearly where in it
+    for q in (1, 2):
+        best = yardsticks.projection_error(sheared, train, test, q, 0)
+        assert yardsticks.cluster_error(sheared, q) <= best + 0.01
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e12])
+def test_the_best_projection_scales_with_the_data(scale):
+    mixture = data.drawn(Data(dimension=4), 1)
+    large = Mixture(mixture.weights, mixture.means * scale, mixture.covariances * scale**2)
+    train, test = mixture.draw(1000, 1)[0], mixture.draw(2000, 2)[0]
+    one = yardsticks.projection_error(mixture, train, test, 2, 0)
+    other = yardsticks.projection_error(large, train * np.float32(scale), test * np.float32(scale), 2, 0)
+    assert other == pytest.approx(one * scale**2, rel=0.02)
+
+
 @pytest.mark.parametrize("variance", ["dimension", "shared", "full"])
 @pytest.mark.parametrize("latent", [1, 2])
 def test_quadrature_is_the_obvious_sum_and_importance_sampling_agrees(variance, latent):
@@ -467,6 +516,10 @@ def test_evaluate_says_everything_on_the_same_draws(trained, capsys):
     density = likelihood.quadrature(one.model, torch.from_numpy(test.x)).log_density.numpy()
     assert found["gap_se"] == pytest.approx((test.truth - density).std(ddof=1) / math.sqrt(300))
     assert 0 < found["active"] <= 2
+    assert (
+        found["reconstruction"] > 0 == found["reconstruction_pca"] == found["reconstruction_linear"]
+    )  # 2 of 2 numbers
+    assert found["reconstruction_cluster"] == 0
     valid = json.loads((trained / "result.json").read_text())["valid"]
     assert valid["gap"] == pytest.approx(found["gap"], abs=0.15)
 

@@ -24,6 +24,7 @@ SAMPLES = 32  # latents drawn for each example in validation
 # A latent unit whose posterior mean has a larger variance is active (Burda et al. 2016, section 5.2).
 ACTIVE = 0.01
 AT_ONCE = 2_000_000  # random numbers: those of an epoch are drawn together if they are no more, which is much cheaper
+SEARCHED = 2_000  # training examples on which the best projection is looked for
 NOISE, SCORING = -5, -6  # streams of random numbers beside those of `gauss_vae.data`
 
 
@@ -217,11 +218,21 @@ def describe(task: Compared, totals: Totals) -> tuple[str, dict[str, Any]]:
     chosen = "quadrature" if "quadrature" in densities else "iwae"
     difference = test.truth - densities[chosen]
     result |= {"nll": result[chosen], "gap": difference.mean(), "gap_se": se(difference)}
-    result = found | {name: float(value) for name, value in result.items()} | {"examples": n, "latent": q}
-    lines.append(
-        f"gap {result['gap']:.4f} ± {result['gap_se']:.4f}  reconstruction error (mean square) "
-        f"{found['reconstruction']:.4f}  active units {found['active']:.0f} of {q}"
-    )
+    restored = {
+        "reconstruction_pca": yardsticks.pca_error(train, test.x, q),
+        "reconstruction_linear": yardsticks.projection_error(task.mixture, train[:SEARCHED], test.x, q, seed),
+        "reconstruction_cluster": yardsticks.cluster_error(task.mixture, q),
+    }
+    result = found | restored | {name: float(value) for name, value in result.items()} | {"examples": n, "latent": q}
+    lines.append(f"gap {result['gap']:.4f} ± {result['gap_se']:.4f}  active units {found['active']:.0f} of {q}")
+    lines += ["", f"{f'squared error per number, from {q} of {test.x.shape[1]}':<40}{'':>9}"]
+    for name, squared in (
+        ("VAE, mean of p(x | z) at the mean of q", found["reconstruction"]),
+        ("PCA: linear there and back", restored["reconstruction_pca"]),
+        ("linear there, the best way back", restored["reconstruction_linear"]),
+        ("the cluster, and linear within it", restored["reconstruction_cluster"]),
+    ):
+        lines.append(f"{name:<40}{squared:>9.4f}")
     return "\n".join(lines), result
 
 

@@ -1,13 +1,19 @@
-"""What the VAE is held against: log-densities of simpler models, fitted by maximum likelihood. All in float64.
+"""What the VAE is held against: log-densities of simpler models, fitted by maximum likelihood, and how well an example
+can be restored from as many numbers. All in float64.
 
-Shapes: N examples, d dimensions, q latent numbers.
+Shapes: N examples, d dimensions, q latent numbers, K clusters.
 """
 
 import warnings
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from gauss_vae.data import Mixture
+
+EPSILON = 1e-14  # of the data's variance: keeps a cluster without extent, as seen, from having no inverse
+STARTS = 2  # directions that the best projection is looked for from, beside the principal axes
 
 
 def gaussian(train: np.ndarray) -> Mixture:
@@ -56,3 +62,67 @@ def gmm(train: np.ndarray, clusters: int, seed: int) -> Mixture:
 
 def single(mean: np.ndarray, covariance: np.ndarray) -> Mixture:
     return Mixture(np.ones(1), mean[None], covariance[None])
+
+
+def pca_error(train: np.ndarray, test: np.ndarray, q: int) -> float:
+    """Squared error per number of test examples [N, d] restored by PCA of the training part: all linear."""
+    if q >= test.shape[1]:
+        return 0.0
+    whole = gaussian(train)
+    axes = np.linalg.eigh(whole.covariances[0])[1][:, -q:]
+    centred = np.asarray(test, np.float64) - whole.means[0]
+    return float(((centred - centred @ axes @ axes.T) ** 2).mean())
+
+
+def projection_error(mixture: Mixture, train: np.ndarray, test: np.ndarray, q: int, seed: int) -> float:
+    """Squared error per number of test examples [N, d], restored in the best way from their q best linear numbers.
+
+    The best that can be said of x when y = U^T x [q] is known is E(x | y), and what is left is Var(x | y). In a mixture
+    both are known: E(x | y) = sum_k p(k | y) (m_k + S_k U (U^T S_k U)^-1 (y - U^T m_k)). U [d, q] is looked for on
+    training examples, with L-BFGS from the principal axes and from random directions: the error is that of the best U
+    found, in expectation at least the smallest.
+    """
+    from scipy.optimize import minimize
+
+    if q >= mixture.dimension:
+        return 0.0
+    train, test = np.asarray(train, np.float64), np.asarray(test, np.float64)
+    unit = np.sqrt(gaussian(train).covariances[0].diagonal().mean())  # in this the search knows when to end
+    mixture = Mixture(mixture.weights, mixture.means / unit, mixture.covariances / unit**2)
+    x = torch.from_numpy(train / unit)
+    generator = np.random.Generator(np.random.PCG64(seed))
+    starts = [np.linalg.eigh(gaussian(train).covariances[0])[1][:, -q:]]
+    starts += [generator.standard_normal((mixture.dimension, q)) for _ in range(STARTS)]
+
+    def error(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        axes = torch.from_numpy(flat).view(-1, q).requires_grad_()
+        left = unsaid(mixture, torch.linalg.qr(axes).Q, x)
+        (slope,) = torch.autograd.grad(left, axes)
+        return left.item(), slope.numpy().ravel()
+
+    found = [minimize(error, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 60}) for start in starts]
+    axes = torch.linalg.qr(torch.from_numpy(min(found, key=lambda one: float(one.fun)).x).view(-1, q)).Q
+    return float(unit**2 * unsaid(mixture, axes, torch.from_numpy(test / unit)))
+
+
+def unsaid(mixture: Mixture, axes: Tensor, x: Tensor) -> Tensor:
+    """Mean square per number of x - E(x | axes^T x), for examples [N, d] and axes [d, q]."""
+    weights, means, sigmas = map(torch.from_numpy, (mixture.weights, mixture.means, mixture.covariances))
+    spread = sigmas @ axes  # [K, d, q]
+    seen = axes.T @ spread  # [K, q, q]
+    factors = torch.linalg.cholesky(seen + EPSILON * torch.eye(seen.shape[-1], dtype=x.dtype))
+    apart = x @ axes - (means @ axes)[:, None]  # [K, N, q]
+    white = torch.linalg.solve_triangular(factors, apart.mT, upper=False)  # [K, q, N]
+    logs = weights.log()[:, None] - 0.5 * white.square().sum(1) - factors.diagonal(dim1=1, dim2=2).log().sum(1)[:, None]
+    expected = means[:, None] + (spread @ torch.cholesky_solve(apart.mT, factors)).mT  # [K, N, d]
+    return (x - (logs.softmax(0)[..., None] * expected).sum(0)).square().mean()
+
+
+def cluster_error(mixture: Mixture, q: int) -> float:
+    """Squared error per number if the cluster of an example is known, and its q best linear numbers within that.
+
+    The mean of the d - q smallest eigenvalues' sums. A code of q numbers can come as near to it as one likes, by
+    laying the clusters side by side; a curved one may even do better.
+    """
+    values = np.linalg.eigvalsh(mixture.covariances)[:, : max(mixture.dimension - q, 0)]  # ascending
+    return float(mixture.weights @ values.sum(1) / mixture.dimension)
