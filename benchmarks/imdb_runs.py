@@ -9,11 +9,11 @@ sentences of $ETUDE_DATA/yelp/yelp_labelled.txt, which nothing is trained or cho
 """
 
 import argparse
-import json
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import finished
 import numpy as np
 from rows import Row, put, rows
 
@@ -55,17 +55,11 @@ def yelp(run: Path) -> float:
 
 def row(command: str, run: Path, tried: bool) -> dict[str, Any]:
     """What a run folder says, of the test part unless `tried`. Raises UserError if that is not there yet."""
-    if not (run / "result.json").is_file() or not (tried or (run / "test.json").is_file()):
-        raise UserError(f"{run} is not finished, or not evaluated: do that first")
-    result = json.loads((run / "result.json").read_text("utf-8"))
-    start = json.loads((run / "environment.json").read_text("utf-8"))[0]
-    found = {"command": command, "seed": start["seed"], "best_epoch": result["best_epoch"]}
-    found["valid_accuracy"] = round(result["valid"]["accuracy"], 6)
-    if not tried:
-        test = json.loads((run / "test.json").read_text("utf-8"))
-        found |= {f"test_{name}": round(test[name], 6) for name in ("accuracy", "f1", "loss")}
-        found["yelp_accuracy"] = round(yelp(run), 6)
-    return found | {"seconds": result["seconds"], "commit": start["git"]}
+    found = finished.row(command, run, tried)
+    if tried:
+        return finished.chosen(found, "valid_accuracy")
+    found["yelp_accuracy"] = round(yelp(run), 6)
+    return finished.chosen(found, "valid_accuracy", "test_accuracy", "test_f1", "test_loss", "yelp_accuracy")
 
 
 def told(values: list[float]) -> str:

@@ -14,10 +14,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import finished
 from rows import Row, put, rows
 from scipy.stats import t as student
-
-from etude.errors import UserError
 
 RESULTS = Path(__file__).parents[1] / "packages/names-rnn/results"
 BEST, PEER = "names-rnn train best", "logistic regression, edges"
@@ -32,18 +31,11 @@ AIMS = {
 
 def row(command: str, run: Path, tried: bool) -> dict[str, Any]:
     """What a run folder says, of the test part unless `tried`. Raises UserError if that is not there yet."""
-    if not (run / "result.json").is_file() or not (tried or (run / "test.json").is_file()):
-        raise UserError(f"{run} is not finished, or not evaluated: do that first")
-    result = json.loads((run / "result.json").read_text("utf-8"))
-    start = json.loads((run / "environment.json").read_text("utf-8"))[0]
+    found = finished.row(command, run, tried)
     epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
-    found = {"command": command, "seed": start["seed"], "best_epoch": result["best_epoch"]}
-    found |= {f"valid_{name}": round(result["valid"][name], 6) for name in ("accuracy", "macro_f1")}
-    if not tried:
-        test = json.loads((run / "test.json").read_text("utf-8"))
-        found |= {f"test_{name}": round(test[name], 6) for name in ("accuracy", "macro_f1", "top2", "loss")}
     found["highest_train_accuracy"] = round(max(epoch["train"]["accuracy"] for epoch in epochs), 4)
-    return found | {"seconds": result["seconds"], "commit": start["git"]}
+    test = [] if tried else [f"test_{name}" for name in ("accuracy", "macro_f1", "top2", "loss")]
+    return finished.chosen(found, "valid_accuracy", "valid_macro_f1", *test, "highest_train_accuracy")
 
 
 def told(values: list[float], factor: float, digits: int, unit: str = "") -> str:
