@@ -78,6 +78,7 @@ def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
         "transfer-few",
         "transfer-tenth",
         "unknown",
+        "unknown-cased",
     ]
     check_presets(PACKAGE, ["best", "language"], studies)
 
