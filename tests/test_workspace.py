@@ -5,6 +5,7 @@ that print their name in place of training, and without torch, so that uv makes 
 """
 
 import ast
+import importlib
 import importlib.util
 import itertools
 import json
@@ -21,6 +22,8 @@ from pathlib import Path
 
 import prose
 import pytest
+
+from etude.config import parse
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
@@ -448,6 +451,22 @@ def test_readme(package):
         assert words[1] != words[0] or words[2] in VERBS | about, words
         shown += 1
     assert shown, "no command is shown"
+
+
+@pytest.mark.parametrize("task", TASKS, ids=by_name)
+def test_what_the_help_of_train_advises_can_be_typed(task):
+    """Its examples, and the flags that it calls most used."""
+    package = importlib.import_module(f"{module(task)}.config").PACKAGE
+    out = subprocess.run(
+        [sys.executable, "-m", module(task), "train", "--help"], capture_output=True, text=True, encoding="utf-8"
+    ).stdout
+    examples = [line.split()[2:] for line in re.findall(rf"^ +{task.name} train .+$", out, flags=re.M)]
+    assert examples[0][-2] == "--run" and len(examples) == 2
+    (most_used,) = re.findall(r"^Most used: (.+)\. For example$", out, flags=re.M)
+    values = {"--data": "sample", "--fit.epochs": "3", "--fit.lr": "1e-3", "--fit.batch-size": "8", "--fit.seed": "1"}
+    assert most_used.split(", ") == list(values)
+    for words in (examples[0][:-2], examples[1], [word for flag in values.items() for word in flag]):
+        assert parse(package.config, words, package=package.module) != parse(package.config, [])
 
 
 def numbers(text):

@@ -160,7 +160,9 @@ def train(package: Package, words: list[str]) -> int:
     presets = ", ".join(configs.presets(package.module)) or "there is none"
     about = (
         f"{takes.description} A CONFIG is a YAML file of flags or a preset ({presets}). "
-        "--run DIR names the run's folder; a run that is there goes on. --track TO: a tracker is sent what it says."
+        "--run DIR names the run's folder; a run that is there goes on. --track TO: a tracker is sent what it says.\n\n"
+        "Most used: --data, --fit.epochs, --fit.lr, --fit.batch-size, --fit.seed. For example\n"
+        f"    {takes.prog} --fit.epochs 5 --run runs/short\n    {takes.prog} {package.next_step}"
     )
     usage = f"{takes.prog} [CONFIG ...] [--run DIR] [--track TO]"
     config: Any = configs.parse(package.config, flags, package=package.module, prog=usage, description=about)
