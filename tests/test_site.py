@@ -32,7 +32,7 @@ def written(site):
 def test_the_gallery_shows_every_study_whose_results_are_committed(written):
     for page in ("index", "ru/index"):
         cards = re.findall(r'<article class="card">.*?</article>', written[page], flags=re.DOTALL)
-        shown = {re.search(r'href="[./]*etudes/([\w-]+)\.html#study-([\w-]+)"', card).groups() for card in cards}
+        shown = {re.search(r'href="[./]*etudes/([\w-]+)\.html#study-\1-([\w-]+)"', card).groups() for card in cards}
         there = {
             (package.name, file.stem)
             for package in PACKAGES
@@ -41,7 +41,7 @@ def test_the_gallery_shows_every_study_whose_results_are_committed(written):
         }
         assert shown == there and len(cards) == len(there) > 10
         for name, study in there:
-            assert f"\n(study-{study})=\n#" in written[f"etudes/{name}"]
+            assert f"\n(study-{name}-{study})=\n#" in written[f"etudes/{name}"]
         assert all('<svg class="chart"' in card for card in cards)
         assert all("\n\n" not in card for card in cards), "an empty line ends HTML in Markdown"
 
@@ -52,7 +52,7 @@ def test_a_verdict_of_the_gallery_is_that_of_the_readme(written):
     judged = 0
     for page in ("index", "ru/index"):
         for card in re.findall(r'<article class="card">.*?</article>', written[page], flags=re.DOTALL):
-            name, study = re.search(r"etudes/([\w-]+)\.html#study-([\w-]+)", card).groups()
+            name, study = re.search(r"etudes/([\w-]+)\.html#study-\1-([\w-]+)", card).groups()
             readme = (ROOT / "packages" / name / "README.md").read_text("utf-8")
             section = re.search(rf"<!-- made: study {study} -->\n(.*?)<!-- end -->", readme, flags=re.DOTALL)[1]
             in_readme = re.findall(r"^- (.+?): (as expected|not expected|unclear) \(", section, flags=re.MULTILINE)

@@ -47,7 +47,7 @@ def card(shown: Shown, page: str) -> Markup:
     """What the gallery on a page says of one study, as HTML; the chart is that of its report."""
     language, outcome = language_of(page), shown.found.outcome
     assert outcome is not None, shown.name
-    address = from_page(page, f"etudes/{shown.package.name}.html") + f"#study-{shown.name}"
+    address = from_page(page, f"etudes/{shown.package.name}.html") + f"#study-{shown.package.name}-{shown.name}"
     verdicts = [verdict(each.claim.text, each.verdict, language) for each in outcome.verdicts]
     verdicts = verdicts or [Markup("<li>{}</li>").format(WORDS["none"][language])]
     if outcome.problems:

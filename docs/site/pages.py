@@ -69,7 +69,7 @@ def put(site: Site, file: str, text: str, page: str) -> str:
             text = re.sub(rf"(?<!!)\[([^\[\]]*)\]\({re.escape(address)}\)", r"\1", text)
         else:
             text = text.replace(f"]({address})", f"]({new})")
-    return MADE.sub("", anchored(text))
+    return MADE.sub("", anchored(text, page.rpartition("/")[2]))
 
 
 def picture(site: Site, page: str, path: str) -> str:
@@ -87,10 +87,10 @@ def linked(site: Site, page: str, path: str, fragment: str) -> str | None:
     return f"{site.address}/{path}{end}" if site.address else None
 
 
-def anchored(text: str) -> str:
-    """With an anchor `study-NAME` at the heading of the section that shows the results of a study."""
+def anchored(text: str, package: str) -> str:
+    """With an anchor `study-PACKAGE-NAME` at the heading of the section that shows the results of a study."""
     for study in reversed([*STUDY.finditer(text)]):
         heading = max((found.start() for found in re.finditer("^#+ ", text[: study.start()], re.M)), default=None)
         if heading is not None:
-            text = f"{text[:heading]}(study-{study[1]})=\n{text[heading:]}"
+            text = f"{text[:heading]}(study-{package}-{study[1]})=\n{text[heading:]}"
     return text
