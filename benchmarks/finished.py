@@ -42,7 +42,7 @@ def chosen(found: dict[str, Any], *names: str) -> dict[str, Any]:
 def means(runs: list[Row], command: str) -> list[str]:
     """A line for each score of a command: its mean over the seeds."""
     some = [run for run in runs if run["command"] == command]
-    names = [name for name in (some[0] if some else {}) if name.startswith(("valid_", "test_"))]
+    names = [name for name, told in (some[0] if some else {}).items() if told and name.startswith(("valid_", "test_"))]
     return [f"{name}: {mean(float(run[name]) for run in some):.6g} ({len(some)} runs)" for name in names]
 
 

@@ -21,9 +21,9 @@ def put(file: Path, command: str, found: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write(file: Path, found: Iterable[Mapping[str, Any]]) -> None:
-    """The columns are those of the first line."""
+    """The columns are those of all lines, in the order in which they come; what a line lacks is left empty."""
     found = list(found)
     with file.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, found[0].keys(), lineterminator="\n")
+        writer = csv.DictWriter(stream, dict.fromkeys(name for line in found for name in line), lineterminator="\n")
         writer.writeheader()
         writer.writerows(found)

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from rows import Row, rows
 
-FILE = Path(__file__).parents[1] / "packages/gauss-vae/results/reconstruction.csv"
+RESULTS = Path(__file__).parents[1] / "packages/gauss-vae/results"
 SHOWN = {
     "test_reconstruction": "VAE",
     "test_reconstruction_pca": "PCA",
@@ -17,7 +17,7 @@ SHOWN = {
 }
 
 
-def table(runs: list[Row]) -> list[str]:
+def restoring(runs: list[Row]) -> list[str]:
     """A line for each setting, in the order of the ratio of latent numbers to those of an example."""
     settings = {(int(run["data.dimension"]), int(run["model.latent"])) for run in runs}
     lines = [
@@ -31,5 +31,25 @@ def table(runs: list[Row]) -> list[str]:
     return lines
 
 
+def gaps(runs: list[Row]) -> list[str]:
+    """A line for each command, of the test part: each seed is a mixture of its own."""
+    lines = [
+        "| command | mean gap | gap by seed | largest error | EM's largest gap | PCA's smallest | one Gaussian's |"
+    ]
+    lines.append("|---|---:|---|---:|---:|---:|---:|")
+    for command in dict.fromkeys(run["command"] for run in runs):
+        some = sorted((run for run in runs if run["command"] == command), key=lambda run: int(run["seed"]))
+        gap = [float(run["test_gap"]) for run in some]
+        em, pca, one = (
+            [float(run[f"test_{peer}"]) - float(run["test_entropy"]) for run in some]
+            for peer in ("gmm", "ppca", "gaussian")
+        )
+        seeds = ", ".join(f"{value:.3f}" for value in gap)
+        error = max(float(run["test_gap_se"]) for run in some)
+        peers = f"{error:.3f} | {max(em):.3f} | {min(pca):.2f} | {min(one):.2f}"
+        lines.append(f"| `{command}` | **{fmean(gap):.3f}** | {seeds} | {peers} |")
+    return lines
+
+
 if __name__ == "__main__":
-    print(*table(rows(FILE)), sep="\n")
+    print(*gaps(rows(RESULTS / "runs.csv")), "", *restoring(rows(RESULTS / "reconstruction.csv")), sep="\n")
