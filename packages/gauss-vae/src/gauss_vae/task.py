@@ -225,7 +225,7 @@ def describe(task: Compared, totals: Totals) -> tuple[str, dict[str, Any]]:
     }
     result = found | restored | {name: float(value) for name, value in result.items()} | {"examples": n, "latent": q}
     lines.append(f"gap {result['gap']:.4f} ± {result['gap_se']:.4f}  active units {found['active']:.0f} of {q}")
-    lines += ["", f"{f'squared error per number, from {q} of {test.x.shape[1]}':<40}{'':>9}"]
+    lines += ["", f"squared error per number, from {q} of {test.x.shape[1]}"]
     for name, squared in (
         ("VAE, mean of p(x | z) at the mean of q", found["reconstruction"]),
         ("PCA: linear there and back", restored["reconstruction_pca"]),
