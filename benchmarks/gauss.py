@@ -1,6 +1,8 @@
-"""The table of gauss-vae's study `reconstruction`: its errors beside what as many numbers can restore.
+"""Tables of gauss-vae's README: gaps beside those of simpler models, and errors beside what can be restored.
 
-python benchmarks/restoring.py # from packages/gauss-vae/results/reconstruction.csv
+    python benchmarks/gauss.py # from packages/gauss-vae/results/runs.csv and reconstruction.csv
+
+`python benchmarks/finished.py --command COMMAND RUN ...` adds runs to runs.csv.
 """
 
 from pathlib import Path

@@ -87,11 +87,12 @@ def projection_error(mixture: Mixture, train: np.ndarray, test: np.ndarray, q: i
     if q >= mixture.dimension:
         return 0.0
     train, test = np.asarray(train, np.float64), np.asarray(test, np.float64)
-    unit = np.sqrt(gaussian(train).covariances[0].diagonal().mean())  # in this the search knows when to end
+    covariance = gaussian(train).covariances[0]
+    unit = np.sqrt(covariance.diagonal().mean())  # in this the search knows when to end
     mixture = Mixture(mixture.weights, mixture.means / unit, mixture.covariances / unit**2)
     x = torch.from_numpy(train / unit)
     generator = np.random.Generator(np.random.PCG64(seed))
-    starts = [np.linalg.eigh(gaussian(train).covariances[0])[1][:, -q:]]
+    starts = [np.linalg.eigh(covariance)[1][:, -q:]]
     starts += [generator.standard_normal((mixture.dimension, q)) for _ in range(STARTS)]
 
     def error(flat: np.ndarray) -> tuple[float, np.ndarray]:

@@ -19,7 +19,7 @@ def demo(task: Predictor) -> Demo:
         seen = task.read([name])[0]
         said = task.probabilities([seen])[0]
         bars = likeliest(said, task.languages, LIKELIEST)
-        first = int(said.argmax())
+        first = task.languages.index(bars[0][0])
         weights = letters(task, seen, first)
         note = "Gradient × input of the log-odds: to first order, what they would lose without the letter's vector."
         if task.model.ngrams is not None:

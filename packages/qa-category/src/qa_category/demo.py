@@ -34,7 +34,8 @@ def demo(task: Predictor | Writer) -> Demo:
         bars = likeliest(said, task.categories, LIKELIEST)
         ids = torch.from_numpy(row)[None].to(next(task.model.parameters()).device)
         lengths = torch.tensor([len(row)], device=ids.device)
-        weights = influence(lambda: log_odds(task.model(ids, lengths)[0], int(said.argmax())), ids)
+        first = task.categories.index(bars[0][0])
+        weights = influence(lambda: log_odds(task.model(ids, lengths)[0], first), ids)
         words = task.split(text)[: len(row)]
         note = "Gradient × input of the log-odds: to first order, what they would lose without the word's vector."
         shown = Influence("Which words mattered", list(zip(words, weights, strict=False)), bars[0][0], note)
