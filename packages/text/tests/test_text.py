@@ -611,6 +611,17 @@ def test_pretrained_is_saved_with_its_files(folder, tmp_path):
         assert "\n" not in str(refusal.value)
 
 
+def test_a_name_of_the_hub_is_found_among_the_data_but_a_path_is_not(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("ETUDE_DATA", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "tokenizers").mkdir()
+    (tmp_path / "tokenizers" / "some-pieces").symlink_to(folder)
+    assert Pretrained("somebody/some-pieces")(TEXTS) == Pretrained(folder)(TEXTS)
+    for path in (tmp_path / "some-pieces", "./some-pieces"):
+        with pytest.raises(UserError, match="no tokenizer"):
+            Pretrained(path)
+
+
 def test_pretrained_refuses_in_one_line(tmp_path, monkeypatch):
     for name in (tmp_path, tmp_path / "nowhere" / "deeper"):
         with pytest.raises(UserError, match="no tokenizer") as refusal:

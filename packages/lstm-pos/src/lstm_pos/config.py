@@ -51,7 +51,8 @@ class Text:
     vocabulary: int = 30_000
     """the largest size it may have, including <pad> and <unk>; a pretrained tokenizer has its own"""
     pretrained: str = "sentence-transformers/LaBSE"
-    """with tokenizer pretrained: its name on the Hugging Face hub, or its folder"""
+    """with tokenizer pretrained: its folder, or its name on the Hugging Face hub, whose last part is looked for in
+    $ETUDE_DATA/tokenizers first"""
     label: Literal["first", "last", "all"] = "first"
     """which pieces of a word learn its tag; with all, the tag is the one that they find most probable together"""
     max_length: int = 200

@@ -62,7 +62,8 @@ class Text:
     vocabulary: int = 8_000
     """the largest size it may have; a pretrained tokenizer has its own"""
     pretrained: str = "sentence-transformers/LaBSE"
-    """with tokenizer pretrained: its name on the Hugging Face hub, or its folder"""
+    """with tokenizer pretrained: its folder, or its name on the Hugging Face hub, whose last part is looked for in
+    $ETUDE_DATA/tokenizers first"""
     max_length: int = 24
     """tokens; longer messages are left out of all parts and counted; `predict` cuts them and says so"""
 

@@ -1,10 +1,12 @@
 """The tokenizers of Hugging Face `transformers` behind the interface of our own."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self, Unpack
 
+from etude.download import root
 from etude.errors import UserError
 from etude.text.tokenizer import Encoded, Options, Tokenizer, without_surrogates
 
@@ -20,13 +22,20 @@ class Pretrained(Tokenizer):
     kind = "pretrained"
 
     def __init__(self, name_or_path: str | Path) -> None:
-        """Raises UserError if `transformers` is not installed or has no such tokenizer, or a slow one only."""
+        """A name, which is no path, is looked for in $ETUDE_DATA/tokenizers by its last part first, then on the hub.
+
+        Raises UserError if `transformers` is not installed or has no such tokenizer, or a slow one only.
+        """
         try:
             from transformers import AutoTokenizer
         except ImportError:
             raise UserError("Pretrained needs transformers: pip install 'etude-text[pretrained]'") from None
+        folder = Path(name_or_path)
+        if not folder.is_dir() and not str(name_or_path).startswith(("~", ".", os.sep)):
+            folder = root() / "tokenizers" / folder.name
+        here = folder.is_dir()
         try:
-            self._hf: Any = AutoTokenizer.from_pretrained(name_or_path, local_files_only=Path(name_or_path).is_dir())
+            self._hf: Any = AutoTokenizer.from_pretrained(folder if here else name_or_path, local_files_only=here)
         except Exception as error:  # the hub, the network and each file format raise errors of their own
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise UserError(
