@@ -47,15 +47,19 @@ def distorted(fonts: tuple[str, ...], stream: int) -> tuple[Tensor, Tensor]:
 
 def glyphs(fonts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     """Every letter of some fonts, both cases: uint8 [fonts * 52, 28, 28] and its class, int64 [fonts * 52]."""
-    spec = find_spec("matplotlib")  # finds it without importing it, which would take a second
-    assert spec
-    assert spec.origin
-    folder = Path(spec.origin).with_name("mpl-data") / "fonts" / "ttf"
     drawn = []
     for name in fonts:
-        font = ImageFont.truetype(str(folder / f"{name}.ttf"), 64)
+        font = typeface(name, 64)
         for letter in ascii_uppercase + ascii_lowercase:
             sheet = Image.new("L", (128, 128))
             ImageDraw.Draw(sheet).text((64, 64), letter, fill=255, font=font, anchor="mm")
             drawn.append(place(np.asarray(sheet).astype(np.float32), SIDE))
     return torch.stack(drawn), torch.arange(len(drawn)) % 26
+
+
+def typeface(name: str, size: int) -> ImageFont.FreeTypeFont:
+    """One of the fonts that matplotlib ships."""
+    spec = find_spec("matplotlib")  # finds it without importing it, which would take a second
+    assert spec
+    assert spec.origin
+    return ImageFont.truetype(str(Path(spec.origin).with_name("mpl-data") / "fonts" / "ttf" / f"{name}.ttf"), size)

@@ -1,19 +1,13 @@
 """Pictures for people: what the model reads in the same images, and where it errs worst."""
 
-from pathlib import Path
-
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
+
+from cnn_emnist.sample import typeface
 
 TILES, ACROSS = 40, 10
 ZOOM, CAPTION, GAP = 3, 20, 6  # each pixel three times as large, a line of text below, a margin
 RIGHT, WRONG = (0, 90, 160), (190, 60, 0)  # blue and orange-red: told apart by colour-blind readers too
-
-
-def font(size: int) -> ImageFont.FreeTypeFont:
-    import matplotlib
-
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
 
 
 def tiles(images: Tensor, labels: Tensor, probabilities: Tensor, classes: tuple[str, ...]) -> Image.Image:
@@ -33,8 +27,8 @@ def tiles(images: Tensor, labels: Tensor, probabilities: Tensor, classes: tuple[
         right = truth == answer
         text = f"{answer} {best[n]:.0%}" if right else f"{answer} {best[n]:.0%} ≠ {truth}"
         size = 12
-        while size > 6 and pen.textlength(text, font(size)) > width - 4:
+        while size > 6 and pen.textlength(text, typeface("DejaVuSans", size)) > width - 4:
             size -= 1
         middle = (left + 14 * ZOOM, top + 28 * ZOOM + CAPTION // 2 - 2)
-        pen.text(middle, text, RIGHT if right else WRONG, font(size), anchor="mm")
+        pen.text(middle, text, RIGHT if right else WRONG, typeface("DejaVuSans", size), anchor="mm")
     return board
