@@ -1,6 +1,7 @@
 """lstm-pos beside its peers, on the same parts and on other files: packages/lstm-pos/results/taggers.csv.
 
     ETUDE_DATA=... python benchmarks/tags.py peers --data nerus --seeds 0 1 2 3 4 --files FILE.conllu ...
+    ETUDE_DATA=... python benchmarks/tags.py seen --data nerus # into seen.csv
     ETUDE_DATA=... python benchmarks/tags.py runs --command "lstm-pos train best" RUN ... --files FILE.conllu ...
     python benchmarks/tags.py # prints the tables
 
@@ -9,6 +10,9 @@ training has not, that of the words that it has once); and a conditional random 
 endings and shapes, without and with what the dictionary OpenCorpora says of each word: L-BFGS, 100 iterations, c1 0.1,
 c2 0.05 (sklearn-crfsuite), not tuned. Known exactly: what no function of the word alone exceeds on a whole file, even
 one that has read its tags.
+
+`seen`: how many words of the test part training has so often, and of how many of these the tag is the one that is most
+frequent there; `rare`: those that are known, but not among the 3,000 most frequent.
 
 A line says of a model, the file that it was trained on, and a seed, its accuracy on a part or on another file. With
 --data, or `lstm-pos train --data`, the path of a file takes the place of nerus.
@@ -151,6 +155,25 @@ def runs(command: str, folders: Iterable[Path], files: Sequence[Path]) -> Iterat
             yield {**made, "part": part, "accuracy": said["accuracy"], "unseen_accuracy": said["unseen_accuracy"]}
 
 
+def seen(name: str, seeds: Iterable[int]) -> Iterator[dict[str, Any]]:
+    """A line for each seed and number of times."""
+    corpus = data.read(name)
+    for seed in seeds:
+        parts = data.divided(name, corpus, seed, 0.1)
+        train = of(corpus, parts.train)
+        tagger, counts = most_frequent(train), Counter(word for words, _ in train for word in words)
+        frequent = {word for word, _ in counts.most_common(3000)}
+        right: defaultdict[str, list[bool]] = defaultdict(list)
+        for words, tags in of(corpus, parts.test):
+            for word, said, tag in zip(words, tagger(words), tags, strict=True):
+                times = counts[word]
+                right["none" if not times else "once" if times == 1 else "more often"].append(said == tag)
+                if times and word not in frequent:
+                    right["rare"].append(said == tag)
+        for times, values in right.items():
+            yield {"seed": seed, "times": times, "words": len(values), "most_frequent_tag": round(mean(values), 6)}
+
+
 def told(values: list[float]) -> str:
     """Mean and 95 % interval (Student's t), per cent."""
     if not values:
@@ -177,14 +200,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind")
     one = kinds.add_parser("peers")
-    one.add_argument("--data", default="nerus")
-    one.add_argument("--seeds", type=int, nargs="+", default=[*range(5)])
+    three = kinds.add_parser("seen")
+    for kind, seeds in ((one, 5), (three, 10)):
+        kind.add_argument("--data", default="nerus")
+        kind.add_argument("--seeds", type=int, nargs="+", default=[*range(seeds)])
     two = kinds.add_parser("runs")
     two.add_argument("--command", required=True, help="that made the runs, as one types it")
     two.add_argument("runs", nargs="+", type=Path)
     for kind in (one, two):
         kind.add_argument("--files", nargs="*", default=[], type=Path, help="gold files that were not trained on")
     given = parser.parse_args()
+    if given.kind == "seen":
+        write(FILE.with_name("seen.csv"), seen(given.data, given.seeds))
+        return
     known = rows(FILE) if FILE.is_file() else []
     if given.kind:
         found = [
