@@ -120,7 +120,7 @@ def stem(file: str | Path) -> str:
     return Path(file).name.partition(".")[0]
 
 
-def peers(name: str, seeds: Iterable[int], files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+def peers(name: str, seeds: Iterable[int], held_out: float, files: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """A line for each peer, seed, and part or file."""
     corpus = data.read(name)
     others = {stem(file): of(data.read(str(file))) for file in files}
@@ -134,8 +134,9 @@ def peers(name: str, seeds: Iterable[int], files: Sequence[Path]) -> Iterator[di
             "accuracy": accuracy(most_frequent(sentences), sentences),
         }
     for seed in seeds:
-        parts = data.divided(name, corpus, seed, 0.1)
-        for model, train in PEERS.items():
+        parts = data.divided(name, corpus, seed, held_out)
+        for peer, train in PEERS.items():
+            model = f"{peer}, held-out {held_out:g}" if held_out != 0.1 else peer
             tagger = train(of(corpus, parts.train))
             scored = {"valid": of(corpus, parts.valid), "test": of(corpus, parts.test), **others}
             for part, sentences in scored.items():
@@ -204,6 +205,7 @@ def main() -> None:
     for kind, seeds in ((one, 5), (three, 10)):
         kind.add_argument("--data", default="nerus")
         kind.add_argument("--seeds", type=int, nargs="+", default=[*range(seeds)])
+    one.add_argument("--held-out", type=float, default=0.1, help="as --data.held-out of lstm-pos, which has the same")
     two = kinds.add_parser("runs")
     two.add_argument("--command", required=True, help="that made the runs, as one types it")
     two.add_argument("runs", nargs="+", type=Path)
@@ -216,7 +218,7 @@ def main() -> None:
     known = rows(FILE) if FILE.is_file() else []
     if given.kind:
         found = [
-            *(peers(given.data, given.seeds, given.files) if given.kind == "peers" else ()),
+            *(peers(given.data, given.seeds, given.held_out, given.files) if given.kind == "peers" else ()),
             *(runs(given.command, given.runs, given.files) if given.kind == "runs" else ()),
         ]
         new = [{**line, **{key: round(x, 6) for key, x in line.items() if isinstance(x, float)}} for line in found]
