@@ -184,17 +184,21 @@ def told(values: list[float]) -> str:
 
 
 def table(lines: list[Row], trained_on: str, *parts: str) -> list[str]:
-    """A line for each model that was trained on a file, a column for each part."""
+    """A line for each model that was trained on a file, a column for each part; the last part orders them."""
     some = [line for line in lines if line["trained_on"] == trained_on]
-    heads = [part.replace("_", " ") for part in parts]
-    made = [f"| tagger | seeds | {' | '.join(heads)} |", "|---|---:|" + "---:|" * len(parts)]
+    made = []
     for model in dict.fromkeys(line["model"] for line in some):
         own = [line for line in some if line["model"] == model]
-        scores = [told([float(line["accuracy"]) for line in own if line["part"] == part]) for part in parts]
+        scores = [[float(line["accuracy"]) for line in own if line["part"] == part] for part in parts]
+        name = f"`{model}`" if model.startswith("lstm-pos") else model
+        seeds = len({line["seed"] for line in own} - {""}) or ""
         if any(scores):
-            name = f"`{model}`" if model.startswith("lstm-pos") else model
-            made.append(f"| {name} | {len({line['seed'] for line in own} - {''}) or ''} | {' | '.join(scores)} |")
-    return made
+            made.append((mean(scores[-1]), f"| {name} | {seeds} | {' | '.join(map(told, scores))} |"))
+    head = [
+        f"| tagger | seeds | {' | '.join(part.replace('_', ' ') for part in parts)} |",
+        "|---|---:|" + "---:|" * len(parts),
+    ]
+    return head + [line for _, line in sorted(made)]
 
 
 def main() -> None:
@@ -227,7 +231,7 @@ def main() -> None:
         write(FILE, [*(line for line in known if (line["model"], line["trained_on"]) not in same), *new])
         known = rows(FILE)
     for name in dict.fromkeys(line["trained_on"] for line in known):
-        parts = dict.fromkeys(line["part"] for line in known if line["trained_on"] == name)
+        parts = dict.fromkeys(line["part"] for line in known if line["trained_on"] == name and line["seed"])
         print(f"trained on {name}", *table(known, name, *parts), "", sep="\n")
 
 
