@@ -167,9 +167,9 @@ def seen(name: str, seeds: Iterable[int]) -> Iterator[dict[str, Any]]:
         right: defaultdict[str, list[bool]] = defaultdict(list)
         for words, tags in of(corpus, parts.test):
             for word, said, tag in zip(words, tagger(words), tags, strict=True):
-                times = counts[word]
-                right["none" if not times else "once" if times == 1 else "more often"].append(said == tag)
-                if times and word not in frequent:
+                kind = {0: "none", 1: "once"}.get(counts[word], "more often")
+                right[kind].append(said == tag)
+                if counts[word] and word not in frequent:
                     right["rare"].append(said == tag)
         for times, values in right.items():
             yield {"seed": seed, "times": times, "words": len(values), "most_frequent_tag": round(mean(values), 6)}
