@@ -24,7 +24,7 @@ def everything(**given):
         EVIL,
         [
             of.Bars(EVIL, [(EVIL, 0.75), ("other", 0.2499), ("least", 0.0001)], EVIL),
-            of.Influence("Reasons", [(EVIL, 1.0), ("but", -0.5), ("the", 0.001)], EVIL),
+            of.Influence("Reasons", [(EVIL, 1.0), ("but", -0.5), ("the", 0.001)], EVIL, unknown=[1]),
             of.Tagged("Tags", [(EVIL, "NOUN"), ("b", EVIL)], {"NOUN": "noun", EVIL: EVIL}),
             of.Lines("Lines", [(EVIL, EVIL), ("", "second")]),
             of.Pictures("Pictures", [(EVIL, square)]),
@@ -136,6 +136,7 @@ def test_texts_stay_texts_and_nothing_scrolls_sideways(browser, server, width, s
         assert shown.locator(".panel:not([hidden]) .shown").count() == 7
         assert shown.evaluate("document.documentElement.scrollWidth") <= width
         assert shown.locator(".bars .part").all_inner_texts() == ["75.0 %", "25.0 %", "< 0.1 %"]
+        assert shown.locator(".pieces s").all_inner_texts() == ["but"], "what the model does not know is struck"
         assert shown.locator("svg.chart circle").count() >= 1
         small = shown.evaluate(
             "Math.min(...[...document.querySelectorAll('p, li, button, label')].filter(e => e.offsetParent && "
