@@ -202,6 +202,10 @@ def test_a_text_is_what_predict_says(browser, trained, capsys, tmp_path, task, l
         assert headline(shown) == said == bars(shown)[0][0]
         weights = [piece.get_attribute("title") for piece in shown.locator(".pieces span").all()]
         assert len(weights) == len(words) and any(float(x.replace("−", "-")) for x in weights)
+        field = shown.get_by_label(label, exact=True)
+        field.fill("zzxqv qqwz")
+        expect(shown.locator(".pieces s")).to_have_text(["zzxqv", "qqwz"], timeout=LONG)
+        assert "knows none of these words" in shown.locator(".detail").inner_text()
 
 
 def test_a_sentence_is_tagged_as_by_predict_and_no_file_is_read(browser, trained, capsys, tmp_path):

@@ -24,7 +24,7 @@ def everything(**given):
         EVIL,
         [
             of.Bars(EVIL, [(EVIL, 0.75), ("other", 0.2499), ("least", 0.0001)], EVIL),
-            of.Influence("Reasons", [(EVIL, 1.0), ("but", -0.5), ("the", 0.001)], EVIL),
+            of.Influence("Reasons", [(EVIL, 1.0), ("but", -0.5), ("the", 0.001)], EVIL, unknown=[1]),
             of.Tagged("Tags", [(EVIL, "NOUN"), ("b", EVIL)], {"NOUN": "noun", EVIL: EVIL}),
             of.Lines("Lines", [(EVIL, EVIL), ("", "second")]),
             of.Pictures("Pictures", [(EVIL, square)]),
@@ -33,6 +33,12 @@ def everything(**given):
         ],
         EVIL,
     )  # fmt: skip
+
+
+def echo(text):
+    if text == "bug":
+        raise RuntimeError("a bug of ours")
+    return Answer(text, [of.Lines("Said", [("", text)])])
 
 
 def ink(image):
@@ -58,7 +64,7 @@ DEMO = Demo(
             everything,
             EVIL,
         ),
-        Panel("Echo", [of.Text("text", "Echo", "", 300)], lambda text: Answer(text)),
+        Panel("Echo", [of.Text("text", "Echo", "", 300)], echo),
         Panel("Numbers", [of.Slider("number", "Number", -1, 1, 0.25, 0.5)], lambda number: Answer(f"{number:+.2f}")),
         Panel("Draw", [of.Drawing("image", "Draw")], ink),
         Panel("Photo", [of.Photo("image", "Photo")], lambda image: Answer(str(image and image.size))),
@@ -130,12 +136,16 @@ def test_texts_stay_texts_and_nothing_scrolls_sideways(browser, server, width, s
         assert shown.locator(".panel:not([hidden]) .shown").count() == 7
         assert shown.evaluate("document.documentElement.scrollWidth") <= width
         assert shown.locator(".bars .part").all_inner_texts() == ["75.0 %", "25.0 %", "< 0.1 %"]
+        assert shown.locator(".pieces s").all_inner_texts() == ["but"], "what the model does not know is struck"
         assert shown.locator("svg.chart circle").count() >= 1
         small = shown.evaluate(
             "Math.min(...[...document.querySelectorAll('p, li, button, label')].filter(e => e.offsetParent && "
             "!e.closest('.unseen')).map(e => parseFloat(getComputedStyle(e).fontSize)))"
         )
         assert small >= 12, "letters can be read"
+        ticks = shown.locator(".panel:not([hidden]) svg.chart text").first
+        scale = ticks.evaluate("e => e.getScreenCTM().a * parseFloat(getComputedStyle(e).fontSize)")
+        assert scale >= 11, "those of a chart, too, which is drawn to scale"
 
 
 def test_every_field_has_a_name_and_every_picture_a_text(browser, server):
@@ -201,6 +211,51 @@ def test_a_picture_is_chosen_and_a_broken_one_told(browser, server, tmp_path):
         says(shown, "")
         node.locator("input[type=file]").set_input_files(tmp_path / "good.png")
         expect(node.get_by_role("alert")).to_be_hidden(timeout=LONG)
+
+
+def test_a_text_that_is_too_long_is_told_and_not_cut(browser, server):
+    with window(browser, server) as shown:
+        field = panel(shown, "Echo").locator("input")
+        field.fill("🙂" * 300)
+        says(shown, "🙂" * 300)
+        for length, told in ((301, "301"), (1_000_000, "1,000,000")):
+            field.fill("x" * length)
+            expect(panel(shown, "Echo").get_by_role("alert")).to_contain_text(f"{told} characters, at most 300")
+            says(shown, "")
+        field.fill("short")
+        says(shown, "short")
+
+
+def test_no_answer_stands_beside_what_it_is_none_to(browser, server, capfd):
+    """Neither when the model fails nor while it is at work."""
+    shown = browser.new_page()
+    shown.set_default_timeout(LONG)
+    shown.goto(server.address)
+    node = panel(shown, "Echo")
+    node.locator("input").fill("first")
+    expect(node.locator(".lines")).to_have_text("first", timeout=LONG)
+    node.locator("input").fill("bug")
+    expect(node.get_by_role("alert")).to_contain_text("the model failed", timeout=LONG)
+    assert headline(shown).inner_text() == "" and node.locator(".lines").count() == 0
+    assert "a bug of ours" in capfd.readouterr().err
+    held = []
+    shown.route("**/answer", lambda route: held.append(route))
+    node.locator("input").fill("second")
+    expect(node.locator("> .tell")).to_have_css("opacity", "0.35", timeout=LONG)
+    held.pop().continue_()
+    says(shown, "second")
+    expect(node.locator("> .tell")).to_have_css("opacity", "1", timeout=LONG)
+    shown.close()
+
+
+def test_a_picture_that_is_dropped_beside_its_field_does_not_replace_the_page(browser, server):
+    with window(browser, server) as shown:
+        says(shown, EVIL)
+        for kind in ("dragover", "drop"):
+            event = f"new DragEvent('{kind}', {{bubbles: true, cancelable: true}})"
+            assert not shown.evaluate(f"document.querySelector('h1').dispatchEvent({event})"), (
+                "its default is prevented"
+            )
 
 
 def test_two_windows_at_once_and_the_last_of_many_keys_counts(browser, server):

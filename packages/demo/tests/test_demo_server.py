@@ -304,6 +304,12 @@ def test_who_hangs_up_in_the_middle_harms_nobody(server, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_what_is_not_certain_is_never_called_so():
+    found = {p: page.percent(p) for p in (0.0, 1e-9, 0.0004, 0.5, 0.9994, 0.9999999, 1.0)}
+    assert list(found.values()) == ["0.0 %", "< 0.1 %", "< 0.1 %", "50.0 %", "99.9 %", "> 99.9 %", "100.0 %"]
+    assert "wrong" in page.sure(0.49) and page.sure(0.5) == "50.0 %" and "guess" in page.sure(0.9, blind=True)
+
+
 def test_a_drawing_is_the_picture_that_was_drawn():
     file = io.BytesIO()
     drawn = Image.linear_gradient("L")

@@ -11,7 +11,7 @@ from cifar_vae import data, pictures, sample
 from cifar_vae.classifying import Classifier
 from cifar_vae.config import VALUES
 from cifar_vae.restoring import Restorer, squares
-from etude.demo.page import NOTHING, Answer, Bars, Demo, Panel, Photo, Pictures, Slider, likeliest, percent, picture
+from etude.demo.page import NOTHING, Answer, Bars, Demo, Panel, Photo, Pictures, Slider, likeliest, picture, sure
 
 SLIDERS, LIKELIEST = 6, 5
 SCENES = 200  # drawn ones, of which the spread of the latent is taken
@@ -90,7 +90,7 @@ def classifying(task: Classifier) -> Demo:
         seen = torch.from_numpy(data.square(image))[None]
         bars = likeliest(task.probabilities(seen)[0], task.classes, LIKELIEST)
         shown = Pictures("What it sees", [("32 × 32", shown_of(pictures.plain(seen)[0]))])
-        return Answer(bars[0][0], [Bars(f"The likeliest {len(bars)}", bars), shown], percent(bars[0][1]))
+        return Answer(bars[0][0], [Bars(f"The likeliest {len(bars)}", bars), shown], sure(bars[0][1]))
 
     return Demo(
         "What is on the picture?",

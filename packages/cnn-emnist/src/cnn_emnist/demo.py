@@ -4,7 +4,7 @@ from PIL import Image
 
 from cnn_emnist import frame
 from cnn_emnist.task import Predictor
-from etude.demo.page import NOTHING, Answer, Bars, Demo, Drawing, Panel, Photo, Pictures, likeliest, percent, picture
+from etude.demo.page import NOTHING, Answer, Bars, Demo, Drawing, Panel, Photo, Pictures, likeliest, picture, sure
 
 LIKELIEST = 5
 WHAT = {"fashion-mnist": "garment", "mnist": "digit"}  # the others are letters
@@ -20,7 +20,7 @@ def demo(task: Predictor) -> Demo:
         framed = frame.frame(image, task.side)
         bars = likeliest(task.probabilities(framed[None])[0], task.classes, LIKELIEST)
         seen = Pictures("What the network sees", [("28 × 28 pixels", picture(Image.fromarray(framed.numpy())))])
-        return Answer(bars[0][0], [Bars(f"The likeliest {len(bars)}", bars), seen], percent(bars[0][1]))
+        return Answer(bars[0][0], [Bars(f"The likeliest {len(bars)}", bars), seen], sure(bars[0][1]))
 
     return Demo(
         f"Which {what} is it?",

@@ -5,7 +5,7 @@ from itertools import groupby
 import torch
 
 from etude.demo.influence import influence
-from etude.demo.page import NOTHING, Answer, Bars, Demo, Influence, Lines, Panel, Text, percent
+from etude.demo.page import NOTHING, Answer, Bars, Demo, Influence, Lines, Panel, Text, sure
 from etude.errors import UserError
 from etude.language.task import Writer
 from etude.text.lines import clean
@@ -34,7 +34,9 @@ def demo(task: Predictor | Writer) -> Demo:
         praise = float(torch.tensor(odds, dtype=torch.float64).sigmoid())
         named = "praise" if odds > 0 else "blame"
         bars = sorted([("praise", praise), ("blame", 1 - praise)], key=lambda bar: -bar[1])
-        return Answer(named, [Bars("Probability", bars), *reasons(task, line)], percent(max(praise, 1 - praise)))
+        shown = reasons(task, line)
+        blind = any(isinstance(part, Influence) and len(part.unknown) == len(part.pieces) for part in shown)
+        return Answer(named, [Bars("Probability", bars), *shown], sure(max(praise, 1 - praise), blind))
 
     text = Text("review", "A film review, in English", EXAMPLES[0], LONGEST, lines=5, examples=EXAMPLES)
     return Demo(
@@ -60,8 +62,10 @@ def reasons(task: Predictor, line: str) -> list[Influence | Lines]:
             return (share * odds).sum()
 
         weights = influence(readers, ids)
-        note = "Gradient × input of the log-odds: to first order, what they would lose without the word's vector."
-        found.append(Influence("Which words mattered", words(task, line, weights), "praise", note))
+        note = "An estimate, gradient × input: to first order, the log-odds would lose so much without the word."
+        missing = words(task, line, [float(id == task.tokenizer.unk_id) for id in ids[0].tolist()])
+        unknown = [n for n, (_, lacks) in enumerate(missing) if lacks]
+        found.append(Influence("Which words mattered", words(task, line, weights), "praise", note, unknown=unknown))
     if model.linear is not None and len(model.readers):
         with torch.inference_mode():
             odds = float(model.linear(ids, lengths)[0]), float(readers())

@@ -3,7 +3,7 @@
 import torch
 
 from etude.demo.influence import influence, log_odds
-from etude.demo.page import NOTHING, Answer, Bars, Demo, Influence, Panel, Text, likeliest, percent
+from etude.demo.page import NOTHING, Answer, Bars, Demo, Influence, Panel, Text, likeliest, sure
 from names_rnn.task import Predictor
 
 LIKELIEST = 8
@@ -21,14 +21,14 @@ def demo(task: Predictor) -> Demo:
         bars = likeliest(said, task.languages, LIKELIEST)
         first = task.languages.index(bars[0][0])
         weights = letters(task, seen, first)
-        note = "Gradient × input of the log-odds: to first order, what they would lose without the letter's vector."
+        note = "An estimate, gradient × input: to first order, the log-odds would lose so much without the letter."
         if task.model.ngrams is not None:
             note += " Of the network's part only; the n-grams beside it are not shown."
         shown = Influence(
             "Which letters mattered", list(zip(seen, weights, strict=True)), bars[0][0], note, joined=True
         )
         read = "" if seen == name.strip() else f"read as {seen}"
-        told = ", ".join(filter(None, [percent(bars[0][1]), read]))
+        told = ", ".join(filter(None, [sure(bars[0][1]), read]))
         return Answer(bars[0][0], [Bars(f"The likeliest {len(bars)} of {languages} languages", bars), shown], told)
 
     examples = EXAMPLES.get(task.config.data.name, ())

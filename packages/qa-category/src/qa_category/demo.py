@@ -3,19 +3,20 @@
 import torch
 
 from etude.demo.influence import influence, log_odds
-from etude.demo.page import NOTHING, Answer, Bars, Demo, Influence, Panel, Text, likeliest, percent
+from etude.demo.page import NOTHING, Answer, Bars, Demo, Influence, Panel, Text, likeliest, sure
 from etude.errors import UserError
 from etude.language.task import Writer
 from etude.text.lines import clean
 from qa_category.task import Predictor
+from qa_category.words import UNK
 
 LIKELIEST = 8
 EXAMPLES = {
     "trec": ("Who wrote Hamlet?", "How far is the moon?", "What does NASA stand for?"),
     "sample": (
-        "Does the cable fit my camera?",
-        "Can I wash the curtains in a machine?",
-        "Is the strap made of leather?",
+        "Does the guitar come with strings?",
+        "Is it safe for my dog?",
+        "Can I put this pan in the oven?",
     ),
 }
 
@@ -37,10 +38,12 @@ def demo(task: Predictor | Writer) -> Demo:
         first = task.categories.index(bars[0][0])
         weights = influence(lambda: log_odds(task.model(ids, lengths)[0], first), ids)
         words = task.split(text)[: len(row)]
-        note = "Gradient × input of the log-odds: to first order, what they would lose without the word's vector."
-        shown = Influence("Which words mattered", list(zip(words, weights, strict=False)), bars[0][0], note)
+        note = "An estimate, gradient × input: to first order, the log-odds would lose so much without the word."
+        unknown = [n for n, id in enumerate(row.tolist()) if id == UNK and n < len(words)]
+        pieces = list(zip(words, weights, strict=False))
+        shown = Influence("Which words mattered", pieces, bars[0][0], note, unknown=unknown)
         title = f"The likeliest {len(bars)} of {categories} categories"
-        return Answer(bars[0][0], [Bars(title, bars), shown], percent(bars[0][1]))
+        return Answer(bars[0][0], [Bars(title, bars), shown], sure(bars[0][1], len(unknown) == len(row)))
 
     examples = EXAMPLES.get(task.config.data.name, ())
     text = Text("question", "A question, in English", examples[0] if examples else "", 500, 2, examples)

@@ -181,6 +181,8 @@ class Influence:
     note: str = ""
     joined: bool = False
     """whether the pieces stand without spaces, as the letters of a word"""
+    unknown: Sequence[int] = ()
+    """which pieces, by number from 0, the model does not know: to it they are all the same"""
 
 
 @dataclass(frozen=True)
@@ -298,7 +300,17 @@ def likeliest(said: Any, names: Sequence[str], most: int) -> list[tuple[str, flo
 
 
 def percent(part: float) -> str:
-    return f"{100 * part:.1f} %"
+    """As the page writes it: what is not certain is never called so."""
+    if 0 < part < 0.0005:
+        return "< 0.1 %"
+    return "> 99.9 %" if 0.9995 < part < 1 else f"{100 * part:.1f} %"
+
+
+def sure(part: float, blind: bool = False) -> str:
+    """The probability of what is answered, and a word of doubt; `blind`: it knows none of the words."""
+    if blind:
+        return f"{percent(part)}, a guess: the model knows none of these words"
+    return percent(part) + ("" if part >= 0.5 else ", by its own account more likely wrong than right")
 
 
 def picture(image: Image.Image) -> str:
