@@ -218,6 +218,8 @@ def test_a_sentence_is_tagged_as_by_predict_and_no_file_is_read(browser, trained
         assert shown.locator(".tagged .tag").all_inner_texts() == [tag for _, tag in said]
         legend = shown.locator(".legend li").all_inner_texts()
         assert {tag for _, tag in said} == {line.split()[0] for line in legend}, "colour is not all there is"
+        field.fill("zzxqv")
+        expect(shown.locator(".detail")).to_contain_text("1 of them never seen in training", timeout=LONG)
         secret = tmp_path / "secret.txt"
         secret.write_text("секрет\n", "utf-8")
         field.fill(str(secret))
@@ -233,6 +235,10 @@ def test_a_message_is_restored_as_by_predict_and_walks_to_another(browser, train
         file.write_text(text + "\n", "utf-8")
         (said,) = predicted(capsys, trained, "text-ae", file)
         assert headline(shown) == (" ".join(said.split()) or "(nothing)")
+        told = shown.locator(".panel:not([hidden]) .detail")
+        assert re.search(r"\d+ of \d+ tokens|exactly", told.inner_text()) and "cut" not in told.inner_text()
+        shown.get_by_label("A short message", exact=True).fill("so much " * 40)
+        expect(told).to_contain_text("the text was cut", timeout=LONG)
         shown.get_by_role("tab", name="Walk").click()
         shown.get_by_label("To", exact=True).fill(text)
         rests(shown)
@@ -249,7 +255,7 @@ def test_a_picture_is_restored_as_by_predict_and_numbers_move_it(browser, traine
         expect(shown.locator(".panel:not([hidden]) .headline")).to_have_text(re.compile("PSNR"), timeout=LONG)
         words = ["--folder", tmp_path / "restored", file]
         _, restored, error, ratio = predicted(capsys, trained, "cifar-vae", *words)[0].split("\t")
-        assert headline(shown) == ratio
+        assert headline(shown) == f"{ratio} dB"
         assert error.removeprefix("mse ") in shown.locator(".panel:not([hidden]) .detail").inner_text()
         theirs = Image.open(restored).convert("RGB")
         ours = Image.open(io.BytesIO(data_of(shown.locator(".panel:not([hidden]) .pictures img").last)))
@@ -283,6 +289,9 @@ def test_a_point_has_the_density_that_predict_says(browser, trained, capsys, tmp
         shown.get_by_role("tab", name="Numbers").click()
         shown.get_by_label("2 numbers, with commas between", exact=True).fill(at.replace(",", ", "))
         assert headline(shown) == density
+        assert "guess" not in shown.locator(".panel:not([hidden]) .detail").inner_text()
+        shown.get_by_label("2 numbers, with commas between", exact=True).fill("1e3, 0")
+        expect(shown.locator(".panel:not([hidden]) .detail")).to_contain_text("a guess", timeout=LONG)
         shown.get_by_label("2 numbers, with commas between", exact=True).fill("1, <b>")
         expect(shown.locator(".panel:not([hidden]) [role=alert]")).to_contain_text("'<b>' is not a number")
 
@@ -312,6 +321,9 @@ def test_a_photo_is_told_as_by_predict(browser, trained, capsys, tmp_path):
         expect(shown.locator(".headline")).not_to_have_text("", timeout=LONG)
         said = predicted(capsys, trained, "coco-caption", file)[0].split("\t")[1]
         assert headline(shown) == (said or "(nothing)")
+        Image.new("RGB", (9, 9), "teal").save(file)
+        shown.locator("input[type=file]").set_input_files(file)
+        expect(shown.locator(".detail")).to_contain_text("a guess: the picture is of one colour", timeout=LONG)
 
 
 # ------------------------------------------------------------------------------------------------------- the command

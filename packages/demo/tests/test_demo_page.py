@@ -29,7 +29,7 @@ def everything(**given):
             of.Lines("Lines", [(EVIL, EVIL), ("", "second")]),
             of.Pictures("Pictures", [(EVIL, square)]),
             of.Chart("Chart", EVIL, "y", [of.Curve(EVIL, [(0, 1e-6), (1, 1), (2, 0)]), dots], log=True),
-            of.Chart("Plane", "x", "y", [of.Curve("cross", [(0.5, 0.5)], "crosses")], equal=True),
+            of.Chart("Plane", "x", "y", [of.Curve("", [(0.5, 0.5)], "crosses")], equal=True, span=((-9, 9), (-9, 9))),
         ],
         EVIL,
     )  # fmt: skip
@@ -143,6 +143,8 @@ def test_texts_stay_texts_and_nothing_scrolls_sideways(browser, server, width, s
             "!e.closest('.unseen')).map(e => parseFloat(getComputedStyle(e).fontSize)))"
         )
         assert small >= 12, "letters can be read"
+        plane = shown.locator(".panel:not([hidden]) svg.chart[role=img]").last
+        assert {"-5", "0", "5"} <= set(plane.locator("text").all_text_contents()), "the axes hold the span"
         ticks = shown.locator(".panel:not([hidden]) svg.chart text").first
         scale = ticks.evaluate("e => e.getScreenCTM().a * parseFloat(getComputedStyle(e).fontSize)")
         assert scale >= 11, "those of a chart, too, which is drawn to scale"

@@ -36,7 +36,9 @@ def demo(task: Restorer | Classifier) -> Demo:
         error = float(squares(pictures.plain(seen), found)[0] / (4 * VALUES))
         shown = [("what it sees, 32 × 32", shown_of(pictures.plain(seen)[0])), ("restored", shown_of(found[0]))]
         ratio = -10 * math.log10(max(error, 1e-12))
-        return Answer(f"PSNR {ratio:.2f}", [Pictures("There and back", shown)], f"squared error {error:.5f} per value")
+        return Answer(
+            f"PSNR {ratio:.2f} dB", [Pictures("There and back", shown)], f"squared error {error:.5f} per value"
+        )
 
     def moved(image: Image.Image | None, **by: float) -> Answer:
         start = mean if image is None else task.latents(torch.from_numpy(data.square(image))[None]).flatten(1)[0]
@@ -63,8 +65,8 @@ def demo(task: Restorer | Classifier) -> Demo:
                 "scenes; without a picture it begins with their mean.",
             ),
         ],
-        "PSNR is -10 log10 of the mean squared error of values between 0 and 1, in dB: of what the model sees, not of "
-        "the picture that you gave.",
+        "The higher PSNR is, the more alike they are: it is -10 log10 of the mean squared error of values between "
+        "0 and 1, of what the model sees, not of the picture that you gave.",
     )
 
 

@@ -9,6 +9,8 @@ from etude.demo.page import NOTHING, Answer, Demo, Panel, Photo
 
 
 def demo(task: Predictor) -> Demo:
+    drawn = task.config.data.name == "sample"
+
     def answer(image: Image.Image | None) -> Answer:
         """Seen and told as `predict` does it."""
         if image is None:
@@ -16,9 +18,13 @@ def demo(task: Predictor) -> Demo:
         with torch.inference_mode():
             features = task.encoder([task.encoder.preprocess(seen(image))], task.spatial)
             ids = task.tell(features.to(task.model.mean.device), task.config.search.beam)
-        return Answer(task.vocabulary.decode(ids[0].tolist()) or "(nothing)")
+        blank = image.convert("RGB").getcolors(1) is not None
+        doubt = (
+            "a guess: the picture is of one colour" if blank else "it knows drawn shapes, no photos" if drawn else ""
+        )
+        return Answer(task.vocabulary.decode(ids[0].tolist()) or "(nothing)", detail=doubt)
 
-    made_up = ", which show circles and squares of one colour" if task.config.data.name == "sample" else ""
+    made_up = ", which show shapes of one colour" if drawn else ""
     return Demo(
         "What is on the picture?",
         "Give it a photo: the network writes a sentence about it.",

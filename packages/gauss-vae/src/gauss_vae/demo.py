@@ -11,12 +11,18 @@ from gauss_vae.task import SCORING, Predictor
 
 SIDE, SHOWN = 64, 320  # points of the plane along each axis; pixels of its picture
 REACH = 3.2  # standard deviations of the data
+FAR = 3.0  # from there on it is said that there were hardly any
 CIRCLE = np.linspace(0, 2 * np.pi, 73)
 DEEP = ((252, 252, 250), (158, 202, 225), (49, 130, 189), (8, 48, 107))  # from nothing to the highest density
 
 
 def demo(task: Predictor) -> Demo:
     dimension = task.model.dimension
+
+    def guess(x: Tensor) -> str:
+        """A word of doubt about points [1, d] that lie far from the data."""
+        away = float(((x - task.model.shift) / task.model.scale).abs().max())
+        return f": a guess, {away:,.0f} standard deviations away from its data" if away > FAR else ""
 
     def told(x: Tensor) -> tuple[float, Tensor, Tensor]:
         """Log-density, and mean [d] and factor [d, d] of the covariance of what is restored, as `predict` has them."""
@@ -29,14 +35,18 @@ def demo(task: Predictor) -> Demo:
         if not text.strip():
             return NOTHING
         numbers = list(data.parsed("the text", [" ".join(text.splitlines())], dimension))
-        density, mean, factor = told(torch.tensor(numbers).to(task.model.shift.device))
+        x = torch.tensor(numbers).to(task.model.shift.device)
+        density, mean, factor = told(x)
         sds = factor.square().sum(-1).sqrt()
         pairs = zip(mean.tolist(), sds.tolist(), strict=True)
         lines = [(str(n), f"{m:.4g} ± {sd:.2g}") for n, (m, sd) in enumerate(pairs, 1)]
-        return Answer(f"{density:.4f}", [Lines("Restored, mean ± standard deviation", lines)], "log-density, in nats")
+        return Answer(
+            f"{density:.4f}", [Lines("Restored, mean ± standard deviation", lines)], f"log-density, in nats{guess(x)}"
+        )
 
     def point(at: tuple[float, float]) -> Answer:
-        density, mean, factor = told(torch.tensor([at]).to(task.model.shift.device))
+        x = torch.tensor([at]).to(task.model.shift.device)
+        density, mean, factor = told(x)
         round_it = np.stack([np.cos(CIRCLE), np.sin(CIRCLE)])
         middle = float(mean[0]), float(mean[1])
         curves = [Curve("the point", [at], "crosses"), Curve("restored, the mean of p(x | z)", [middle], "dots")]
@@ -44,8 +54,8 @@ def demo(task: Predictor) -> Demo:
             ellipse = mean.numpy()[:, None] + size * (factor.numpy() @ round_it)
             name = f"{size} standard deviation{'s' * (size > 1)} of it"
             curves.append(Curve(name, [(float(x), float(y)) for x, y in ellipse.T], style))
-        chart = Chart("The point and what is restored of it", "x", "y", curves, equal=True)
-        return Answer(f"log p = {density:.4f}", [chart], "nats, by the model")
+        chart = Chart("The point and what is restored of it", "x", "y", curves, equal=True, span=window(task))
+        return Answer(f"log p = {density:.4f}", [chart], f"nats, by the model{guess(x)}")
 
     panels = [Panel("Numbers", [Text("text", f"{dimension} numbers, with commas between", example(task), 2_000)], row)]
     if dimension == 2:
@@ -60,7 +70,8 @@ def demo(task: Predictor) -> Demo:
         "How likely is this point?",
         "Choose a point: the model says its density, and restores it from its latent.",
         panels,
-        "Where there were no data the model extrapolates, and its density there is a guess.",
+        "log p is the natural logarithm of the density: one nat more is 2.7 times as dense. Restored is what the model "
+        "makes of the point's latent alone. Where there were no data it extrapolates: its density there is a guess.",
     )
 
 

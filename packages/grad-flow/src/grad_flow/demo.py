@@ -38,8 +38,8 @@ def demo(task: Predictor) -> Demo:
             "The gradient on its way back", "hidden layer", "norm of the gradient", curves, log=True, note=note
         )
         ours, theirs = kernels.factor(measured.tolist()), kernels.factor(predicted.signals)
-        if ours != ours:  # with one layer, or where nothing is left
-            return Answer("no factor", [chart], "there are too few layers, or no gradient is left")
+        if ours != ours:
+            return Answer("no factor", [chart], "no gradient is left in some layer")
         return Answer(f"× {ours:.3f} per layer", [chart], f"predicted × {theirs:.3f}")
 
     def one(config: Model, number: int) -> Tensor:
@@ -51,7 +51,7 @@ def demo(task: Predictor) -> Demo:
         net.std.fill_(std)
         return torch.from_numpy(measure(net, images, labels).gradients.signals)
 
-    depth = Slider("depth", "Hidden layers", 1, 40, 1, float(min(model.depth, 40)))
+    depth = Slider("depth", "Hidden layers", 2, 40, 1, float(min(max(model.depth, 2), 40)))
     width = str(model.width) if str(model.width) in WIDTHS else "128"
     start = model.activation if model.activation in ACTIVATIONS else "relu"
     return Demo(
@@ -76,6 +76,9 @@ def demo(task: Predictor) -> Demo:
                     Slider("number", "Which of the networks that chance draws", 0, 99, 1, 0),
                 ],
                 answer,
+                "× 0.5 per layer: on its way back each layer halves the gradient; near × 1 it reaches the first "
+                "whole. The initialisation default is PyTorch's own, he, lecun, xavier and orthogonal are known "
+                "recipes, and sigma draws weights of variance σ² / inputs.",
             )
         ],
         f"Measured on {FEW} of scikit-learn's digits of 8 × 8 pixels, of {CLASSES} classes, in a network that has "

@@ -1,6 +1,10 @@
 """What `lstm-pos demo` shows: a text, each word with its part of speech."""
 
+import numpy as np
+
 from etude.demo.page import NOTHING, Answer, Demo, Panel, Tagged, Text
+from etude.text.fingerprints import fingerprints
+from etude.text.lines import clean
 from etude.train.device import best_precision
 from lstm_pos.inputs import sentences_in
 from lstm_pos.task import Predictor
@@ -44,8 +48,10 @@ def demo(task: Predictor) -> Demo:
         known = {tag: meaning for tag, meaning in MEANINGS.items() if tag in task.tags}
         meanings = known | {tag: "" for tag in task.tags if tag not in known}
         cut = "1 sentence" if len(sentences) == 1 else f"{len(sentences)} sentences"
-        words = "1 word" if len(pairs) == 1 else f"{len(pairs)} words"
-        return Answer(f"{words} and marks, {cut}", [Tagged("Parts of speech", pairs, meanings)])
+        words = "1 word or mark" if len(pairs) == 1 else f"{len(pairs)} words and marks"
+        new = int((~np.isin(fingerprints([clean(word) or word for word, _ in pairs]), task.learnt.seen)).sum())
+        told = f"{new} of them never seen in training: guessed by spelling and neighbours" if new else ""
+        return Answer(f"{words}, {cut}", [Tagged("Parts of speech", pairs, meanings)], told)
 
     text = Text("text", "A text, in Russian", EXAMPLES[1], 2_000, lines=3, examples=EXAMPLES)
     return Demo(

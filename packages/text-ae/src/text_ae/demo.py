@@ -9,19 +9,23 @@ from text_ae.task import STEPS, Predictor, encode
 
 LONGEST = 500  # characters
 EXAMPLES = ("i love this song so much", "see you tomorrow at the park", "cant sleep, it is too hot in here")
+OF_SAMPLE = ("Feeling calm today", "I love London in the spring", "now I am quite angry")  # as it writes them
 
 
 def demo(task: Predictor) -> Demo:
     numbers = task.config.model.latent
+    examples = OF_SAMPLE if task.config.data.name == "sample" else EXAMPLES
 
     def restored(text: str) -> Answer:
         """As `predict` does it."""
         (row,), note = rows(task, text)
         if not row:
             return NOTHING
-        said = one_line(task.decode(task.said(task.encode([row])))[0])
-        read = one_line(task.decode([row])[0])
-        told = "restored exactly" if said == read else "not quite the same"
+        (found,) = task.said(task.encode([row]))
+        said, read = (one_line(text) for text in task.decode([found, row]))
+        same, of = sum(a == b for a, b in zip(found, row, strict=False)), max(len(found), len(row))
+        told = "restored exactly" if said == read else f"{same} of {of} tokens are right"
+        told += ", of what was read: the text was cut" if note else ""
         lines = [("read", read), ("restored", said)]
         title = f"Through {numbers:,} numbers and back"
         return Answer(said or "(nothing)", [Lines(title, lines, note)], told)
@@ -40,15 +44,16 @@ def demo(task: Predictor) -> Demo:
         "What is left of a text in one vector?",
         f"Type a short message: it becomes {numbers:,} numbers, and a text again from these alone.",
         [
-            Panel("Restore", [Text("text", "A short message", EXAMPLES[0], LONGEST, 2, EXAMPLES)], restored),
+            Panel("Restore", [Text("text", "A short message", examples[0], LONGEST, 2, examples)], restored),
             Panel(
                 "Walk",
-                [Text("a", "From", EXAMPLES[0], LONGEST, 2), Text("b", "To", EXAMPLES[1], LONGEST, 2)],
+                [Text("a", "From", examples[0], LONGEST, 2), Text("b", "To", examples[1], LONGEST, 2)],
                 walk,
-                "What lies on the straight line between the latents of two texts.",
+                "What lies on the line between the vectors of two texts: at 0 and 100 % these two, as restored.",
             ),
         ],
-        f"{limit} What the model was not trained on comes back as something like that which it was.",
+        f"{limit} A token is a word or a piece of one. What the model was not trained on comes back as something like "
+        "that which it was.",
     )
 
 

@@ -225,7 +225,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves over common axes; `log`: that of y is logarithmic, `equal`: a unit is as long on both."""
+    """Curves over common axes; `log`: that of y is logarithmic, `equal`: a unit is as long on both.
+
+    `span`: ((left, right), (bottom, top)) that the axes have at least, whatever the curves.
+    """
 
     title: str
     x: str
@@ -233,6 +236,7 @@ class Chart:
     curves: Sequence[Curve]
     log: bool = False
     equal: bool = False
+    span: tuple[tuple[float, float], tuple[float, float]] | None = None
     note: str = ""
 
 
