@@ -565,6 +565,7 @@ def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
         "hidden-search",
         "hidden-size",
         "layers",
+        "pretrained",
         "tokenizer",
         "vocabulary",
     ]
