@@ -318,10 +318,11 @@ def told(found: Iterable[Mapping[str, Any]], workload: str) -> str:
     """What has to be known of a workload's table, in sentences: how it is read, the machine, what was trained."""
     every = [line for line in found if line["workload"] == workload]
     ours = next(line for line in every if line["peer"] == "etude")
-    threads, rounds = sorted({str(line["threads"]) for line in every}), len({line["round"] for line in every})
+    counts, rounds = sorted({str(line["threads"]) for line in every}), len({line["round"] for line in every})
+    threads = f"{' or '.join(counts)} thread{'s' * (counts != ['1'])}"
     return (
         f"Medians of {rounds} round{'s' * (rounds > 1)}, in turns. In front stands the ratio to etude: "
-        f"above 1 the peer is slower or larger. {ours['machine']}, {' or '.join(threads)} threads, torch "
+        f"above 1 the peer is slower or larger. {ours['machine']}, {threads}, torch "
         f"{ours['torch']}, fp32; {int(ours['steps']):,} steps, {int(ours['parameters']):,} parameters. The line of "
         f"etude is its command; the package behind it has {int(ours['package_lines']):,}."
     )
