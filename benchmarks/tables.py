@@ -36,6 +36,7 @@ NO_FILE = ("no result file", "нет файла результатов")
 COUNTS: dict[str, Callable[[list[float]], float]] = {
     "mean": statistics.fmean,
     "gmean": statistics.geometric_mean,
+    "median": statistics.median,
     "least": min,
     "most": max,
 }
