@@ -322,7 +322,7 @@ def told(found: Iterable[Mapping[str, Any]], workload: str) -> str:
     threads = f"{' or '.join(counts)} thread{'s' * (counts != ['1'])}"
     return (
         f"Medians of {rounds} round{'s' * (rounds > 1)}, in turns. In front stands the ratio to etude: "
-        f"above 1 the peer is slower or larger. {ours['machine']}, {threads}, torch "
+        f"above 1 the peer is slower or larger. {ours['machine'].replace(' 1 cores', ' 1 core')}, {threads}, torch "
         f"{ours['torch']}, fp32; {int(ours['steps']):,} steps, {int(ours['parameters']):,} parameters. The line of "
         f"etude is its command; the package behind it has {int(ours['package_lines']):,}."
     )
