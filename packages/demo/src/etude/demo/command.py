@@ -16,6 +16,7 @@ from etude import cli, files
 from etude.arguments import Parser
 from etude.errors import UserError
 from etude.package import Package
+from etude.signals import watch_signals
 
 HELP = """\
 Opens a page in the browser where the best checkpoint of a run answers while one plays. Without RUN it takes the newest
@@ -73,8 +74,11 @@ def serve(package: Package, folder: Path, host: str, port: int, browser: bool) -
         for panel in demo.panels:  # the first answer is slow, so it is not a person's
             with suppress(UserError):
                 server.model.submit(panel.answer, **{one.name: one.value for one in panel.inputs}).result()
-        print(f"run      {folder}")
-        print(f"open     {server.address}   (Ctrl-C ends it)", flush=True)
+        with watch_signals() as signals:  # what is interrupted while it is written is written twice
+            print(f"run      {folder}")
+            print(f"open     {server.address}   (Ctrl-C ends it)", flush=True)
+        if signals:
+            raise KeyboardInterrupt
         if browser and can_show():
             threading.Thread(target=show, args=(server.address,), daemon=True).start()
         server.serve_forever(poll_interval=0.1)
