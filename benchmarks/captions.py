@@ -40,6 +40,7 @@ from etude.train.task import summary
 
 CPU = torch.device("cpu")
 PEERS = Path(__file__).parents[1] / "packages/coco-caption/results/peers.csv"
+SHOWN = ("cider", "bleu1", "bleu4", "rouge_l")
 
 
 def peers(flags: list[str]) -> Iterator[dict[str, Any]]:
@@ -62,9 +63,6 @@ def peers(flags: list[str]) -> Iterator[dict[str, Any]]:
         of_people.append(metrics.scores(others, [captions[n] for captions in references]))
     scored = {name: round(fmean(one[name] for one in of_people), 6) for name in scored}
     yield {"peer": "people", "encoder": "", **made, **scored}
-
-
-SHOWN = ("cider", "bleu1", "bleu4", "rouge_l")
 
 
 def table(known: list[Row], runs: list[Row]) -> list[str]:

@@ -11,12 +11,11 @@ validation, and never scored on the test part.
 import argparse
 import json
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import finished
-from rows import Row, put, rows
-from scipy.stats import t as student
+from rows import Row, put, rows, told
 
 RESULTS = Path(__file__).parents[1] / "packages/names-rnn/results"
 BEST, PEER = "names-rnn train best", "logistic regression, edges"
@@ -36,14 +35,6 @@ def row(command: str, run: Path, tried: bool) -> dict[str, Any]:
     found["highest_train_accuracy"] = round(max(epoch["train"]["accuracy"] for epoch in epochs), 4)
     test = [] if tried else [f"test_{name}" for name in ("accuracy", "macro_f1", "top2", "loss")]
     return finished.chosen(found, "valid_accuracy", "valid_macro_f1", *test, "highest_train_accuracy")
-
-
-def told(values: list[float], factor: float, digits: int, unit: str = "") -> str:
-    middle = f"{factor * mean(values):.{digits}f}"
-    if len(values) > 1:
-        half = student.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
-        middle += f" ± {factor * half:.{digits}f}"
-    return middle + unit
 
 
 def table(peers: list[Row], runs: list[Row], protocol: str = "distinct") -> list[str]:

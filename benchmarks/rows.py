@@ -1,8 +1,9 @@
-"""The files of results that benchmarks write and tables are made of: CSV, a line a run."""
+"""The files of results that benchmarks write and tables are made of: CSV, a line a run; and how they say a mean."""
 
 import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 Row = dict[str, str]
@@ -27,3 +28,14 @@ def write(file: Path, found: Iterable[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(stream, dict.fromkeys(name for line in found for name in line), lineterminator="\n")
         writer.writeheader()
         writer.writerows(found)
+
+
+def told(values: list[float], factor: float, digits: int, unit: str = "") -> str:
+    """The mean, and its 95 % interval (Student's t) if there are two values or more."""
+    from scipy.stats import t as student
+
+    middle = f"{factor * mean(values):.{digits}f}"
+    if len(values) > 1:
+        half = student.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
+        middle += f" ± {factor * half:.{digits}f}"
+    return middle + unit

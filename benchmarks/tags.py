@@ -26,14 +26,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import numpy as np
 import sklearn_crfsuite
 import yaml
-from rows import Row, rows, write
-from scipy.stats import t as student
+from rows import Row, rows, told, write
 
 from lstm_pos import data
 from lstm_pos.data import Corpus
@@ -175,14 +174,6 @@ def seen(name: str, seeds: Iterable[int]) -> Iterator[dict[str, Any]]:
             yield {"seed": seed, "times": times, "words": len(values), "most_frequent_tag": round(mean(values), 6)}
 
 
-def told(values: list[float]) -> str:
-    """Mean and 95 % interval (Student's t), per cent."""
-    if not values:
-        return ""
-    half = student.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
-    return f"{100 * mean(values):.2f}" + (f" ± {100 * half:.2f}" if half is not None else "") + " %"
-
-
 def table(lines: list[Row], trained_on: str, *parts: str) -> list[str]:
     """A line for each model that was trained on a file, a column for each part; the last part orders them."""
     some = [line for line in lines if line["trained_on"] == trained_on]
@@ -193,7 +184,8 @@ def table(lines: list[Row], trained_on: str, *parts: str) -> list[str]:
         name = f"`{model}`" if model.startswith("lstm-pos") else model
         seeds = len({line["seed"] for line in own} - {""}) or ""
         if any(scores):
-            made.append((mean(scores[-1]), f"| {name} | {seeds} | {' | '.join(map(told, scores))} |"))
+            cells = [told(values, 100, 2, " %") if values else "" for values in scores]
+            made.append((mean(scores[-1]), f"| {name} | {seeds} | {' | '.join(cells)} |"))
     head = [
         f"| tagger | seeds | {' | '.join(part.replace('_', ' ') for part in parts)} |",
         "|---|---:|" + "---:|" * len(parts),
