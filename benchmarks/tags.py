@@ -2,6 +2,7 @@
 
     ETUDE_DATA=... python benchmarks/tags.py peers --data nerus --seeds 0 1 2 3 4 --files FILE.conllu ...
     ETUDE_DATA=... python benchmarks/tags.py seen --data nerus # into seen.csv
+    ETUDE_DATA=... python benchmarks/tags.py pieces RUN ...    # into pieces.csv
     ETUDE_DATA=... python benchmarks/tags.py runs --command "lstm-pos train best" RUN ... --files FILE.conllu ...
     python benchmarks/tags.py # prints the tables
 
@@ -13,6 +14,10 @@ one that has read its tags.
 
 `seen`: how many words of the test part training has so often, and of how many of these the tag is the one that is most
 frequent there; `rare`: those that are known, but not among the 3,000 most frequent.
+
+`pieces`: of runs that differ in how words are cut, how often the tag of a word of the test part is the one that its
+last piece, by which the network tags it (`text.label last`), has most often in training: of words that training has,
+and of those that it has not; and into how many pieces they are cut. The class of an unknown word is its piece.
 
 A line says of a model, the file that it was trained on, and a seed, its accuracy on a part or on another file. With
 --data, or `lstm-pos train --data`, the path of a file takes the place of nerus.
@@ -34,9 +39,13 @@ import sklearn_crfsuite
 import yaml
 from rows import Row, rows, told, write
 
+from etude.train import checkpoint
+from etude.train.run import read_config
 from lstm_pos import data
+from lstm_pos.config import Config
 from lstm_pos.data import Corpus
-from lstm_pos.forms import SHAPES, Dictionary, shape
+from lstm_pos.forms import SHAPES, Dictionary, Encoder, shape
+from lstm_pos.task import Learnt
 
 FILE = Path(__file__).parents[1] / "packages/lstm-pos/results/taggers.csv"
 ALONE = "any function of the word alone, exact"
@@ -54,7 +63,7 @@ def most_frequent(sentences: Iterable[Sentence]) -> Tagger:
     for count in counts.values():
         if count.total() == 1:
             rare += count
-    unknown = Counter({rare.most_common(1)[0][0]: 1})
+    unknown = Counter({(rare or sum(counts.values(), Counter())).most_common(1)[0][0]: 1})
     return lambda words: [counts.get(word, unknown).most_common(1)[0][0] for word in words]
 
 
@@ -174,6 +183,38 @@ def seen(name: str, seeds: Iterable[int]) -> Iterator[dict[str, Any]]:
             yield {"seed": seed, "times": times, "words": len(values), "most_frequent_tag": round(mean(values), 6)}
 
 
+def last_pieces(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """A line for each run, and whether training has the words."""
+    for folder in folders:
+        config = read_config(folder, Config)
+        encoder = Learnt.restore(config, checkpoint.read(folder)["assets"]).encoder
+        corpus = data.first(data.read(config.data.name), config.data.documents)
+        parts = data.divided(config.data.name, corpus, config.fit.seed, config.data.held_out)
+        train = of(corpus, parts.train)
+        known = {word for words, _ in train for word in words}
+
+        def cut(sentences: Iterable[Sentence], encoder: Encoder = encoder) -> list[Sentence]:
+            return [([str(row[-1]) for row in encoder.cutter.pieces(words)], tags) for words, tags in sentences]
+
+        tagger = most_frequent(cut(train))
+        found: defaultdict[bool, list[tuple[bool, int]]] = defaultdict(list)
+        for words, tags in of(corpus, parts.test):
+            pieces = encoder.cutter.pieces(words)
+            said = tagger([str(row[-1]) for row in pieces])
+            for word, row, answer, tag in zip(words, pieces, said, tags, strict=True):
+                found[word in known].append((answer == tag, len(row)))
+        for seen_, values in found.items():
+            yield {
+                "tokenizer": encoder.cutter.kind,
+                "vocabulary": encoder.cutter.vocab_size,
+                "seed": config.fit.seed,
+                "seen": seen_,
+                "words": len(values),
+                "pieces": round(mean(n for _, n in values), 6),
+                "most_frequent_tag": round(mean(right for right, _ in values), 6),
+            }
+
+
 def table(lines: list[Row], trained_on: str, *parts: str) -> list[str]:
     """A line for each model that was trained on a file, a column for each part; the last part orders them."""
     some = [line for line in lines if line["trained_on"] == trained_on]
@@ -202,6 +243,8 @@ def main() -> None:
         kind.add_argument("--data", default="nerus")
         kind.add_argument("--seeds", type=int, nargs="+", default=[*range(seeds)])
     one.add_argument("--held-out", type=float, default=0.1, help="as --data.held-out of lstm-pos, which has the same")
+    four = kinds.add_parser("pieces")
+    four.add_argument("runs", nargs="+", type=Path)
     two = kinds.add_parser("runs")
     two.add_argument("--command", required=True, help="that made the runs, as one types it")
     two.add_argument("runs", nargs="+", type=Path)
@@ -210,6 +253,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.kind == "seen":
         write(FILE.with_name("seen.csv"), seen(given.data, given.seeds))
+        return
+    if given.kind == "pieces":
+        write(FILE.with_name("pieces.csv"), last_pieces(given.runs))
         return
     known = rows(FILE) if FILE.is_file() else []
     if given.kind:
