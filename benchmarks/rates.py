@@ -120,17 +120,34 @@ def told(values: list[float], form: str) -> str:
     return f"{format(mean(values), form)} ({format(min(values), form)} to {format(max(values), form)})"
 
 
+def trained_on(known: list[dict[str, str]], kind: str) -> list[dict[str, str]]:
+    """The yardsticks of a kind that were fitted to the training part, without validation."""
+    part = min(int(row["fitted_on"]) for row in known if row["fitted_on"])
+    return [row for row in known if row["kind"] == kind and row["fitted_on"] == str(part)]
+
+
+def per_picture(known: list[dict[str, str]], numbers: str) -> str:
+    """PCA's error with so many numbers, per picture in [-1, 1], for a text."""
+    [error] = [float(row["mse"]) for row in trained_on(known, "PCA") if row["setting"] == numbers]
+    return f"{4 * VALUES * error:.1f}"
+
+
+def coded(known: list[dict[str, str]], bits: str) -> str:
+    """The transform code's error per value at so many bits, between its points, for a text."""
+    kind = yardsticks.TRANSFORM
+    points = [{"format": kind, "bits": float(p["bits"]), "mse": float(p["mse"])} for p in trained_on(known, kind)]
+    return f"{yardsticks.at_bits(points, kind, float(bits)):.5f}"
+
+
 def presets(found: list[dict[str, str]], known: list[dict[str, str]]) -> list[str]:
     """The lines of the README's table of autoencoders; `known`: the yardsticks."""
-    trained = min(int(row["fitted_on"]) for row in known if row["fitted_on"])
-    pca = {row["setting"]: row for row in known if row["kind"] == "PCA" and row["fitted_on"] == str(trained)}
     lines = ["| `cifar-vae train ...` | seeds | error | per value in [0, 1] | PCA with as many | KL, bits |"]
     lines.append("|---|---:|---:|---:|---:|---:|")
     for name, numbers in PRESETS.items():
         image, value = of(found, name, "mse_image"), of(found, name, "mse")
         if not image:
             continue
-        peer = f"{4 * VALUES * float(pca[numbers]['mse']):.1f}"
+        peer = per_picture(known, numbers)
         bits = told(of(found, name, "kl_bits"), ".1f") if name.startswith("vae") else ""
         lines.append(f"| `{name}` | {len(image)} | {told(image, '.1f')} | {told(value, '.5f')} | {peer} | {bits} |")
     return lines
