@@ -1,6 +1,7 @@
 """text-ae against the autoencoder that tutorials write, on tweets: what each restores after the same time of training.
 
     ETUDE_DATA=... uv run --package text-ae python benchmarks/autoencoder.py [--minutes 10] [--threads 2]
+    # into packages/text-ae/results/autoencoder.csv
 
 The other side is an `nn.LSTM` encoder of one layer, a latent, and an `nn.LSTM` decoder of one layer that starts from it
 and is given the true token before each (teacher forcing): fp32, padded batches in random order, Adam. Both sides have
@@ -11,9 +12,11 @@ Both restore freely: from the latent alone, by the greedy choice. Scored are up 
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
+from rows import put
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -27,6 +30,7 @@ from etude.train.task import summary
 from text_ae.config import Config
 from text_ae.task import Restoring, make
 
+RESULTS = Path(__file__).parents[1] / "packages/text-ae/results/autoencoder.csv"
 TURN = 60.0  # seconds
 LONGEST = 24  # tokens
 
@@ -137,7 +141,8 @@ def main() -> None:
         ("ours", ours(), lambda: task.said(task.encode(rows))),
         ("tutorial", theirs(), restored),
     ]
-    print("before training: ours {:.1%} of the tokens, {:.1%} of the texts".format(*scored(sides[0][2]())))
+    before = scored(sides[0][2]())
+    print("before training: ours {:.1%} of the tokens, {:.1%} of the texts".format(*before))
     used = [0.0, 0.0]
     while min(used) < seconds:
         for k, (_, steps, _) in enumerate(sides):
@@ -150,6 +155,13 @@ def main() -> None:
         found.append(scored(said()))
         print(f"{name:<8} after {asked.minutes:g} minutes: {found[-1][0]:.1%} of tokens, {found[-1][1]:.1%} of texts")
     (tokens, texts), (their_tokens, their_texts) = found
+    lines = [
+        ("ours", 0.0, before),
+        *((side[0], asked.minutes, score) for side, score in zip(sides, found, strict=True)),
+    ]
+    names = ("side", "minutes", "threads", "texts", "tokens", "exact")
+    told = [(name, minutes, asked.threads, len(rows), *score) for name, minutes, score in lines]
+    put(RESULTS, [dict(zip(names, line, strict=True)) for line in told], "side", "minutes")
     print(
         f"ours restores {texts / max(their_texts, 1 / len(rows)):.1f} times as many texts exactly, "
         f"and {100 * (tokens - their_tokens):.1f} points more of the tokens"

@@ -50,7 +50,7 @@ def main() -> None:
         line = {"command": given.out.name, "setting": run.parent.name, "seed": run.name.partition("=")[2]}
         scores = {"short": float(right[short].mean()), "longer": float(right[~short].mean())}
         lines.append(line | {"most": given.most, "questions": len(right), "of_them_short": int(short.sum())} | scores)
-    put(RESULTS, given.out.name, lines)
+    put(RESULTS, lines, "command")
     for setting in dict.fromkeys(line["setting"] for line in lines):
         means = (np.mean([line[part] for line in lines if line["setting"] == setting]) for part in ("short", "longer"))
         print(setting, *(f"{mean:.3f}" for mean in means))

@@ -53,7 +53,7 @@ def main() -> None:
     given = parser.parse_args()
     file = PACKAGES / given.command.split()[0] / "results" / "runs.csv"
     if given.runs:
-        put(file, given.command, [row(given.command, run) for run in given.runs])
+        put(file, [row(given.command, run) for run in given.runs], "command")
     print(*means(rows(file), given.command), sep="\n")
 
 

@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", type=Path)
     given = parser.parse_args()
     if given.runs:
-        put(RESULTS, given.command, [{"command": given.command, **read(run)} for run in given.runs])
+        put(RESULTS, [{"command": given.command, **read(run)} for run in given.runs], "command")
     print(*table(rows(RESULTS)), sep="\n")
 
 

@@ -102,7 +102,7 @@ def main() -> None:
     given = parser.parse_args()
     file = RESULTS / ("tried.csv" if given.tried else "runs.csv")
     if given.runs:
-        put(file, given.command, [row(given.command, run, given.tried) for run in given.runs])
+        put(file, [row(given.command, run, given.tried) for run in given.runs], "command")
     for name, lines in (("runs.csv", table), ("tried.csv", tried)):
         if (RESULTS / name).is_file():
             print(*lines(rows(RESULTS / name)), "", sep="\n")

@@ -94,7 +94,7 @@ def main() -> None:
     given = parser.parse_args()
     file = RESULTS / ("tried.csv" if given.tried else "runs.csv")
     if given.runs:
-        put(file, given.command, [row(given.command, run, given.tried) for run in given.runs])
+        put(file, [row(given.command, run, given.tried) for run in given.runs], "command")
     peers, runs, others = (rows(RESULTS / name) for name in ("peers.csv", "runs.csv", "tried.csv"))
     for protocol in ("distinct", "rows"):
         print(*table(peers, runs, protocol), "", ahead(peers, runs, protocol), "", sep="\n")

@@ -4,7 +4,10 @@ import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import mean, stdev
+from tempfile import gettempdir
 from typing import Any
+
+from filelock import FileLock
 
 Row = dict[str, str]
 
@@ -14,11 +17,17 @@ def rows(file: Path) -> list[Row]:
         return list(csv.DictReader(stream))
 
 
-def put(file: Path, command: str, found: Iterable[Mapping[str, Any]]) -> None:
-    """Writes lines into a file in place of those of the same `command` that are there."""
-    kept = [line for line in rows(file) if line["command"] != command] if file.is_file() else []
+def put(file: Path, found: Iterable[Mapping[str, Any]], *of: str) -> None:
+    """Writes lines into a file in place of those there that have the values of a new one in the columns `of`.
+
+    Two may do so at once: between reading and writing nobody else does either.
+    """
+    found = list(found)
+    new = {tuple(str(line[column]) for column in of) for line in found}
     file.parent.mkdir(exist_ok=True)
-    write(file, [*kept, *found])
+    with FileLock(Path(gettempdir()) / f"etude-{file.parts[-3]}-{file.name}.lock"):
+        kept = [line for line in (rows(file) if file.is_file() else []) if tuple(line[c] for c in of) not in new]
+        write(file, [*kept, *found])
 
 
 def write(file: Path, found: Iterable[Mapping[str, Any]]) -> None:

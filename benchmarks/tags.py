@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 import sklearn_crfsuite
 import yaml
-from rows import Row, rows, told, write
+from rows import Row, put, rows, told, write
 
 from etude.train import checkpoint
 from etude.train.run import read_config
@@ -257,17 +257,14 @@ def main() -> None:
     if given.kind == "pieces":
         write(FILE.with_name("pieces.csv"), last_pieces(given.runs))
         return
-    known = rows(FILE) if FILE.is_file() else []
     if given.kind:
         found = [
             *(peers(given.data, given.seeds, given.held_out, given.files) if given.kind == "peers" else ()),
             *(runs(given.command, given.runs, given.files) if given.kind == "runs" else ()),
         ]
         new = [{**line, **{key: round(x, 6) for key, x in line.items() if isinstance(x, float)}} for line in found]
-        same = {(line["model"], line["trained_on"]) for line in new}
-        FILE.parent.mkdir(exist_ok=True)
-        write(FILE, [*(line for line in known if (line["model"], line["trained_on"]) not in same), *new])
-        known = rows(FILE)
+        put(FILE, new, "model", "trained_on")
+    known = rows(FILE)
     for name in dict.fromkeys(line["trained_on"] for line in known):
         parts = dict.fromkeys(line["part"] for line in known if line["trained_on"] == name and line["seed"])
         print(f"trained on {name}", *table(known, name, *parts), "", sep="\n")
