@@ -17,7 +17,8 @@ frequent there; `rare`: those that are known, but not among the 3,000 most frequ
 
 `pieces`: of runs that differ in how words are cut, how often the tag of a word of the test part is the one that its
 last piece, by which the network tags it (`text.label last`), has most often in training: of words that training has,
-and of those that it has not; and into how many pieces they are cut. The class of an unknown word is its piece.
+and of those that it has not; into how many pieces they are cut, and how often no word of training ends in that piece.
+The class of an unknown word is its piece.
 
 A line says of a model, the file that it was trained on, and a seed, its accuracy on a part or on another file. With
 --data, or `lstm-pos train --data`, the path of a file takes the place of nerus.
@@ -44,7 +45,7 @@ from etude.train.run import read_config
 from lstm_pos import data
 from lstm_pos.config import Config
 from lstm_pos.data import Corpus
-from lstm_pos.forms import SHAPES, Dictionary, Encoder, shape
+from lstm_pos.forms import SHAPES, Dictionary, shape
 from lstm_pos.task import Learnt
 
 FILE = Path(__file__).parents[1] / "packages/lstm-pos/results/taggers.csv"
@@ -193,25 +194,26 @@ def last_pieces(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
         train = of(corpus, parts.train)
         known = {word for words, _ in train for word in words}
 
-        def cut(sentences: Iterable[Sentence], encoder: Encoder = encoder) -> list[Sentence]:
-            return [([str(row[-1]) for row in encoder.cutter.pieces(words)], tags) for words, tags in sentences]
-
-        tagger = most_frequent(cut(train))
-        found: defaultdict[bool, list[tuple[bool, int]]] = defaultdict(list)
+        ends = [([str(row[-1]) for row in encoder.cutter.pieces(words)], tags) for words, tags in train]
+        tagger, learnt = most_frequent(ends), {end for row, _ in ends for end in row}
+        found: defaultdict[bool, list[tuple[bool, bool, int]]] = defaultdict(list)
         for words, tags in of(corpus, parts.test):
             pieces = encoder.cutter.pieces(words)
-            said = tagger([str(row[-1]) for row in pieces])
-            for word, row, answer, tag in zip(words, pieces, said, tags, strict=True):
-                found[word in known].append((answer == tag, len(row)))
+            last = [str(row[-1]) for row in pieces]
+            for word, row, end, said, tag in zip(words, pieces, last, tagger(last), tags, strict=True):
+                found[word in known].append((said == tag, end not in learnt, len(row)))
         for seen_, values in found.items():
+            right, new, counts = zip(*values, strict=True)
             yield {
                 "tokenizer": encoder.cutter.kind,
-                "vocabulary": encoder.cutter.vocab_size,
+                "vocabulary": config.text.vocabulary,  # that was asked for
+                "there": encoder.cutter.vocab_size,
                 "seed": config.fit.seed,
                 "seen": seen_,
                 "words": len(values),
-                "pieces": round(mean(n for _, n in values), 6),
-                "most_frequent_tag": round(mean(right for right, _ in values), 6),
+                "pieces": round(mean(counts), 6),
+                "new_last_piece": round(mean(new), 6),
+                "most_frequent_tag": round(mean(right), 6),
             }
 
 
