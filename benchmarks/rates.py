@@ -158,7 +158,7 @@ def classifiers(found: list[dict[str, str]]) -> list[str]:
     lines = ["| on the latents of | seeds | accuracy | macro-F1 |", "|---|---:|---:|---:|"]
     for name in ("ae64", "ae128", "denoise128", "ae128-one-epoch"):
         accuracy, f1 = (of(found, f"classify-{name}", column) for column in ("accuracy", "macro_f1"))
-        what = "`ae128`, which began at PCA and stayed there" if "epoch" in name else f"`{name}`"
+        what = "`ae128`, one epoch from PCA; probe with mirror images, not whitened" if "epoch" in name else f"`{name}`"
         lines.append(f"| {what} | {len(accuracy)} | {told(accuracy, '.3f')} | {told(f1, '.3f')} |")
     return lines
 
