@@ -305,6 +305,18 @@ def test_predict_gives_the_three_likeliest_languages(trained, capsys):
     assert lines[1][2:] == predicted(trained, capsys, "Satoshi")[0][2:]
 
 
+def test_what_no_name_of_training_is_like_is_said_to_be_a_guess(trained, capsys):
+    """The letters of a name may all be known, and yet stand as they do in none."""
+    train = data.load(Data(), 0).train.names
+    assert predicted(trained, capsys, *train[:50]) and main(["predict", str(trained), train[0]]) == 0
+    assert capsys.readouterr().err == ""
+    assert "qx" not in "\n".join(train).lower()
+    assert main(["predict", str(trained), "Qxvarn", train[0]]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 2
+    assert err.startswith("Qxvarn: a guess, no name that was learnt from has qx") and len(err.splitlines()) == 1
+
+
 def test_predictions_agree_with_evaluate(trained, capsys):
     part = data.load(Data(), 0).test
     lines = predicted(trained, capsys, *part.names)

@@ -28,7 +28,9 @@ def demo(task: Predictor) -> Demo:
             "Which letters mattered", list(zip(seen, weights, strict=True)), bars[0][0], note, joined=True
         )
         read = "" if seen == name.strip() else f"read as {seen}"
-        told = ", ".join(filter(None, [sure(bars[0][1]), read]))
+        new = task.new_pairs(seen)
+        doubt = f"no name that it learnt from has {' or '.join(new)}" if new else ""
+        told = ", ".join(filter(None, [sure(bars[0][1]), doubt, read]))
         return Answer(bars[0][0], [Bars(f"The likeliest {len(bars)} of {languages} languages", bars), shown], told)
 
     examples = EXAMPLES.get(task.config.data.name, ())

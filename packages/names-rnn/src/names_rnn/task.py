@@ -1,6 +1,9 @@
 """names-rnn as a Task: from which language does a name come?"""
 
+import sys
+from collections.abc import Iterable
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -33,8 +36,11 @@ Batch = tuple[Tensor, Tensor, Tensor]
 class Predictor:
     """What predicts: the model, its letters and its languages."""
 
-    def __init__(self, config: Config, languages: tuple[str, ...], alphabet: Alphabet) -> None:
-        self.config, self.languages, self.alphabet = config, languages, alphabet
+    def __init__(
+        self, config: Config, languages: tuple[str, ...], alphabet: Alphabet, pairs: frozenset[str] | None
+    ) -> None:
+        """`pairs`: of letters that stand side by side in a name of training; None: not known, of an older run."""
+        self.config, self.languages, self.alphabet, self.pairs = config, languages, alphabet, pairs
         self.model = Classifier(config.model, alphabet.size, len(languages))
 
     @torch.inference_mode()
@@ -56,6 +62,10 @@ class Predictor:
     def vectors(self, names: list[str]) -> Tensor:
         """What the model knows of names, as they are read, before its linear layer: [N, width]."""
         return self.answers(names, self.model.vector)
+
+    def new_pairs(self, seen: str) -> list[str]:
+        """What stands side by side in a name, as it is read, and in none that the model has learnt from."""
+        return [] if self.pairs is None else [pair for pair in side_by_side([seen]) if pair not in self.pairs]
 
     def likeliest(self, probabilities: Tensor) -> list[tuple[str, float]]:
         """Some languages with their probabilities, the likeliest first; of [K]."""
@@ -87,8 +97,8 @@ class Surnames(Predictor):
 
     metric, better = "accuracy", SCORES
 
-    def __init__(self, config: Config, dataset: Dataset) -> None:
-        super().__init__(config, dataset.languages, dataset.alphabet)
+    def __init__(self, config: Config, dataset: Dataset, pairs: frozenset[str] | None) -> None:
+        super().__init__(config, dataset.languages, dataset.alphabet, pairs)
         self.parts = {"train": dataset.train, "valid": dataset.valid, "test": dataset.test}
         self.rows = {split: self.alphabet.encode(part.names) for split, part in self.parts.items()}
         if self.model.ngrams is not None:
@@ -144,7 +154,9 @@ class Surnames(Predictor):
         return scores
 
     def assets(self) -> dict[str, Any]:
-        return {"languages": list(self.languages), "letters": self.alphabet.letters, "folded": self.alphabet.folded}
+        letters = {"letters": self.alphabet.letters, "folded": self.alphabet.folded}
+        pairs = None if self.pairs is None else sorted(self.pairs)
+        return {"languages": list(self.languages), **letters, "pairs": pairs}
 
     def show(self, run: Run, when: str, step: int) -> None:
         """The same validation names each time; at the end also the pictures, and the answers that were most wrong."""
@@ -191,20 +203,28 @@ def drawn(labels: np.ndarray, power: float, n: int, *parts: int) -> np.ndarray:
 
 
 def make(config: Config, where: torch.device) -> Task:
-    return Surnames(config, data.load(config.data, config.fit.seed))
+    dataset = data.load(config.data, config.fit.seed)
+    return Surnames(config, dataset, frozenset(side_by_side(dataset.train.names)))
+
+
+def side_by_side(names: Iterable[str]) -> dict[str, None]:
+    """The pairs of letters that stand side by side in names, whatever their case, in their order."""
+    return dict.fromkeys(a + b for name in names for a, b in pairwise(name.lower()) if not (a + b).isspace())
 
 
 def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Predictor:
     languages, alphabet = tuple(assets["languages"]), Alphabet(assets["letters"], assets["folded"])
+    kept = assets.get("pairs")  # the first runs have none
+    pairs = None if kept is None else frozenset(kept)
     if where is None:
-        return Predictor(config, languages, alphabet)
+        return Predictor(config, languages, alphabet, pairs)
     dataset = data.load(config.data, config.fit.seed, alphabet)
     if dataset.languages != languages:
         raise UserError(
             f"this run knows the {len(languages)} languages {', '.join(languages[:3])} ..., but {config.data.name} has "
             f"the {len(dataset.languages)} languages {', '.join(dataset.languages[:3])} ...: give another --data"
         )
-    return Surnames(config, dataset)
+    return Surnames(config, dataset, pairs)
 
 
 def describe(task: Surnames, totals: Totals) -> tuple[str, dict[str, Any]]:
@@ -233,8 +253,14 @@ def describe(task: Surnames, totals: Totals) -> tuple[str, dict[str, Any]]:
 
 
 def predict(task: Predictor, inputs: list[str]) -> list[str]:
-    """For each name, between tabs: the name, what is read of it, and the likeliest languages with probabilities."""
+    """For each name, between tabs: the name, what is read of it, and the likeliest languages with probabilities.
+
+    Says on stderr which names have letters side by side that no name of training has: of these it can only guess.
+    """
     seen = task.read(inputs)
+    for name, read in zip(inputs, seen, strict=True):
+        if new := task.new_pairs(read):
+            print(f"{tidy(name)}: a guess, no name that was learnt from has {' or '.join(new)}", file=sys.stderr)
     return [
         "\t".join([tidy(name), read, *(f"{language} {p:.4f}" for language, p in task.likeliest(said))])
         for name, read, said in zip(inputs, seen, task.probabilities(seen), strict=True)
