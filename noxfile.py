@@ -8,12 +8,18 @@ empty environment).
 """
 
 import argparse
+import atexit
 import os
+import shlex
 import shutil
+import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 from tempfile import TemporaryDirectory
 
 import nox
@@ -73,6 +79,7 @@ def pytest(session: nox.Session, *folders: Path) -> None:
     """
     choice = [] if os.environ.get("ETUDE_DATA") else ["-m", "not real_data"]
     workers = os.cpu_count() or 1
+    choice += ["--durations", "10", "--durations-min", "1"]
     if workers > 1:
         choice += ["--numprocesses", str(workers), "--dist", "loadfile"]
     session.run("pytest", *choice, *map(str, folders), *session.posargs, env={"OMP_NUM_THREADS": "1"})
@@ -105,46 +112,64 @@ def test(session: nox.Session, package: str) -> None:
     pytest(session, FOLDERS[package] / "tests")
 
 
+@cache
+def built() -> Path:
+    """A folder with the distributions of all packages, sdist and wheel, made once for all sessions of this call."""
+    # Beside the clone and not in /tmp, which may be another file system (no hard links) or even memory.
+    made = TemporaryDirectory(prefix="etude-dist-", dir=ROOT.parent)
+    atexit.register(made.cleanup)
+    subprocess.run(
+        ["uv", "build", "--quiet", "--no-sources", "--all-packages", "--out-dir", made.name], cwd=ROOT, check=True
+    )
+    return Path(made.name)
+
+
 @nox.session(venv_backend="none")
 @nox.parametrize("package", TASKS, ids=TASKS)
 def smoke(session: nox.Session, package: str) -> None:
     """The package as somebody else gets it: wheels, in an empty environment outside the workspace, by uv and by pip."""
-    # Beside the clone and not in /tmp, which may be another file system (no hard links) or even memory.
     with TemporaryDirectory(prefix="etude-smoke-", dir=ROOT.parent) as name:
         folder = Path(name)
         locked = folder / "locked.txt"
-        for member in (
-            "etude-core",
-            "etude-demo",
-            "etude-export",
-            "etude-report",
-            "etude-study",
-            "etude-text",
-            package,
-        ):
-            session.run("uv", "build", "--quiet", "--no-sources", "--package", member, "--out-dir", f"{folder}/dist")
         session.run(
             *("uv", "export", "--quiet", "--locked", "--package", package, "--no-dev", "--no-emit-workspace"),
             *("--no-hashes", "--output-file", str(locked)),
         )
-        dist = str(folder / "dist")
-        with session.chdir(folder):
-            for installer, seed in (("uv", ()), ("pip", ("--seed",))):
-                python = f"{folder}/{installer}/bin/python"
-                session.run("uv", "venv", "--quiet", *seed, "--python", sys.executable, installer)
-                install = ("uv", "pip", "install", "--quiet", "--python", python)
-                if installer == "uv":
-                    session.run(*install, "--constraint", str(locked), "--find-links", dist, package)
-                else:  # pip would download torch anew; so torch is there before it, and pip checks what the wheels ask
-                    session.run(*install, "--requirements", str(locked))
-                    plain = {"PIP_CONFIG_FILE": os.devnull}  # a machine's own constraints for pip are not our matter
-                    pip = (python, "-m", "pip")
-                    session.run(*pip, "install", "--no-index", "--find-links", "dist", package, env=plain)
-                    session.run(*pip, "check", env=plain)
-                command = (f"{installer}/bin/{package}", "train", "--fit.epochs", "1")
-                session.run(*command, "--run", f"run-{installer}", env={"UV_RUN_RECURSION_DEPTH": None})
-                if not Path(f"run-{installer}/metrics.jsonl").is_file():
-                    session.error(f"{package} train wrote no run-{installer}/metrics.jsonl")
+        dist = built()
+        with ThreadPoolExecutor() as both:  # most of either is one process after the other that reads modules
+            for said in both.map(lambda installer: installed(installer, package, folder, dist), ("uv", "pip")):
+                print(said)
+        for installer in ("uv", "pip"):
+            if not (folder / f"run-{installer}/metrics.jsonl").is_file():
+                session.error(f"{package}, installed by {installer}: train wrote no metrics.jsonl")
+
+
+def installed(installer: str, package: str, folder: Path, dist: Path) -> str:
+    """Installs a package by uv or pip in `folder` and trains it for an epoch; returns what was run, and what it said.
+
+    Raises RuntimeError with that where something fails.
+    """
+    python, links = f"{folder}/{installer}/bin/python", ["--find-links", str(dist)]
+    seed = ["--seed"] if installer == "pip" else []
+    install = ["uv", "pip", "install", "--quiet", "--python", python]
+    commands = [["uv", "venv", "--quiet", *seed, "--python", sys.executable, installer]]
+    if installer == "uv":
+        commands.append([*install, "--constraint", f"{folder}/locked.txt", *links, package])
+    else:  # pip would download torch anew; so torch is there before it, and pip checks what the wheels ask
+        commands.append([*install, "--requirements", f"{folder}/locked.txt"])
+        commands.append([python, "-m", "pip", "install", "--no-index", *links, package])
+        commands.append([python, "-m", "pip", "check"])
+    commands.append([f"{installer}/bin/{package}", "train", "--fit.epochs", "1", "--run", f"run-{installer}"])
+    env = {name: value for name, value in os.environ.items() if name != "UV_RUN_RECURSION_DEPTH"}
+    env["OMP_NUM_THREADS"] = "1"  # two share the cores
+    env["PIP_CONFIG_FILE"] = os.devnull  # a machine's own constraints for pip are not our matter
+    said = ""
+    for command in commands:
+        done = subprocess.run(command, cwd=folder, env=env, stdout=PIPE, stderr=STDOUT, text=True)
+        said += f"{package}, {installer} > {shlex.join(command)}\n{done.stdout}"
+        if done.returncode:
+            raise RuntimeError(f"{said}exit code {done.returncode}")
+    return said
 
 
 @nox.session(venv_backend="none")
