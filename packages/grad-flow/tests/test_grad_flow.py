@@ -108,7 +108,7 @@ def test_what_is_measured_are_the_gradients_of_a_step_and_measuring_changes_noth
     torch.manual_seed(7)
     with torch.no_grad():
         flow = measure(model, images, labels)
-    assert not model.training
+    assert not any(m.training or m._forward_hooks for m in model.modules())
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
     drawn = torch.rand(3)

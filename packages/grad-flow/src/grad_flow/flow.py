@@ -1,6 +1,6 @@
 """What is measured of a network in one training step. Shapes: B images, L hidden layers, W units."""
 
-import copy
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,18 +26,25 @@ class Flow:
 
 def measure(model: DeepDenseNet, images: Tensor, labels: Tensor) -> Flow:
     """For images [B, s, s] and labels [B]; the loss is the mean. The model stays as it is, its gradients too."""
-    model = copy.deepcopy(model).train()
+    training = model.training
     hidden: list[Any] = list(model.hidden)
     linears: list[nn.Linear] = [*(layer.linear for layer in hidden), model.classify]
     outputs: list[Tensor] = []
     activations: list[Tensor] = []
-    for linear in linears:
-        linear.register_forward_hook(lambda _module, _inputs, found: outputs.append(found))
-    for layer in hidden:
-        layer.activation.register_forward_hook(lambda _m, _i, found: activations.append(found.detach().cpu()))
     devices = [images.device] if images.device.type == "cuda" else []
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
-        loss = F.nll_loss(model.forward(images), labels)
+    with ExitStack() as after, torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
+        for linear in linears:
+            hook = linear.register_forward_hook(lambda _module, _inputs, found: outputs.append(found))
+            after.callback(hook.remove)
+        for layer in hidden:
+            hook = layer.activation.register_forward_hook(
+                lambda _m, _i, found: activations.append(found.detach().cpu())
+            )
+            after.callback(hook.remove)
+        after.callback(model.train, training)
+        for buffer in model.buffers():  # of batch norm
+            after.callback(buffer.copy_, buffer.clone())
+        loss = F.nll_loss(model.train().forward(images), labels)
         gradients = torch.autograd.grad(loss, [linear.weight for linear in linears] + outputs[:-1])
     norms = np.array([float(gradient.double().norm()) for gradient in gradients])
     units = [F.normalize(found.detach().double().cpu(), dim=1, eps=1e-300) for found in outputs]
