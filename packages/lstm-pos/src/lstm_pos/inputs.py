@@ -1,11 +1,15 @@
 """What `predict` is given: texts and files -> sentences and their words."""
 
 import os
+import re
 from collections.abc import Iterator
 
 from etude.errors import UserError
 from etude.text.lines import clean, lines, spans
 from lstm_pos import data
+
+# What is meant as a file, also where there is none.
+FILE = re.compile(r".*\.(txt|csv|tsv)|(?!\w+://)\S*[/\\]\S*\.[A-Za-z0-9]{1,6}", re.IGNORECASE)
 
 
 def sentences_of(given: str) -> list[tuple[str, list[str]]]:
@@ -20,7 +24,7 @@ def sentences_of(given: str) -> list[tuple[str, list[str]]]:
         return [(" ".join(words), words) for words in cut]
     if given == "-":
         name, every = "standard input", lines("-", "give a text or a file", as_written=True)
-    elif " " not in given and given.endswith(".txt") and not os.path.isfile(given):
+    elif FILE.fullmatch(given) and not os.path.isfile(given):
         raise UserError(f"there is no file {given}; give a text, a file, or - for standard input")
     elif os.path.isfile(given):  # not Path.is_file, which fails for a text too long to be a name
         name, every = given, lines(given, "give another file", as_written=True)
