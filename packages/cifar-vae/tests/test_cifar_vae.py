@@ -237,6 +237,14 @@ def test_other_data_are_scored_without_what_was_trained_on(runs, few, capsys, tm
     refused(["evaluate", runs / "ae", "--data", copy], "was trained on all 136 test pictures", capsys)
 
 
+def test_a_folder_that_has_changed_is_not_the_same_because_its_name_is():
+    part = data.load(Data())
+    changed = dataclasses.replace(part, name="/home/anna/pictures")
+    seen = torch.from_numpy(np.sort(data.marks(part.test.pictures[:3])))
+    assert len(task.unseen(changed, changed.name, seen).test) == len(part.test) - 3
+    assert task.unseen(part, part.name, seen) is part  # the sample has one test part
+
+
 def test_bad_input_is_one_line(runs, few, capsys, tmp_path):
     text = tmp_path / "x.png"
     text.write_text("no picture")

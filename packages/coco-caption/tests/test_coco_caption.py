@@ -321,7 +321,10 @@ def test_evaluate_and_its_results(trained, capsys, tmp_path):
     truth = [[" ".join(words(a["caption"])) for a in coco.imgToAnns[id]] for id in coco.getImgIds()]
     again = metrics.scores(truth, [results.imgToAnns[id][0]["caption"] for id in coco.getImgIds()])
     assert all(math.isclose(again[name], found[name], rel_tol=1e-9) for name in again)
+    kept = (trained / "results.json").read_bytes()
+    (trained / "results.json").write_text("[]")  # of another checkpoint
     scored(capsys, str(trained), "--out", str(tmp_path / "said.json"))
+    assert (trained / "results.json").read_bytes() == kept
     assert json.loads((tmp_path / "said.json").read_text()) == json.loads((trained / "results.json").read_text())
 
 

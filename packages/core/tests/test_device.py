@@ -77,6 +77,8 @@ def test_a_run_goes_on_in_its_precision_on_another_machine(monkeypatch, capsys, 
     capsys.readouterr()
     assert cli.main(PACKAGE, words) == 0
     assert "bf16 (as the run began; fp32 would be auto here)\n" in capsys.readouterr().out
+    assert cli.main(PACKAGE, ["evaluate", "r"]) == 0
+    assert "bf16 (as the run began; fp32 would be auto here)\n" in capsys.readouterr().out
     file = tmp_path / "r" / "environment.json"
     assert [start["precision"] for start in json.loads(file.read_text())] == ["bf16", "bf16"]
     for broken in ("{}", "[1]", '[{"precision": "much"}]'):

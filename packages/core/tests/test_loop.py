@@ -335,6 +335,17 @@ def test_a_model_that_breaks_in_the_last_step_of_an_epoch_is_not_saved(tmp_path)
     assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
 
 
+def test_a_best_checkpoint_of_an_epoch_that_was_not_the_best_is_not_scored(tmp_path):
+    """A start that was killed after it had saved it, before last.pt; the next rounds otherwise, on another machine."""
+    train(parsed("--fit.epochs", "2"), tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    file = tmp_path / "run" / "checkpoints" / "best.pt"
+    torch.save({**checkpoint.load(file), "epoch": 7}, file)
+    with pytest.raises(UserError, match=r"best\.pt is of epoch 7, .*; now the best is epoch \d: train again"):
+        train(parsed("--fit.epochs", "2"), tmp_path / "run")
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
 def test_tensorboard_gets_every_step_every_epoch_and_the_knobs(tmp_path):
     cfg = parsed("--fit.epochs", "3")
     task, _ = train(cfg, tmp_path / "run")

@@ -302,6 +302,11 @@ def test_a_failed_download_is_one_line_and_leaves_nothing(tmp_path, monkeypatch)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_a_division_of_the_sample_by_another_seed_is_not_scored(trained, capsys):
+    refused(["evaluate", str(trained), "--fit.seed", "1"], "has images that it was trained on", capsys)
+    assert main(["evaluate", str(trained), "--fit.seed", "0"]) == 0
+
+
 @pytest.mark.real_data
 def test_mnist_is_learnt():
     found = data.load("mnist", 0)

@@ -549,6 +549,8 @@ def test_inputs_that_cannot_be_read_are_named(trained, tmp_path, capsys):
         "": "no word",
         "x.conllu": "x.conllu",
         "x.txt": "no file x.txt",
+        "my reviews.txt": "no file my reviews.txt",
+        "missing/x.csv": "no file missing/x.csv",
     }
     for given, message in wrong.items():
         assert main(["predict", str(trained), given, "--out", "out.txt"]) == 2

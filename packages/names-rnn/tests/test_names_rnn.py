@@ -338,6 +338,19 @@ def test_predictions_agree_with_evaluate(trained, capsys):
     assert scores["names"] == len(truths) and set(scores["per_class"]) == set(languages)
 
 
+@pytest.mark.parametrize("flags", [["--fit.seed", "1"], ["--data.protocol", "rows"]])
+def test_other_parts_are_scored_without_what_the_run_was_trained_on(trained, capsys, flags):
+    own = data.load(Data(), 0)
+    learnt = {*own.train.names, *own.valid.names}
+    other = data.load(Data(protocol="rows") if "rows" in flags else Data(), 1 if "1" in flags else 0).test
+    left = [name for name in other.names if name not in learnt]
+    assert 0 < len(left) < len(other.names)
+    assert main(["evaluate", str(trained), *flags]) == 0
+    out = capsys.readouterr().out
+    assert f"{len(other.names) - len(left)} test names that the run was trained on left out" in out
+    assert json.loads(out.splitlines()[-1])["names"] == len(left)
+
+
 def test_embed_gives_the_last_hidden_state(trained, tmp_path):
     assert main(["embed", str(trained), "Jones", "Ng", "--out", "vectors.npy"]) == 0
     vectors = np.load("vectors.npy")

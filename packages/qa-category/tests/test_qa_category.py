@@ -222,6 +222,13 @@ def test_evaluate_agrees_with_predictions(trained, capsys):
     assert scores["accuracy"] > 0.6 and scores["questions"] == 400
 
 
+def test_questions_of_which_no_word_is_known_are_said_to_be_guessed(trained, capsys):
+    assert main(["predict", str(trained), write("q.txt", "ыыы жжж\nIs this phone waterproof?")]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 2
+    assert err == "ыыы жжж: a guess, the model knows none of its words\n"
+
+
 def test_any_file_is_scored_without_what_the_run_was_trained_on(trained, capsys):
     dataset = data.load(Data())
     names = dataset.categories

@@ -435,8 +435,8 @@ metric: loss
             ]
     assert [line[:3] for line in found["auto"]] == [line[:3] for line in found["off"]]
     assert [float(line[3]) for line in found["auto"]] == pytest.approx(
-        [float(line[3]) for line in found["off"]], rel=1e-4
-    )
+        [float(line[3]) for line in found["off"]], rel=1e-3
+    )  # rounding makes 1e-4, on one core; the points are a tenth apart
 
 
 def test_a_report_draws_the_score_against_each_knob_and_what_more_points_would_bring() -> None:

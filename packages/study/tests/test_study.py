@@ -683,6 +683,42 @@ def test_the_table_is_made_again_from_the_file_that_is_kept(text: str) -> None:
     assert half.problems[-1].startswith(f"1 of {len(lines) - 1} runs are missing: ")
 
 
+def changed(outcome: Outcome, **cells: str) -> Outcome:
+    """The study again, from its results.csv with the cells of the last line changed."""
+    rows = list(csv.DictReader(Path("out/results.csv").read_text().splitlines()))
+    rows[-1] |= cells
+    with Path("changed.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    return conclude(outcome.study, kept(outcome.study, Path("changed.csv")))
+
+
+def test_runs_that_were_scored_on_different_data_are_not_judged() -> None:
+    outcome = carried_out(KERNEL)
+    assert outcome.verdicts[0].verdict == "as expected" and outcome.runs[-1].part
+    again = changed(outcome, part="0123456789abcdef-100")
+    assert {verdict.verdict for verdict in again.verdicts} == {"unclear"}
+    [problem] = again.problems
+    assert problem.startswith("kernel=1 seed=2 and kernel=5 seed=2 were scored on different data, so that nothing is")
+    hash, _, count = outcome.runs[-1].part.partition("-")
+    fewer = changed(outcome, part=f"{hash}-{int(count or 0) + 1}")  # of the same, as where long texts are left out
+    assert not fewer.problems
+
+
+def test_what_is_tuned_is_not_chosen_by_what_the_test_part_says_of_it() -> None:
+    outcome = carried_out(TUNED)
+    last = outcome.runs[-1].trial
+    assert last.tuned == {"fit.lr": "0.003"} != outcome.rows[1].tuned
+    out = Path("out/results.csv").read_text().splitlines()
+    best = next(n for n, line in enumerate(out) if line.startswith("3,0.002,1,"))
+    Path("out/results.csv").write_text("\n".join([*out[:best], *out[best + 1 :], out[best]]) + "\n")
+    again = changed(outcome, test_accuracy="nan", problem="left out: test accuracy is nan")
+    assert [row.tuned for row in again.rows] == [{"fit.lr": "0.003"}, {"fit.lr": "0.002"}]
+    assert again.problems == ["kernel=3 lr=0.002 seed=1: left out: test accuracy is nan"]
+    assert list(again.rows[1].test) == [0]
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [

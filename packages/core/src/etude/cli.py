@@ -275,7 +275,7 @@ def evaluate(package: Package, words: list[str]) -> int:
     config: Any = run.read_config(folder, package.config, flags)
     mark = tested.mark(folder, name)  # before it is read: if the run saves a better one meanwhile, that is not scored
     state = checkpoint.read(folder, name)
-    where = device.choose(config.fit)
+    where = device.choose(config.fit, run.first_start(folder).get("precision", ""))  # as it was trained and validated
     task = package.task.restore(config, state["assets"], where.where)
     checkpoint.fill(task.model, state, folder)
     compare_data(package, folder, state, task, flags)
@@ -296,7 +296,8 @@ def evaluate(package: Package, words: list[str]) -> int:
             results = package.task.results(task, totals)
             if given.out:
                 files.put(given.out, json.dumps(results).encode())
-            if given.out or (own and keep(folder / "results.json", results)):
+            kept = own and keep(folder / "results.json", results)
+            if given.out or kept:
                 print(f"results  {given.out or folder / 'results.json'}")
         if own:
             keep(folder / "test.json", scores)

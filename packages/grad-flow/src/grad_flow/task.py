@@ -94,7 +94,8 @@ class Dense(Predictor):
         return totals.means()
 
     def assets(self) -> dict[str, Any]:
-        return {"name": self.name, "start": {name: found.tolist() for name, found in asdict(self.start).items()}}
+        start = {name: found.tolist() for name, found in asdict(self.start).items()}
+        return {"name": self.name, "seed": self.config.fit.seed, "start": start}
 
     @property
     def start(self) -> Gradients:
@@ -168,6 +169,11 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
     if SIDES[config.data] != SIDES[name] or NAMES[config.data] != NAMES[name]:
         raise UserError(
             f"this run knows the classes and pixels of {name}, not those of {config.data}: give another --data"
+        )
+    if config.data == name == "sample" and config.fit.seed != assets.get("seed", config.fit.seed):
+        raise UserError(
+            f"this run was trained on the sample as seed {assets['seed']} divides it; what {config.fit.seed} calls its "
+            "test part has images that it was trained on: evaluate without --fit.seed"
         )
     return Dense(
         config,

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -16,13 +17,14 @@ from etude.errors import UserError
 from etude.fingerprint import fingerprint
 from etude.markdown import literal
 from etude.text.batching import pad, padded_batches
+from etude.text.fingerprints import fingerprints
 from etude.train.run import Run
 from etude.train.step import even_batches
 from etude.train.task import Split, Task
 from etude.train.totals import Sums, Totals
 from names_rnn import data, sample, show
 from names_rnn.config import SCORES, Config
-from names_rnn.data import Dataset
+from names_rnn.data import Dataset, Names
 from names_rnn.letters import Alphabet, tidy
 from names_rnn.model import Classifier
 
@@ -156,7 +158,9 @@ class Surnames(Predictor):
     def assets(self) -> dict[str, Any]:
         letters = {"letters": self.alphabet.letters, "folded": self.alphabet.folded}
         pairs = None if self.pairs is None else sorted(self.pairs)
-        return {"languages": list(self.languages), **letters, "pairs": pairs}
+        seen = np.sort(fingerprints(name for part in ("train", "valid") for name in self.parts[part].names))
+        learnt = {"pairs": pairs, "seen": torch.from_numpy(seen), "test": self.fingerprints["test"]}
+        return {"languages": list(self.languages), **letters, **learnt}
 
     def show(self, run: Run, when: str, step: int) -> None:
         """The same validation names each time; at the end also the pictures, and the answers that were most wrong."""
@@ -213,6 +217,10 @@ def side_by_side(names: Iterable[str]) -> dict[str, None]:
 
 
 def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Predictor:
+    """Scored is the run's own test part, or that of other data without the names that it was trained on or chosen by.
+
+    Raises UserError if nothing is left, or for other languages.
+    """
     languages, alphabet = tuple(assets["languages"]), Alphabet(assets["letters"], assets["folded"])
     kept = assets.get("pairs")  # the first runs have none
     pairs = None if kept is None else frozenset(kept)
@@ -224,7 +232,21 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
             f"this run knows the {len(languages)} languages {', '.join(languages[:3])} ..., but {config.data.name} has "
             f"the {len(dataset.languages)} languages {', '.join(dataset.languages[:3])} ...: give another --data"
         )
-    return Surnames(config, dataset, pairs)
+    return Surnames(config, unseen(dataset, assets), pairs)
+
+
+def unseen(found: Dataset, assets: dict[str, Any]) -> Dataset:
+    """What a run may be scored on: `found`, if it has the run's own test part, else without what the run has read."""
+    names, labels = found.test.names, found.test.labels
+    if "seen" not in assets or fingerprint(names, labels) == assets["test"]:  # the first runs have no such thing
+        return found
+    new = np.flatnonzero(~np.isin(fingerprints(names), assets["seen"].numpy()))
+    if not len(new):
+        raise UserError(f"the run was trained on all {len(names):,} test names of {found.name}: give another --data")
+    if len(new) == len(names):
+        return found
+    name = f"{found.name} ({len(names) - len(new):,} test names that the run was trained on left out)"
+    return replace(found, name=name, test=Names([names[n] for n in new], labels[new]))
 
 
 def describe(task: Surnames, totals: Totals) -> tuple[str, dict[str, Any]]:

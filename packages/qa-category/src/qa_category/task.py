@@ -1,5 +1,6 @@
 """qa-category as a Task: into which category does a customer's question belong?"""
 
+import sys
 from functools import cached_property
 from typing import Any
 
@@ -272,7 +273,11 @@ def predict(task: Predictor | Writer, inputs: list[str]) -> list[str]:
         return speech.predict(task, texts)
     if not texts:
         return []
-    return [task.categories[k] for k in task.probabilities(task.encode(texts)).argmax(1).tolist()]
+    rows = task.encode(texts)
+    for text, row in zip(texts, rows, strict=True):
+        if (row == words.UNK).all():
+            print(f"{text}: a guess, the model knows none of its words", file=sys.stderr)
+    return [task.categories[k] for k in task.probabilities(rows).argmax(1).tolist()]
 
 
 def embed(task: Predictor | Writer, inputs: list[str]) -> np.ndarray:

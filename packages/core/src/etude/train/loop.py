@@ -164,7 +164,11 @@ def finish(task: Task, run: Run, device: Device, progress: Progress) -> dict[str
     """Shows and writes down how the run ended, with the best weights."""
     model = task.model
     if device.leads:
-        checkpoint.fill(model, checkpoint.read(run.path), run.path)  # what is shown last is what will be evaluated
+        best = checkpoint.read(run.path)
+        if best.get("epoch") != progress.best_epoch:
+            left = f"{run.path}/checkpoints/best.pt is of epoch {best.get('epoch')}, as a start that was killed left it"
+            raise UserError(f"{left}; now the best is epoch {progress.best_epoch}: train again in another folder")
+        checkpoint.fill(model, best, run.path)  # what is shown last is what will be evaluated
         look(task, run, device, "after", progress.step)
     run.note("model", f"{summary(task)}\n\n```\n{model}\n```", progress.step)
     chosen = progress.rows[progress.best_epoch - 1]

@@ -147,7 +147,8 @@ def best_group(study: Study, runs: Sequence[Scored]) -> list[Scored]:
         groups.setdefault(run.trial.group, []).append(run)
 
     def merit(group: list[Scored]) -> tuple[int, float]:
-        valid = [run.valid for run in group if not run.problem and run.valid is not None]
+        # Whatever the test part says: a run that is left out for that was trained, and counts here.
+        valid = [run.valid for run in group if run.valid is not None and math.isfinite(run.valid)]
         return len(valid), study.sign() * math.fsum(valid) / max(1, len(valid))
 
     return max(groups.values(), key=merit, default=[])  # the first as written, among equals
@@ -190,6 +191,8 @@ def summarise(study: Study, out: Path) -> Outcome:
 def conclude(study: Study, runs: list[Scored]) -> Outcome:
     """What the runs of a study say, one for each of its trials."""
     problems, notes = what_is_missing(study, runs)
+    apart = on_other_data(study, runs)
+    problems += apart
     rows: list[Row] = []
     by_seed: dict[str, dict[int, Score]] = {}
     for setting in study.settings():
@@ -218,7 +221,24 @@ def conclude(study: Study, runs: list[Scored]) -> Outcome:
         )
         rows.append(row)
         notes += at_the_edge(study, row, every) if counted else []
-    return Outcome(study, rows, judge(study.expect, by_seed, study.seeds, study.sign()), notes, problems, runs)
+    comparable: dict[str, dict[int, Score]] = {of: {} for of in by_seed} if apart else by_seed
+    return Outcome(study, rows, judge(study.expect, comparable, study.seeds, study.sign()), notes, problems, runs)
+
+
+def on_other_data(study: Study, runs: Sequence[Scored]) -> list[str]:
+    """Of seeds whose runs were scored on different data, though the study varies nothing of these, which runs.
+
+    Not asked for is how many examples are left of a test part: a longest text leaves out what is longer.
+    """
+    if any(knob.split(".")[0] in ("data", "task") for knob in (*study.compare, *study.tune)):
+        return []
+    found: dict[int, dict[str, Trial]] = {}
+    for run in runs:
+        if run.part and not run.problem:
+            found.setdefault(run.trial.seed, {}).setdefault(run.part.partition("-")[0], run.trial)
+    differ = [" and ".join(map(str, parts.values())) for parts in found.values() if len(parts) > 1]
+    remedy = "so that nothing is judged: delete the runs on the older ones, and start the study again"
+    return [f"{runs} were scored on different data, {remedy}" for runs in differ]
 
 
 def what_is_missing(study: Study, runs: Sequence[Scored]) -> tuple[list[str], list[str]]:
