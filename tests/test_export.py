@@ -21,6 +21,7 @@ import cnn_emnist.config
 import grad_flow.config
 import names_rnn.config
 from etude import cli
+from etude.config import parse
 from etude.errors import UserError
 from etude.export import card, folder
 from etude.export.plain import from_plain, to_plain
@@ -110,6 +111,12 @@ def test_what_is_not_generated_is_shown_to_nobody_unasked(run, tmp_path):
     assert "license: other" in (tmp_path / "without/README.md").read_text()
     assert cli.main(NAMES, ["export", str(other), str(tmp_path / "with"), "--samples"]) == 0
     assert (tmp_path / "with/samples/confusion.png").is_file()
+
+
+def test_a_card_does_not_say_where_somebody_keeps_his_data():
+    config = parse(NAMES.config, ["--data.name", "/home/anna/surnames"])
+    assert card.in_words("/home/anna/surnames, distinct, 3 names", config) == "./surnames, distinct, 3 names"
+    assert card.in_words("sample, distinct", parse(NAMES.config, [])) == "sample, distinct"
 
 
 def test_a_run_without_scores_says_so(run, tmp_path, capsys):

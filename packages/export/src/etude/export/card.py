@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from etude import config as configs
 from etude import files, tested
 from etude.package import Package
 from etude.study.judge import LEVEL, Estimate, of_mean
@@ -80,6 +81,14 @@ def without_folders(value: Any) -> Any:
         if isinstance(value, str) and kind(value).is_absolute():
             return f"./{kind(value).name}"
     return value
+
+
+def in_words(told: str, config: Any) -> str:
+    """What a run says of its data, the paths of its configuration cut as in `without_folders`."""
+    for value in configs.flatten(config).values():
+        if isinstance(value, str) and value != (cut := without_folders(value)):
+            told = told.replace(value, cut)
+    return told
 
 
 def command(package: Package, words: Sequence[Any]) -> str:
@@ -158,9 +167,10 @@ def text(package: Package, facts: Facts, state: State, onnx: bool) -> str:
         summary = metadata.metadata(package.name)["Summary"]
     start, about = facts.start, facts.about
     made = command(package, start.get("command", []))
+    data = in_words(about.get("data", "not known"), facts.config)
     lines = ["---", yaml.safe_dump(front(package, facts, onnx), sort_keys=False).strip(), "---", ""]
     lines += [f"# {package.name}", "", f"{summary}.", ""]
-    lines += [f"- **Model:** {about.get('model', 'not known')}", f"- **Data:** {about.get('data', 'not known')}"]
+    lines += [f"- **Model:** {about.get('model', 'not known')}", f"- **Data:** {data}"]
     lines += [f"- **Epoch:** {state.get('epoch', 'not known')}"]
     lines += [
         f"- **Made by:** {f'`{made}`' if made else 'not known'}",
