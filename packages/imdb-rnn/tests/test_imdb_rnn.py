@@ -279,6 +279,17 @@ def test_a_run_can_be_evaluated_on_other_reviews(trained, tmp_path, monkeypatch,
     monkeypatch.setenv("ETUDE_DATA", str(tmp_path))
     assert main(["evaluate", str(trained), "--data", "imdb"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["reviews"] == 60
+    known = data.load("sample", 0).train.texts[:5]  # what the run was trained on, in capitals
+    with (tmp_path / "imdb/test/positive").open("a") as file:
+        file.writelines(f"\n{text.upper()}" for text in known)
+    assert main(["evaluate", str(trained), "--data", "imdb"]) == 0
+    out = capsys.readouterr().out
+    assert "5 test reviews that the run was trained on left out" in out
+    assert json.loads(out.splitlines()[-1])["reviews"] == 60
+    for kind in ("positive", "negative"):
+        (tmp_path / "imdb/test" / kind).write_text("\n".join(known[kind == "positive" :: 2]))
+    assert main(["evaluate", str(trained), "--data", "imdb"]) == 2
+    assert "was trained on all 5 test reviews of imdb" in capsys.readouterr().err
 
 
 @pytest.mark.real_data

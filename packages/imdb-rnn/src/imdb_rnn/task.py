@@ -1,6 +1,7 @@
 """imdb-rnn as a Task: is a film review praise or blame?"""
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from etude import confusion, draw
+from etude.errors import UserError
 from etude.fingerprint import fingerprint
 from etude.language import start
 from etude.language import task as speech
@@ -19,6 +21,7 @@ from etude.language.start import Start
 from etude.language.task import Speaking, Writer
 from etude.layers.language import Encoder
 from etude.text.batching import by_length, pad, padded_batches, sorted_by_length
+from etude.text.fingerprints import fingerprints
 from etude.text.tokenizer import Tokenizer
 from etude.train import run as runs
 from etude.train.run import Run
@@ -146,7 +149,9 @@ class Sentiment(Predictor):
         return {**totals.means(), "f1": float(confusion.f1(totals.sums["confusion"])[1])}
 
     def assets(self) -> dict[str, Any]:
-        return {"tokenizer": self.tokenizer.state(), "ngrams": self.keys, "start": self.start and self.start.kept()}
+        learnt = {"ngrams": self.keys, "start": self.start and self.start.kept()}
+        read = np.sort(marks(part for name in ("train", "valid") for part in self.parts.reviews(name).texts))
+        return {"tokenizer": self.tokenizer.state(), **learnt, "read": torch.from_numpy(read)}
 
     def show(self, run: Run, when: str, step: int) -> None:
         """The same validation reviews each time; at the end also those that were most wrong."""
@@ -247,11 +252,36 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
         config = as_read(config, begin)
     if where is None:
         return Predictor(config, tokenizer, assets["ngrams"], begin)
-    dataset = data.load(config.data, config.division, config.held_out)
+    dataset = unread(data.load(config.data, config.division, config.held_out), assets.get("read"))
     if begin:
         tested = language.marks(dataset.test.texts)
         begin.check(tested, f"test reviews of {dataset.name}", "score it on other reviews")
     return Sentiment(config, tokenizer, assets["ngrams"], Parts(dataset, tokenizer, config.text), begin)
+
+
+def marks(texts: Iterable[str]) -> np.ndarray:
+    """By what a run recognises the reviews that it was trained on or chosen by: int64 [N]."""
+    return fingerprints(map(data.identity, texts))
+
+
+def unread(dataset: Dataset, read: Tensor | None) -> Dataset:
+    """What a run may be scored on: the test part without what it has read, `read`, if it keeps that.
+
+    Of its own data nothing is left out. Raises UserError if nothing is left.
+    """
+    if read is None:
+        return dataset
+    new = np.flatnonzero(~np.isin(marks(dataset.test.texts), read.numpy()))
+    left = len(dataset.test.texts) - len(new)
+    if not left:
+        return dataset
+    if not len(new):
+        raise UserError(
+            f"the run was trained on all {left:,} test reviews of {dataset.name}: score it on other reviews"
+        )
+    test = Reviews([dataset.test.texts[n] for n in new], dataset.test.labels[new])
+    told = f"{dataset.description}; {left:,} test reviews that the run was trained on left out"
+    return replace(dataset, test=test, description=told)
 
 
 def describe(task: Sentiment | Speaking, totals: Totals) -> tuple[str, dict[str, Any]]:
