@@ -252,11 +252,12 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
         config = as_read(config, begin)
     if where is None:
         return Predictor(config, tokenizer, assets["ngrams"], begin)
-    dataset = unread(data.load(config.data, config.division, config.held_out), assets.get("read"))
+    dataset = data.load(config.data, config.division, config.held_out)
     if begin:
         tested = language.marks(dataset.test.texts)
         begin.check(tested, f"test reviews of {dataset.name}", "score it on other reviews")
-    return Sentiment(config, tokenizer, assets["ngrams"], Parts(dataset, tokenizer, config.text), begin)
+    parts = Parts(unread(dataset, assets.get("read")), tokenizer, config.text)
+    return Sentiment(config, tokenizer, assets["ngrams"], parts, begin)
 
 
 def marks(texts: Iterable[str]) -> np.ndarray:
