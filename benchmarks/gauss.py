@@ -54,10 +54,10 @@ def gaps(runs: list[Row]) -> list[str]:
     return lines
 
 
-if __name__ == "__main__":
-    print(*gaps(rows(RESULTS / "runs.csv")), "", *restoring(rows(RESULTS / "reconstruction.csv")), sep="\n")
-
-
 def smallest_pca(runs: list[Row]) -> str:
     """The smallest gap that PCA has to the best likelihood, rounded down, for a text."""
     return f"{floor(100 * min(float(run['test_ppca']) - float(run['test_entropy']) for run in runs)) / 100:.2f}"
+
+
+if __name__ == "__main__":
+    print(*gaps(rows(RESULTS / "runs.csv")), "", *restoring(rows(RESULTS / "reconstruction.csv")), sep="\n")

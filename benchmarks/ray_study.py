@@ -97,11 +97,8 @@ def compare(task: str, rounds: int, trials: int) -> None:
 
 def kill(task: str, every: int, trials: int) -> None:
     machines, log = Machines(3), Path("log").open("ab")  # noqa: SIM115, it is open for as long as the driver lives
-    driver, killed, begun = (
-        start(task, "far", "--together", "off", "--ray", machines.address, log=log),
-        0,
-        time.monotonic(),
-    )
+    words = ("--together", "off", "--ray", machines.address)
+    driver, killed, begun = start(task, "far", *words, log=log), 0, time.monotonic()
     while driver.poll() is None:
         time.sleep(0.1)
         files = [file for name in ("steps.txt", "metrics.jsonl") for file in Path("far").rglob(name)]
@@ -113,7 +110,7 @@ def kill(task: str, every: int, trials: int) -> None:
             if killed == 3:
                 driver.kill()
                 driver.wait()
-                driver = start(task, "far", "--together", "off", "--ray", machines.address, log=log)
+                driver = start(task, "far", *words, log=log)
             else:
                 machines.do("kill")
                 machines.do("add")

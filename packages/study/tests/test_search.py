@@ -417,7 +417,7 @@ def test_runs_in_a_stack_have_the_scores_of_runs_alone_and_lead_to_the_same_poin
 
     text = """
 question: q
-compare: {norm: [true]}
+compare: {norm: [false]}  # a bias before batch norm is moved by rounding alone
 tune: {fit.lr: {from: 1e-4, to: 1e-3, scale: log}, dropout: {from: 0, to: 0.5}}  # slow: a fast rate amplifies rounding
 trials: 3
 fixed: {fit.epochs: 1, fit.precision: fp32}
@@ -435,8 +435,8 @@ metric: loss
             ]
     assert [line[:3] for line in found["auto"]] == [line[:3] for line in found["off"]]
     assert [float(line[3]) for line in found["auto"]] == pytest.approx(
-        [float(line[3]) for line in found["off"]], rel=1e-3
-    )  # rounding makes 1e-4, on one core; the points are a tenth apart
+        [float(line[3]) for line in found["off"]], rel=1e-4
+    )
 
 
 def test_a_report_draws_the_score_against_each_knob_and_what_more_points_would_bring() -> None:

@@ -148,10 +148,15 @@ class Sentiment(Predictor):
     def scores(self, totals: Totals) -> dict[str, float]:
         return {**totals.means(), "f1": float(confusion.f1(totals.sums["confusion"])[1])}
 
+    @cached_property
+    def read(self) -> Tensor:
+        """By what the run recognises the reviews that it was trained on or chosen by: int64, sorted."""
+        texts = (text for name in ("train", "valid") for text in self.parts.reviews(name).texts)
+        return torch.from_numpy(np.sort(marks(texts)))
+
     def assets(self) -> dict[str, Any]:
         learnt = {"ngrams": self.keys, "start": self.start and self.start.kept()}
-        read = np.sort(marks(part for name in ("train", "valid") for part in self.parts.reviews(name).texts))
-        return {"tokenizer": self.tokenizer.state(), **learnt, "read": torch.from_numpy(read)}
+        return {"tokenizer": self.tokenizer.state(), **learnt, "read": self.read}
 
     def show(self, run: Run, when: str, step: int) -> None:
         """The same validation reviews each time; at the end also those that were most wrong."""

@@ -155,11 +155,16 @@ class Surnames(Predictor):
             scores["macro_f1"] = float(confusion.f1(totals.sums["confusion"]).mean())
         return scores
 
+    @cached_property
+    def seen(self) -> Tensor:
+        """By what the run recognises the names that it was trained on or chosen by: int64, sorted."""
+        names = (name for part in ("train", "valid") for name in self.parts[part].names)
+        return torch.from_numpy(np.sort(fingerprints(names)))
+
     def assets(self) -> dict[str, Any]:
         letters = {"letters": self.alphabet.letters, "folded": self.alphabet.folded}
         pairs = None if self.pairs is None else sorted(self.pairs)
-        seen = np.sort(fingerprints(name for part in ("train", "valid") for name in self.parts[part].names))
-        learnt = {"pairs": pairs, "seen": torch.from_numpy(seen), "test": self.fingerprints["test"]}
+        learnt = {"pairs": pairs, "seen": self.seen, "test": self.fingerprints["test"]}
         return {"languages": list(self.languages), **letters, **learnt}
 
     def show(self, run: Run, when: str, step: int) -> None:
