@@ -466,6 +466,20 @@ def test_quadrature_is_the_obvious_sum_and_importance_sampling_agrees(variance, 
     assert sampled.error.max() < 0.2
 
 
+@pytest.mark.parametrize("latent", [1, 2])
+def test_kept_grids_give_the_same_answer_and_are_not_decoded_again(latent, monkeypatch):
+    model = vae(2, std=0.4, latent=latent, hidden=8, depth=1)
+    kept: likelihood.Kept = {}
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
+    plain = likelihood.quadrature(model, x)
+    first, spoken, decoded = likelihood.quadrature(model, x, kept), model.spoken, []
+    monkeypatch.setattr(model, "spoken", lambda z: decoded.append(len(z)) or spoken(z))
+    second = likelihood.quadrature(model, x, kept)
+    for found in (first, second):
+        assert torch.equal(found.log_density, plain.log_density) and torch.equal(found.error, plain.error)
+    assert kept and not decoded
+
+
 def test_importance_sampling_needs_no_memory_for_all_samples(monkeypatch):
     model = vae(3, latent=3)
     x = torch.randn(7, 3)

@@ -18,6 +18,7 @@ DEEP = ((252, 252, 250), (158, 202, 225), (49, 130, 189), (8, 48, 107))  # from 
 
 def demo(task: Predictor) -> Demo:
     dimension = task.model.dimension
+    kept: likelihood.Kept = {}
 
     def guess(x: Tensor) -> str:
         """A word of doubt about points [1, d] that lie far from the data."""
@@ -26,7 +27,8 @@ def demo(task: Predictor) -> Demo:
 
     def told(x: Tensor) -> tuple[float, Tensor, Tensor]:
         """Log-density, and mean [d] and factor [d, d] of the covariance of what is restored, as `predict` has them."""
-        density = likelihood.best(task.model, x, task.config.importance, task.config.fit.seed, SCORING).log_density
+        samples, seed = task.config.importance, task.config.fit.seed
+        density = likelihood.best(task.model, x, samples, seed, SCORING, kept=kept).log_density
         with torch.inference_mode():
             said = task.model.decode(task.model.encode(x).mean)
             return float(density[0]), said.mean[0].cpu(), said.factor()[0].cpu()

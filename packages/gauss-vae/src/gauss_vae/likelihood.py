@@ -1,6 +1,7 @@
 """log p(x) of a VAE, where its bound is not enough: by importance sampling, and by quadrature for small latents."""
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ GRIDS = {  # points along each axis of the grid, by the size of the latent; fine
     2: (96, 144, 216, 324, 486, 729, 1094, 1640),
 }
 COARSE = {1: 1024, 2: 96}  # the same, for a picture
+FEW = 216**2  # grid points at most whose answers `Kept` holds: some 3 MB
 ENOUGH = 1e-4  # nats: an example whose log p(x) moved less than that twice, as the grid became finer, is done
 
 
@@ -25,6 +27,11 @@ class Estimate(NamedTuple):
 
     log_density: Tensor
     error: Tensor
+
+
+Piece = tuple[Tensor, Tensor]  # what `natural` says of up to ROWS latents, with their weights
+Kept = dict[int, list[Piece]]
+"""What a model that no longer changes said at the points of a grid, by the grid's side: for one who asks again."""
 
 
 class Sampled(NamedTuple):
@@ -76,20 +83,21 @@ def importance(model: VAE, x: Tensor, samples: int, *stream: int) -> Sampled:
 
 
 @torch.inference_mode()
-def quadrature(model: VAE, x: Tensor) -> Estimate:
+def quadrature(model: VAE, x: Tensor, kept: Kept | None = None) -> Estimate:
     """log of the integral of N(z; 0, I) p(x | z) over z, by the trapezoidal rule, for a latent of one or two numbers.
 
     The grid is the same for all examples, so that no mode of p(z | x) can be missed for want of a good q(z | x). It is
     refined for those examples whose answer still moves, until none does or it is as fine as it gets; the error is the
     larger of the last two moves. For smooth integrands that vanish at the ends the rule converges exponentially
-    (Trefethen & Weideman 2014), as soon as the spacing is about the width of what is integrated.
+    (Trefethen & Weideman 2014), as soon as the spacing is about the width of what is integrated. `kept` spares decoding
+    the coarser grids again, for as long as the model stays as it is.
     """
     found = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
     move, error = torch.full_like(found, math.inf), torch.full_like(found, math.inf)
     standard = ((x - model.shift) / model.scale).double()
     left = torch.arange(len(x), device=x.device)
     for side in GRIDS[model.latent]:
-        now = on_grid(model, standard[left], side)
+        now = on_grid(model, standard[left], side, kept)
         before, move[left] = move[left], (now - found[left]).abs()
         error[left], found[left] = torch.maximum(before, move[left]), now
         left = left[~(error[left] < ENOUGH)]
@@ -98,28 +106,37 @@ def quadrature(model: VAE, x: Tensor) -> Estimate:
     return Estimate((found - model.scale.double().log().sum()).cpu(), error.cpu())
 
 
-def on_grid(model: VAE, x: Tensor, side: int) -> Tensor:
+def on_grid(model: VAE, x: Tensor, side: int, kept: Kept | None = None) -> Tensor:
     """The trapezoidal rule for standardised examples, float64 [N, d], with `side` points along each axis: float64 [N].
 
     log N(x; z) = <T(x), eta(z)> - A(z), so that all pairs of example and grid point are one matrix product.
     """
+    if kept is not None and side in kept:
+        return summed(model, x, kept[side])
     line = torch.linspace(-REACH, REACH, side, device=x.device)
     spacing = 2 * REACH / (side - 1)
     points = torch.cartesian_prod(*[line] * model.latent).view(-1, model.latent)
     points = points[points.square().sum(1) <= REACH**2]
     log_prior = -0.5 * points.double().square().sum(1) + model.latent * math.log(spacing / math.sqrt(2 * math.pi))
-    return summed(model, x, points, log_prior)
+    said: Iterable[Piece] = pieces(model, points, log_prior)
+    if kept is not None and len(points) <= FEW:
+        said = kept[side] = list(said)
+    return summed(model, x, said)
 
 
-def summed(model: VAE, x: Tensor, points: Tensor, log_weights: Tensor) -> Tensor:
-    """log of sum_j weights[j] p(x | points[j]), float64 [N], for standardised examples [N, d] and latents [G, L]."""
+def pieces(model: VAE, points: Tensor, log_weights: Tensor) -> Iterator[Piece]:
+    """What the model says at latents [G, L], ROWS of them at a time, as `summed` wants it."""
+    for start in range(0, len(points), ROWS):
+        eta, base = natural(model.spoken(points[start : start + ROWS]))
+        yield eta, base + log_weights[start : start + ROWS]
+
+
+def summed(model: VAE, x: Tensor, said: Iterable[Piece]) -> Tensor:
+    """log of sum_j weights[j] p(x | points[j]), float64 [N], for standardised examples [N, d] and `pieces` of latents."""
     diagonal = model.sizes[2] == 0
     statistics = torch.cat([x, x**2 if diagonal else (x[:, :, None] * x[:, None]).flatten(1)], 1)
     found = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
-    for start in range(0, len(points), ROWS):
-        part = slice(start, start + ROWS)
-        eta, base = natural(model.spoken(points[part]))
-        base = base + log_weights[part]
+    for eta, base in said:
         rows = max(1, PAIRS // len(base))
         for first in range(0, len(x), rows):
             some = slice(first, first + rows)
@@ -146,9 +163,9 @@ def natural(normal: Normal) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def best(model: VAE, x: Tensor, samples: int, *stream: int) -> Estimate | Sampled:
+def best(model: VAE, x: Tensor, samples: int, *stream: int, kept: Kept | None = None) -> Estimate | Sampled:
     """The best estimate there is: quadrature for a latent of at most two numbers, else importance sampling."""
-    return quadrature(model, x) if model.latent <= 2 else importance(model, x, samples, *stream)
+    return quadrature(model, x, kept) if model.latent <= 2 else importance(model, x, samples, *stream)
 
 
 @torch.inference_mode()
@@ -160,5 +177,5 @@ def rough(model: VAE, x: Tensor) -> Tensor:
     else:
         z = torch.randn(4_000, model.latent, generator=torch.Generator().manual_seed(0)).to(x.device)
         log_prior = torch.full((len(z),), -math.log(len(z)), dtype=torch.float64, device=x.device)
-        found = summed(model, standard, z, log_prior)
+        found = summed(model, standard, pieces(model, z, log_prior))
     return (found - model.scale.double().log().sum()).cpu()
