@@ -874,6 +874,21 @@ def test_a_folder_that_cannot_be_written_is_one_line() -> None:
         carried_out(KERNEL, out="file/out")
 
 
+def test_what_runs_start_from_has_to_be_there_before_the_first() -> None:
+    asked = KERNEL.replace("0.003}", "0.003, data: begun}") + "needs: {begun: fake-task train --run begun}\n"
+    missing = r"^mine starts from begun, which is not there yet; make it: fake-task train --run begun$"
+    with pytest.raises(UserError, match=missing):
+        carried_out(asked)
+    assert not Path("out").exists()
+    Path("begun").mkdir()
+    scores = scores_of(carried_out(asked))
+    Path("begun").rmdir()
+    assert scores_of(carried_out(asked)) == scores  # nothing is left to be done
+    assert load("out/study.yaml", "fake_task", SCORES).needs == {"begun": "fake-task train --run begun"}
+    with pytest.raises(UserError, match=r"mine.yaml: needs: has to map paths to the commands that make them"):
+        written(KERNEL + "needs: [begun]\n")
+
+
 def test_an_unknown_metric_is_refused_before_the_first_run() -> None:
     with pytest.raises(UserError, match="there is no score 'f1'; there are: accuracy .higher is better., loss"):
         main(PACKAGE, [str(file_with(KERNEL.replace("accuracy", "f1")))], "fake-task")

@@ -58,6 +58,14 @@ def with_whole_paths(study: Study, asked: Mapping[str, Any]) -> Study:
     return replace(study, fixed={**study.fixed, **whole})
 
 
+def refuse_missing(study: Study, out: Path) -> None:
+    """Raises UserError if runs that are still to be done start from something that nobody has made yet."""
+    for trial in study.listed or (() if study.search else study.trials()):
+        for path in {**study.fixed, **trial.setting}.values():
+            if path in study.needs and not Path(path).exists() and not (trial.folder(out) / "result.json").exists():
+                raise UserError(f"{study.name} starts from {path}, which is not there yet; make it: {study.needs[path]}")
+
+
 def refuse_other_configurations(study: Study, out: Path, asked: Mapping[str, Any]) -> None:
     """What a run answers, its config.yaml says: it may be of another study, or older than a default of today's."""
     differ = []
@@ -146,6 +154,7 @@ def run(
     task = module.replace("_", "-")
     full = ready(with_flags(study, extra, config), config)
     asked = configurations(corners(full), config)
+    refuse_missing(full, out)
     full = with_whole_paths(full, asked)
     if cluster:
         cluster.connect()  # before signals are watched: it watches them, too

@@ -19,7 +19,7 @@ from etude.study.judge import Claim
 from etude.study.question import TUNING, Range, Study, Values, folder_name, label, number, product, same, short_names
 
 SEARCH = ("search", "trials", "tuning_seeds")
-KEYS = ("question", "compare", "tune", *SEARCH, "fixed", "seeds", "metric", "together", "expect")
+KEYS = ("question", "needs", "compare", "tune", *SEARCH, "fixed", "seeds", "metric", "together", "expect")
 CLAIM = '{claim: "A > B", because: "..."}, or {claim: "A = B", margin: 0.01, because: "..."}'
 
 
@@ -92,10 +92,20 @@ def parse(raw: Any, where: str, name: str, given: str, scores: Scores) -> Study:
     shorts = short_names([*compare, *tune])
     claims = [parse_claim(entry, f"{where}: expect[{i}]", compare, shorts) for i, entry in enumerate(expect)]
     question = raw["question"].strip()
-    asked = Study(name, given, question, compare, tune, fixed, seeds, metric, scores[metric], claims, together, *search)
+    needs = needed(raw.get("needs") or {}, f"{where}: needs")
+    asked = Study(
+        name, given, question, compare, tune, fixed, seeds, metric, scores[metric], claims, together, *search, needs=needs
+    )
     if asked.search and seeds > TUNING:
         raise UserError(f"{where}: seeds: has to be at most {TUNING:,}, as the search has those from {TUNING:,} up")
     return asked
+
+
+def needed(raw: Any, where: str) -> dict[str, str]:
+    """Paths that the runs start from, each with the command that makes it."""
+    if not isinstance(raw, dict) or not all(isinstance(word, str) for pair in raw.items() for word in pair):
+        raise UserError(f"{where}: has to map paths to the commands that make them, not {raw!r}")
+    return raw
 
 
 def knobs(raw: Any, where: str) -> Values:
