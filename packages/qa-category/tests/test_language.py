@@ -264,6 +264,8 @@ def test_what_cannot_be_started_from_is_refused(start, capsys, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(start, broken)
     (broken / "checkpoints" / "best.pt").write_bytes(b"no checkpoint")
+    shutil.copytree(start, "stopped")
+    Path("stopped/result.json").unlink()
     dataset = data.load(Data())
     rows = "\n".join(
         f'"{text}",{label % 2}' for text, label in zip(dataset.train.texts, dataset.train.labels, strict=True)
@@ -274,6 +276,7 @@ def test_what_cannot_be_started_from_is_refused(start, capsys, tmp_path):
         (["--model.start", "nowhere"], "nowhere is no run folder"),
         (["--model.start", "empty"], "is no run folder"),
         (["--model.start", "broken"], "is damaged"),
+        (["--model.start", "stopped"], "has not finished its training; go on with it, train --run "),
         (
             ["--model.start", "language", "--text.splitter", "spaces"],
             "has the vocabulary of text.splitter treebank, not",

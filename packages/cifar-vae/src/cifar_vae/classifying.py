@@ -58,6 +58,7 @@ class Start:
         seen = state["assets"].get("seen")
         if state["assets"].get("task") != "restore" or not isinstance(seen, Tensor):
             raise UserError(f"{folder} is not a run of cifar-vae: model.start takes that of an autoencoder")
+        run.refuse_unfinished(folder)
         return cls(config.model, state["model"], state["assets"]["data"], seen)
 
     @torch.inference_mode()

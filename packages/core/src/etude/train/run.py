@@ -297,6 +297,12 @@ def trained_on(folder: Path) -> Any:
     return about.get("fingerprints") if about else None
 
 
+def refuse_unfinished(folder: Path) -> None:
+    """Raises UserError for a run that is still trained, or was stopped: what starts from it would start half-way."""
+    if not (folder / "result.json").is_file():
+        raise UserError(f"{folder} has not finished its training; go on with it, train --run {folder}, and start then")
+
+
 def compare_data(folder: Path, kept: Any, found: Mapping[str, str], remedy: str = "give --run another folder") -> None:
     """Raises UserError unless the data are those of which the run in `folder` `kept` the fingerprints."""
     if not kept:  # in a run of before there were any

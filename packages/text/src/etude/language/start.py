@@ -16,6 +16,7 @@ from etude.layers.beside import learn_beside
 from etude.layers.language import Encoder
 from etude.layers.pooling import Pooling
 from etude.train import checkpoint
+from etude.train.run import refuse_unfinished
 
 T = TypeVar("T")
 FALL = 2.6  # how much slower each layer learns than the one above it, where rates are discriminative
@@ -43,6 +44,7 @@ class Start:
         assets, weights = state["assets"], state["model"]
         if assets.get("task") != "language":
             raise UserError(f"{folder} is not a run of {package}: model.start takes that of train language")
+        refuse_unfinished(folder)
         mark = fingerprint(sorted(weights), *(weights[name] for name in sorted(weights)))
         return cls(config.language, assets, mark, weights)
 
