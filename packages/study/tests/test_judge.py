@@ -153,6 +153,21 @@ def test_identical_runs_compare_nothing(relation):
 
 
 @pytest.mark.parametrize("relation", [">", "="])
+def test_a_setting_at_its_floor_is_named_and_not_judged(relation):
+    def side(values, floors):
+        return {
+            s: Score(x, f"of seed {s}", floor=floor) for s, (x, floor) in enumerate(zip(values, floors, strict=True))
+        }
+
+    trained = side([0.5, 0.52, 0.51], [0.05, 0.06, 0.04])
+    flat = side([0.0600, 0.0604, 0.0602], [0.0600, 0.0602, 0.0601])
+    found = verdict(trained, flat, relation, 0.1 * (relation == "="))
+    assert (found.verdict, found.reason) == ("unclear", "b did not train: no better than the floor")
+    lifted = side([0.0610, 0.0614, 0.0612], [0.03, 0.03, 0.03])
+    assert verdict(trained, lifted, relation, 0.1 * (relation == "=")).verdict != "unclear"
+
+
+@pytest.mark.parametrize("relation", [">", "="])
 @pytest.mark.parametrize("difference", [0.0, 0.2])
 def test_differences_without_spread_have_no_error_that_is_known(relation, difference):
     """Copies of one run, where the seed changes nothing; or scores so coarse that all fall on one step."""

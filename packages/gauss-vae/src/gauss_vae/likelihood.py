@@ -132,7 +132,7 @@ def pieces(model: VAE, points: Tensor, log_weights: Tensor) -> Iterator[Piece]:
 
 
 def summed(model: VAE, x: Tensor, said: Iterable[Piece]) -> Tensor:
-    """log of sum_j weights[j] p(x | points[j]), float64 [N], for standardised examples [N, d] and `pieces` of latents."""
+    """log of sum_j weights[j] p(x | points[j]), float64 [N], for standardised examples [N, d] and `pieces`."""
     diagonal = model.sizes[2] == 0
     statistics = torch.cat([x, x**2 if diagonal else (x[:, :, None] * x[:, None]).flatten(1)], 1)
     found = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)

@@ -63,7 +63,8 @@ def refuse_missing(study: Study, out: Path) -> None:
     for trial in study.listed or (() if study.search else study.trials()):
         for path in {**study.fixed, **trial.setting}.values():
             if path in study.needs and not Path(path).exists() and not (trial.folder(out) / "result.json").exists():
-                raise UserError(f"{study.name} starts from {path}, which is not there yet; make it: {study.needs[path]}")
+                first = study.needs[path]
+                raise UserError(f"{study.name} starts from {path}, which is not there yet; make it: {first}")
 
 
 def refuse_other_configurations(study: Study, out: Path, asked: Mapping[str, Any]) -> None:

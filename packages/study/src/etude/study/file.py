@@ -93,8 +93,9 @@ def parse(raw: Any, where: str, name: str, given: str, scores: Scores) -> Study:
     claims = [parse_claim(entry, f"{where}: expect[{i}]", compare, shorts) for i, entry in enumerate(expect)]
     question = raw["question"].strip()
     needs = needed(raw.get("needs") or {}, f"{where}: needs")
+    way = scores[metric]
     asked = Study(
-        name, given, question, compare, tune, fixed, seeds, metric, scores[metric], claims, together, *search, needs=needs
+        name, given, question, compare, tune, fixed, seeds, metric, way, claims, together, *search, needs=needs
     )
     if asked.search and seeds > TUNING:
         raise UserError(f"{where}: seeds: has to be at most {TUNING:,}, as the search has those from {TUNING:,} up")

@@ -31,7 +31,7 @@ The 5 % hold for noise that is normal, has heavy tails, or is skewed alike in bo
 and the other now and then fails badly, 10 to 15 % of studies have a false verdict: no test of a mean of few numbers can
 know what has not happened yet.
 
-No verdict is given where the numbers cannot bear one: see `obstacle`.
+No verdict is given where the numbers cannot bear one: see `obstacle` and `untrained`.
 """
 
 import math
@@ -41,6 +41,7 @@ from typing import Literal
 
 LEVEL = 0.05  # how many studies may have a false verdict
 CONFIDENCE = f"{100 * (1 - LEVEL):g} %"  # of an interval, in words
+AT_FLOOR = 0.05  # a setting that is above its floor by this part of it at most did not train
 ROUNDING = 1e-9  # differences that are smaller than this part of the scores are none
 
 
@@ -68,6 +69,8 @@ class Score:
     """the pseudo-value of each block of that part; none: not known"""
     others: tuple[float, ...] = ()
     """every score of the run: two runs that agree in all of them are the same"""
+    floor: float | None = None
+    """what the same model scores without what it was given, such as a latent of zeros; None: its task has no floor"""
 
 
 @dataclass(frozen=True)
@@ -214,6 +217,14 @@ def obstacle(left: Mapping[int, Score], right: Mapping[int, Score], seeds: int) 
     return ""
 
 
+def untrained(side: Mapping[int, Score], sign: int) -> bool:
+    """Whether the runs of a setting are no better, in the mean, than their floor: what they learnt is not asked for."""
+    floors = [score.floor for score in side.values() if score.floor is not None]
+    if not floors or len(floors) < len(side):
+        return False
+    return sign * (mean([score.value for score in side.values()]) - mean(floors)) <= AT_FLOOR * abs(mean(floors))
+
+
 def difference(left: Mapping[int, Score], right: Mapping[int, Score]) -> Estimate | None:
     """The mean of left - right, paired by seed; None if the error of the examples is not known."""
     pairs = [(left[seed], right[seed]) for seed in left]
@@ -260,7 +271,9 @@ def judge(claims: Sequence[Claim], settings: Mapping[str, Mapping[int, Score]], 
     tried: list[tuple[str, Estimate | None, tuple[float, float]]] = []
     for claim in claims:
         left, right = settings[claim.left], settings[claim.right]
-        why = obstacle(left, right, seeds)
+        flat = [of for of in (claim.left, claim.right) if untrained(settings[of], sign)]
+        named = f"{' and '.join(flat)} did not train: no better than the floor"
+        why = obstacle(left, right, seeds) or named * bool(flat)
         found = None if why else difference(left, right)
         why = why or ("" if found else "the error of its test part is not known: score the runs again")
         tried.append((why, found, p_values(claim, found, sign) if found else (1.0, 1.0)))

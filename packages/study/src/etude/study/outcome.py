@@ -204,7 +204,13 @@ def conclude(study: Study, runs: list[Scored]) -> Outcome:
         if untested:
             problems.append(f"no test score yet: {', '.join(untested)}")
         scores = by_seed[of] = {
-            run.trial.seed: Score(run.test, run.part, run.blocks, tuple(run.scores.values()))
+            run.trial.seed: Score(
+                run.test,
+                run.part,
+                run.blocks,
+                tuple(run.scores.values()),
+                run.scores.get(f"test_floor_{study.metric}"),
+            )
             for run in counted
             if run.test is not None
         }
