@@ -444,7 +444,8 @@ def test_a_study_by_its_results_alone(place, tmp_path, monkeypatch, capsys):
     assert archive.build([found], "again")[1] == "nothing was left out"
     made = notebook.cells(PACKAGE, [found], tmp_path, "ru", "git+https://github.com/me/etude.git@abc", "Only small.")
     words = "\n".join(text for _, text in made)
-    assert "colab.research.google.com/github/me/etude/blob/abc/handin/task0.ipynb" in words and "Выводы" in words
+    assert "](https://colab.research.google.com/)" in words and "Выводы" in words
+    assert '"git+https://github.com/me/etude.git@abc"' in words
     assert "place = Path('sizes.csv')" in words and "Only small." in made[0][1]
     file.write_text(file.read_text().replace("true,0,", "true,7,"))
     capsys.readouterr()
@@ -678,6 +679,8 @@ def test_the_notebook_runs_and_running_it_again_gives_the_same(trained):
     for words in ("BatchNorm1d", "epoch 2: train loss", report.BEFORE, report.AFTER, "true > false: ", "Conclusions"):
         assert words in written, words
     assert "image/png" in code[-2].outputs[0].data, "the curves of the stored study"
+    [small] = [cell for cell in code if "def learnt" in cell.source]
+    assert "image/png" in small.outputs[0].data, "the curves of the small run"
     assert "expectations: " in code[-1].outputs[0].data["text/markdown"]
     again = nbformat.from_dict(json.loads(written))
     for cell in again.cells:

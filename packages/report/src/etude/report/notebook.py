@@ -38,7 +38,7 @@ def cells(
     source = (resources.files("etude.report") / "notebook.md").read_text(encoding="utf-8")
     once, each, of_file, of_folder, last = source.split("\n---\n")
     say: dict[str, Any] = {"package": package, "t": lambda english, russian: russian if language == "ru" else english}
-    about = {"repository": repository, "folders": folders(package), "colab": colab(package, repository), "note": note}
+    about = {"repository": repository, "folders": folders(package), "note": note}
     found = filled(once, **say, **about, small=repr(shlex.split(package.small)), sections=sections)
     for section in sections:
         place, filed = Path(os.path.relpath(section.place, folder)).as_posix(), section.place.suffix == ".csv"
@@ -55,15 +55,6 @@ def folders(package: Package) -> dict[str, str]:
     asked = [re.match(r"[\w-]+", line) for line in needs]
     shared = [name[0] for name in asked if name and name[0].startswith("etude-")]
     return {name: f"packages/{name.removeprefix('etude-')}" for name in [*dict.fromkeys(shared), package.name]}
-
-
-def colab(package: Package, repository: str) -> str:
-    """Where the notebook opens in Colab: itself, if the repository is on GitHub, else the page to upload it to."""
-    on_github = re.fullmatch(r"(?:git\+)?https://github\.com/([^/@]+/[^/@]+?)(?:\.git)?(?:@(\w+))?", repository)
-    page = "https://colab.research.google.com/"
-    if not on_github:
-        return page
-    return f"{page}github/{on_github[1]}/blob/{on_github[2] or 'main'}/handin/task{package.number}.ipynb"
 
 
 def filled(source: str, **values: Any) -> list[tuple[str, str]]:
