@@ -17,6 +17,7 @@ SHOWN = {
     "test_reconstruction_pca": "PCA",
     "test_reconstruction_linear": "linear there, the best way back",
     "test_reconstruction_cluster": "the cluster, and linear within it",
+    "test_gap": "gap of the VAE's log p(x), nats",
 }
 
 

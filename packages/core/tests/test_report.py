@@ -636,7 +636,7 @@ def test_long_curves_and_many_pictures_are_thinned_and_what_was_taken_back_stays
         assert [e.step for e in pictures] == list(range(0, 1000, 100)), "of every seed"
     monkeypatch.setattr(archive, "LIMIT", len(whole) - 1)
     content, left_out = archive.build([report.section(PACKAGE, tmp_path / "s", "toy")], "again", "A note.")
-    assert len(content) < len(whole)
+    assert len(content) < len(whole) and "even so" not in left_out
     logs = unpacked(content, tmp_path / "out")
     assert "A note." in (logs / "README.txt").read_text()
     points = [(e.step, e.value) for e in reader(logs / "s/norm=true/seed=0").Scalars("step/loss")]
@@ -647,6 +647,8 @@ def test_long_curves_and_many_pictures_are_thinned_and_what_was_taken_back_stays
     images = [[e.step for e in reader(logs / f"s/norm=true/seed={s}").images.Items("board")] for s in (0, 1)]
     assert images == [[0, 400, 900]] * 2, "as many as fit, the first and the last among them"
     assert "scalars" in left_out and "pictures" in left_out
+    monkeypatch.setattr(archive, "LIMIT", 1)
+    assert "even so it has more than" in archive.build([report.section(PACKAGE, tmp_path / "s", "toy")], "again")[1]
 
 
 def page_picture(image):

@@ -31,7 +31,7 @@ from etude.train.step import even_batches
 from etude.train.task import Split, Task
 from etude.train.totals import Sums, Totals
 
-SHOWN = 8  # images shown before, during and after training
+SHOWN = 10  # images shown before, during and after training
 PADDING = -1  # no word has to be told here
 
 

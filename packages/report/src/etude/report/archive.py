@@ -54,8 +54,8 @@ def build(sections: Sequence[Section], again: str, note: str = "") -> tuple[byte
             told = {"names": tops, "command": again, "note": f"\n{note}\n" * bool(note)}
             entry(packed, "README.txt", ABOUT.format(**told, thinned=thinned.capitalize() + ".").encode())
         if out.tell() <= LIMIT:
-            break
-    return out.getvalue(), thinned
+            return out.getvalue(), thinned
+    return out.getvalue(), f"{thinned}; even so it has more than the {LIMIT / 1e6:g} MB that mail takes"
 
 
 def projector_files(run: Path) -> list[Path]:
