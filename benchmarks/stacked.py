@@ -35,6 +35,7 @@ import gauss_vae.config
 import gauss_vae.data
 import gauss_vae.task
 from etude.config import MAX_REPLICAS, Fit, Scores
+from etude.fingerprint import fingerprint
 from etude.layers.pooling import Pooling
 from etude.layers.recurrent import LSTM
 from etude.stacked import runs as stacked
@@ -90,6 +91,10 @@ class Texts(Task):
     @property
     def model(self) -> nn.Module:
         return self.net
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        return {"all": fingerprint(*self.texts, self.labels)}
 
     def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
         if split != "train":

@@ -26,7 +26,7 @@ from etude.study import jobs as jobs_module
 from etude.study.command import configurations, default_out, main, refuse_other_configurations, run
 from etude.study.file import dump, load, with_flags
 from etude.study.judge import Claim
-from etude.study.outcome import Outcome, conclude, kept, summarise
+from etude.study.outcome import Outcome, conclude, kept, on_other_data, summarise
 from etude.study.question import Study, Trial, flags_of, folder_name, on_disk
 from etude.study.table import markdown, render
 
@@ -704,6 +704,55 @@ def test_runs_that_were_scored_on_different_data_are_not_judged() -> None:
     hash, _, count = outcome.runs[-1].part.partition("-")
     fewer = changed(outcome, part=f"{hash}-{int(count or 0) + 1}")  # of the same, as where long texts are left out
     assert not fewer.problems
+
+
+def test_runs_that_learnt_from_different_data_are_not_judged() -> None:
+    """The file has more rows now, all of them to train on: the test part is the same."""
+    outcome = carried_out(KERNEL)
+    for scored in outcome.runs:
+        marks = {"train": "more" if scored.trial.of == "kernel=5" else "as it was", "valid": "v", "test": "t"}
+        (scored.trial.folder(Path("out")) / "about.json").write_text(json.dumps({"fingerprints": marks}))
+    again = summarise(outcome.study, Path("out"))
+    assert {verdict.verdict for verdict in again.verdicts} == {"unclear"}
+    first = "kernel=1 seed=0 and kernel=5 seed=0 were trained on different data, so that nothing is judged"
+    assert len(again.problems) == 3 and again.problems[0].startswith(first)
+    fixed = replace(outcome.study, compare={"model.start": ["1", "3", "5"]})
+    assert not on_other_data(fixed, again.runs)  # which says, too, what is learnt from
+
+
+def test_seeds_that_were_scored_before_and_after_the_data_changed_are_not_judged() -> None:
+    study, every = (outcome := carried_out(KERNEL)).study, outcome.runs
+    parts = {0: "old-10", 1: "old-10", 2: "new-12"}
+    mixed = conclude(study, [replace(run, part=parts[run.trial.seed]) for run in every])
+    assert {verdict.verdict for verdict in mixed.verdicts} == {"unclear"}
+    assert len(mixed.problems) == 3
+    assert mixed.problems[0].startswith(
+        "kernel=1: seeds 2 and the others, some of which share a test part, were scored"
+    )
+    for alike in (lambda run: "same-10", lambda run: f"of seed {run.trial.seed}-10"):
+        assert not conclude(study, [replace(run, part=alike(run)) for run in every]).problems
+
+
+def test_a_claim_about_unlike_parts_of_a_test_part_says_so() -> None:
+    study, every = (outcome := carried_out(KERNEL)).study, outcome.runs
+    counts = {"kernel=1": 25, "kernel=3": 150, "kernel=5": 150}
+    found = conclude(study, [replace(run, part=f"abc-{counts[run.trial.of]}") for run in every])
+    told = "examples of one test part: they differ by what was left out, too"
+    assert found.edges == [f"3 > 1: 150 and 25 {told}", f"1 > 3: 25 and 150 {told}"]
+
+
+def test_expectations_that_were_changed_after_the_runs_are_said_to_be() -> None:
+    carried_out(KERNEL)
+    assert "written down" not in Path("out/results.md").read_text()
+    carried_out(KERNEL.replace("a letter is a large shape", "letters are large"))
+    assert "written down" not in Path("out/results.md").read_text()
+    carried_out(KERNEL.replace("5 > 3", "3 > 5"))
+    line = "Not all of it was written down before the runs: expectations changed when 9 runs were there"
+    assert f"{line}." in Path("out/results.md").read_text()
+    carried_out(KERNEL.replace("5 > 3", "3 > 5"))  # it is not forgotten
+    assert f"{line}." in Path("out/results.md").read_text()
+    carried_out(KERNEL.replace("5 > 3", "3 > 5") + "seeds: 2\n")
+    assert f"{line}; seeds changed when 9 runs were there." in Path("out/results.md").read_text()
 
 
 def test_what_is_tuned_is_not_chosen_by_what_the_test_part_says_of_it() -> None:

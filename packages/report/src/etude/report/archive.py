@@ -9,6 +9,7 @@ import io
 import re
 import zipfile
 from collections.abc import Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,8 @@ def names(places: Sequence[Path]) -> list[str]:
     found: list[str] = []
     for place in places:
         name = re.sub(r'[\x00-\x1f\x7f\\/:*?"<>|]', "_", place.resolve().name) or "runs"
-        same = sum(name == taken.rpartition("-")[0] or name == taken for taken in found)
-        found.append(f"{name}-{same + 1}" if same else name)
+        numbered = (f"{name}-{n}" for n in count(2))
+        found.append(next(free for free in chain([name], numbered) if free not in found))
     return found
 
 

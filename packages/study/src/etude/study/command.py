@@ -106,6 +106,20 @@ def refuse_other_runs(study: Study, out: Path) -> None:
         raise UserError(f"{out}: holds runs with other flags: {', '.join(differ)}; remove it, or give another --out")
 
 
+def with_changes(study: Study, out: Path) -> Study:
+    """The study with what was changed of it when runs of it were there already, now or before: who reads it is told."""
+    done = len(list(out.glob("*/seed=*/result.json")))
+    old = read_raw(out / "study.yaml", str(out / "study.yaml")) if (out / "study.yaml").is_file() else None
+    if not done or not isinstance(old, dict):
+        return study
+    claims = [(one.get("claim"), number(one.get("margin", "0"))) for one in old.get("expect") or []]
+    before = {"expectations": claims, "metric": old.get("metric"), "seeds": int(old.get("seeds", study.seeds))}
+    now = {"expectations": [(c.text, c.margin) for c in study.expect], "metric": study.metric, "seeds": study.seeds}
+    differ = [what for what in now if now[what] != before[what]]
+    told = f"{' and '.join(differ)} changed when {done} runs were there" if differ else ""
+    return replace(study, changed="; ".join(filter(None, [str(old.get("changed") or ""), told])))
+
+
 def default_out(task: str, study: Study, extra: Sequence[str], config: type | None) -> Path:
     """runs/<task>/<study>[,key=value for each override]."""
     values = flags_as_values(extra, config)
@@ -164,6 +178,7 @@ def run(
         out.mkdir(parents=True, exist_ok=True)
     with claimed(out, cluster is not None) as (claim, lock), watch_signals(every=True) as signals:
         refuse_other_runs(full, out)
+        full = with_changes(full, out)
         refuse_other_configurations(corners(full), out, asked)
         read(full, out)  # refuses another search
         with files.reported(*writing):

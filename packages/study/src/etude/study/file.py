@@ -19,7 +19,7 @@ from etude.study.judge import Claim
 from etude.study.question import TUNING, Range, Study, Values, folder_name, label, number, product, same, short_names
 
 SEARCH = ("search", "trials", "tuning_seeds")
-KEYS = ("question", "needs", "compare", "tune", *SEARCH, "fixed", "seeds", "metric", "together", "expect")
+KEYS = ("question", "needs", "compare", "tune", *SEARCH, "fixed", "seeds", "metric", "together", "changed", "expect")
 CLAIM = '{claim: "A > B", because: "..."}, or {claim: "A = B", margin: 0.01, because: "..."}'
 
 
@@ -92,10 +92,10 @@ def parse(raw: Any, where: str, name: str, given: str, scores: Scores) -> Study:
     shorts = short_names([*compare, *tune])
     claims = [parse_claim(entry, f"{where}: expect[{i}]", compare, shorts) for i, entry in enumerate(expect)]
     question = raw["question"].strip()
-    needs = needed(raw.get("needs") or {}, f"{where}: needs")
+    needs, changed = needed(raw.get("needs") or {}, f"{where}: needs"), str(raw.get("changed") or "")
     way = scores[metric]
     asked = Study(
-        name, given, question, compare, tune, fixed, seeds, metric, way, claims, together, *search, needs=needs
+        name, given, question, compare, tune, fixed, seeds, metric, way, claims, together, *search, changed, needs
     )
     if asked.search and seeds > TUNING:
         raise UserError(f"{where}: seeds: has to be at most {TUNING:,}, as the search has those from {TUNING:,} up")
@@ -270,7 +270,7 @@ def dump(study: Study) -> str:
 
     left_out = ("expect", *(() if study.search else SEARCH))
     raw = {key: getattr(study, "points" if key == "trials" else key) for key in KEYS if key not in left_out}
-    raw = {key: value for key, value in raw.items() if value != {}}
+    raw = {key: value for key, value in raw.items() if value not in ({}, "")}
     raw |= {key: plain(raw[key]) for key in ("compare", "tune", "fixed") if key in raw}
     raw["expect"] = [
         {"claim": c.text, **({"margin": c.margin} if c.relation == "=" else {}), "because": c.because}

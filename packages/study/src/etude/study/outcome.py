@@ -20,6 +20,7 @@ FILES = {"valid": "result", "test": "test"}
 REMEDY = "delete it and start the study again"
 NEEDS = {"valid": dict, **dict.fromkeys(("best_epoch", "seconds", "parameters"), int | float | None)}
 Interval = tuple[float, float] | None  # None: not available
+OF_DATA = {"text", "start", "transfer", "morphology"}  # parts of knobs that say, too, what is learnt from
 EDGE = 0.05  # so much of a range, at each of its ends, is its edge
 
 
@@ -44,6 +45,8 @@ class Scored:
     commit: str = ""
     untested: str = ""
     """why there is no test score, where there could be one"""
+    learnt: tuple[str, ...] = ()
+    """what it was trained and chosen on, by content; none: not known, as from a results.csv"""
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,8 @@ def measure(study: Study, out: Path, trial: Trial) -> Scored:
     kept = files.read_json(folder / tested.BLOCKS, dict, REMEDY, {}) or {}
     if kept.get("scores") != parts.get("test"):  # of other scores, which a kill left there
         kept = {}
+    about = files.read_json(folder / "about.json", dict, REMEDY, {}) or {}
+    marks = about.get("fingerprints") or {}
     start = ([{}, *(files.read_json(folder / "environment.json", list, REMEDY, {}) or [])])[-1]
     return Scored(
         trial,
@@ -133,6 +138,7 @@ def measure(study: Study, out: Path, trial: Trial) -> Scored:
         machine=str(start.get("device", "")),
         commit=str(start.get("git") or ""),
         untested=untested,
+        learnt=tuple(str(marks[part]) for part in ("train", "valid") if part in marks),
     )
 
 
@@ -191,8 +197,8 @@ def summarise(study: Study, out: Path) -> Outcome:
 def conclude(study: Study, runs: list[Scored]) -> Outcome:
     """What the runs of a study say, one for each of its trials."""
     problems, notes = what_is_missing(study, runs)
-    apart = on_other_data(study, runs)
-    problems += apart
+    mixed = on_other_data(study, runs)
+    problems += mixed
     rows: list[Row] = []
     by_seed: dict[str, dict[int, Score]] = {}
     for setting in study.settings():
@@ -227,24 +233,60 @@ def conclude(study: Study, runs: list[Scored]) -> Outcome:
         )
         rows.append(row)
         notes += at_the_edge(study, row, every) if counted else []
-    comparable: dict[str, dict[int, Score]] = {of: {} for of in by_seed} if apart else by_seed
+    notes += unlike_parts(study, runs)
+    comparable: dict[str, dict[int, Score]] = {of: {} for of in by_seed} if mixed else by_seed
     return Outcome(study, rows, judge(study.expect, comparable, study.seeds, study.sign()), notes, problems, runs)
 
 
 def on_other_data(study: Study, runs: Sequence[Scored]) -> list[str]:
-    """Of seeds whose runs were scored on different data, though the study varies nothing of these, which runs.
+    """Which runs cannot be held together, as the data have changed between them, though the study varies none.
 
-    Not asked for is how many examples are left of a test part: a longest text leaves out what is longer.
+    Runs of one seed have the same test part; they learn from the same examples, too, where nothing is varied that says
+    from which (`OF_DATA`). The seeds of a setting have one test part, or each its own: some alike and some not are the
+    runs of before and after. Not asked for is how many examples are left of a part: a longest text leaves out what is
+    longer.
     """
-    if any(knob.split(".")[0] in ("data", "task") for knob in (*study.compare, *study.tune)):
-        return []
+    varied = [knob.removesuffix(".name") for knob in (*study.compare, *study.tune)]
+    counted = [run for run in runs if not run.problem]
+    told = []
+    if not any(knob.split(".")[0] in ("data", "task") for knob in varied):
+        told += [f"{both} were scored on" for both in apart(counted, lambda run: run.part.partition("-")[0])]
+        if not any(OF_DATA & set(knob.split(".")) for knob in varied):
+            told += [f"{both} were trained on" for both in apart(counted, lambda run: " ".join(run.learnt))]
+    for of in study.names():
+        mine = {run.trial.seed: run.part.partition("-")[0] for run in counted if run.trial.of == of and run.part}
+        if 1 < len(set(mine.values())) < len(mine):
+            seeds = ", ".join(str(seed) for seed, part in sorted(mine.items()) if part != mine[min(mine)])
+            told.append(f"{of}: seeds {seeds} and the others, some of which share a test part, were scored on")
+    remedy = "so that nothing is judged: delete the runs on the older ones, and start the study again"
+    return [f"{line} different data, {remedy}" for line in told]
+
+
+def apart(runs: Sequence[Scored], mark: Callable[[Scored], str]) -> list[str]:
+    """Of each seed whose runs have several marks, the first run of each: "A seed=0 and B seed=0"."""
     found: dict[int, dict[str, Trial]] = {}
     for run in runs:
+        if mark(run):
+            found.setdefault(run.trial.seed, {}).setdefault(mark(run), run.trial)
+    return [" and ".join(map(str, marks.values())) for marks in found.values() if len(marks) > 1]
+
+
+def unlike_parts(study: Study, runs: Sequence[Scored]) -> list[str]:
+    """Claims whose settings were scored on different numbers of examples of one test part: what was left out counts."""
+    sizes: dict[str, set[str]] = {}
+    for run in runs:
         if run.part and not run.problem:
-            found.setdefault(run.trial.seed, {}).setdefault(run.part.partition("-")[0], run.trial)
-    differ = [" and ".join(map(str, parts.values())) for parts in found.values() if len(parts) > 1]
-    remedy = "so that nothing is judged: delete the runs on the older ones, and start the study again"
-    return [f"{runs} were scored on different data, {remedy}" for runs in differ]
+            sizes.setdefault(run.trial.of, set()).add(run.part)
+    told = []
+    for claim in study.expect:
+        left, right = (sizes.get(of, set()) for of in (claim.left, claim.right))
+        if len(left) == len(right) == 1 and left != right:
+            (one, n), (other, m) = (next(iter(part)).rpartition("-")[::2] for part in (left, right))
+            if one == other:
+                told.append(
+                    f"{claim.text}: {n} and {m} examples of one test part: they differ by what was left out, too"
+                )
+    return told
 
 
 def what_is_missing(study: Study, runs: Sequence[Scored]) -> tuple[list[str], list[str]]:

@@ -86,6 +86,8 @@ class Study:
     """of a search, for each compared setting: `trials` in the file"""
     tuning_seeds: int = 1
     """of each point of a search: TUNING, TUNING + 1, ..."""
+    changed: str = ""
+    """when expectations, metric or seeds were changed, if runs were there already"""
     needs: dict[str, str] = field(default_factory=dict)
     """what runs start from: its path, as a knob has it, and the command that makes it"""
     listed: "tuple[Trial, ...] | None" = field(default=None, compare=False)

@@ -67,6 +67,8 @@ def notes(outcome: Outcome) -> list[str]:
             "Interval: Student's t over the seeds, with the error of the test examples where all seeds share a test "
             "part. It is of one number; what two settings differ by is judged seed by seed."
         )
+    if study.changed:
+        found.append(f"Not all of it was written down before the runs: {study.changed}.")
     if study.expect:
         count = len(study.expect)
         over = f", Holm's procedure over all {count} expectations" if count > 1 else ""
