@@ -128,6 +128,7 @@ def refused(words, capsys):
         (-1, 1, ["-1.0", "-0.5", "0.0", "0.5", "1.0"]),
         (0.2076, 0.2076, [f"0.207{n}" for n in range(3, 10)]),
         (0, 0, ["-1.0", "-0.5", "0.0", "0.5", "1.0"]),
+        (0.1, 0.1002, ["0.1", "0.10005", "0.1001", "0.10015", "0.1002"]),
         (0, 1e-6, ["0", "2e-07", "4e-07", "6e-07", "8e-07", "1e-06"]),
     ],
 )
@@ -442,6 +443,9 @@ def test_a_study_by_its_results_alone(place, tmp_path, monkeypatch, capsys):
     assert ">It <em>helps</em> &lt;script&gt;a()&lt;/script&gt;.</p>" in text
     assert "Only &lt;b&gt;small&lt;/b&gt;." in text and "no curves or examples" in text
     assert archive.build([found], "again")[1] == "nothing was left out"
+    for folders in (["first-2", "first"], ["a-3", "a", "a"], ["x", "x", "x-2"]):
+        inside = [tmp_path / str(n) / folder for n, folder in enumerate(folders)]
+        assert len(set(archive.names(inside))) == len(folders), folders
     made = notebook.cells(PACKAGE, [found], tmp_path, "ru", "git+https://github.com/me/etude.git@abc", "Only small.")
     words = "\n".join(text for _, text in made)
     assert "](https://colab.research.google.com/)" in words and "Выводы" in words

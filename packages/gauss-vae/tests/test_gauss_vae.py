@@ -555,6 +555,15 @@ def test_a_unit_that_says_nothing_is_not_active():
     assert one.scores(totals)["active"] == 2
 
 
+def test_what_is_sampled_for_an_example_does_not_depend_on_what_stands_beside_it():
+    model = vae(4, latent=3)
+    x = torch.randn(5, 4).repeat(2, 1)
+    found = likelihood.best(model, x, 200, 7, -6)
+    assert torch.equal(found.log_density[:5], found.log_density[5:])
+    assert torch.equal(likelihood.best(model, x.flip(0), 200, 7, -6).log_density, found.log_density.flip(0))
+    assert (found.error > 0).all()
+
+
 def test_predict_gives_density_and_reconstruction_of_each_row(trained, capsys, tmp_path, monkeypatch):
     rows = made().parts["test"].x[:3].tolist()
     text = "".join(f"{a}, {b}\n" for a, b in rows)

@@ -242,15 +242,23 @@ def se(values: np.ndarray) -> float:
 
 
 def predict(task: Predictor, inputs: list[str]) -> list[str]:
-    """For each row of the CSV files ("-": standard input) its log-likelihood, then each number restored: mean ± sd."""
+    """For each row of the CSV files ("-": standard input) its log-likelihood, then each number restored: mean ± sd.
+
+    A log-likelihood that was sampled, as with more than two latent numbers, has its standard error behind it.
+    """
     rows = [data.read_rows(name, task.model.dimension) for name in inputs]
     x = torch.from_numpy(np.concatenate(rows)).to(task.model.shift.device)
     if not len(x):
         return []
-    density = likelihood.best(task.model, x, task.config.importance, task.config.fit.seed, SCORING).log_density
+    found = likelihood.best(task.model, x, task.config.importance, task.config.fit.seed, SCORING)
     said = task.model.decode(task.model.encode(x).mean)
     means, sds = said.mean.tolist(), said.factor().square().sum(-1).sqrt().tolist()
+    sampled = isinstance(found, likelihood.Sampled)
+    densities = [
+        f"{value:.4f}" + f" ± {error:.2g}" * sampled
+        for value, error in zip(found.log_density.tolist(), found.error.tolist(), strict=True)
+    ]
     return [
-        "\t".join([f"{value:.4f}", *(f"{m:.4g} ± {s:.2g}" for m, s in zip(mean, sd, strict=True))])
-        for value, mean, sd in zip(density.tolist(), means, sds, strict=True)
+        "\t".join([density, *(f"{m:.4g} ± {s:.2g}" for m, s in zip(mean, sd, strict=True))])
+        for density, mean, sd in zip(densities, means, sds, strict=True)
     ]

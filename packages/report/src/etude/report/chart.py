@@ -72,7 +72,8 @@ def written(tick: float, marks: Sequence[float]) -> str:
     """A tick with as many digits as its neighbours need to differ."""
     apart = abs(marks[1] - marks[0]) if len(marks) > 1 else 1
     if not 1e-4 <= apart < 1e6:
-        return f"{tick:.4g}"
+        short = (f"{tick:.{digits}g}" for digits in range(4, 17))
+        return next(words for words in short if abs(float(words) - tick) < apart / 100)
     exact = max(0, -math.floor(math.log10(apart) + 1e-9))
     decimals = exact if math.isclose(apart, round(apart, exact)) else exact + 1
     return f"{tick:,.{decimals}f}"
