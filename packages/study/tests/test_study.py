@@ -739,6 +739,8 @@ def test_a_claim_about_unlike_parts_of_a_test_part_says_so() -> None:
     found = conclude(study, [replace(run, part=f"abc-{counts[run.trial.of]}") for run in every])
     told = "examples of one test part: they differ by what was left out, too"
     assert found.edges == [f"3 > 1: 150 and 25 {told}", f"1 > 3: 25 and 150 {told}"]
+    kinds = [replace(run, precision="bf16" if run.trial.seed == 2 else "fp32") for run in every]
+    assert conclude(study, kinds).edges == ["in different precisions: kernel=5 seed=1 in fp32, kernel=5 seed=2 in bf16"]
 
 
 def test_expectations_that_were_changed_after_the_runs_are_said_to_be() -> None:

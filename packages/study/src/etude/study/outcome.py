@@ -45,6 +45,8 @@ class Scored:
     commit: str = ""
     untested: str = ""
     """why there is no test score, where there could be one"""
+    precision: str = ""
+    """of its computations, fp32, bf16 or fp16; empty: not known, as from a results.csv"""
     learnt: tuple[str, ...] = ()
     """what it was trained and chosen on, by content; none: not known, as from a results.csv"""
 
@@ -73,7 +75,7 @@ class Outcome:
     rows: list[Row]
     verdicts: list[Verdict]
     edges: list[str]
-    """What is to be known of the tuning: best values at an edge, and the points of a search that failed."""
+    """What else is to be known: best values at an edge, points of a search that failed, what settings differ in, too."""
     problems: list[str]
     """Runs that are missing, failed or left out, and why; empty if the study is complete."""
     runs: list[Scored]
@@ -138,6 +140,7 @@ def measure(study: Study, out: Path, trial: Trial) -> Scored:
         machine=str(start.get("device", "")),
         commit=str(start.get("git") or ""),
         untested=untested,
+        precision=str(start.get("precision") or ""),
         learnt=tuple(str(marks[part]) for part in ("train", "valid") if part in marks),
     )
 
@@ -272,12 +275,14 @@ def apart(runs: Sequence[Scored], mark: Callable[[Scored], str]) -> list[str]:
 
 
 def unlike_parts(study: Study, runs: Sequence[Scored]) -> list[str]:
-    """Claims whose settings were scored on different numbers of examples of one test part: what was left out counts."""
+    """What else the settings of a claim differ in: how many examples of one test part were left; or the precision."""
     sizes: dict[str, set[str]] = {}
     for run in runs:
         if run.part and not run.problem:
             sizes.setdefault(run.trial.of, set()).add(run.part)
-    told = []
+    told, kinds = [], {run.precision: str(run.trial) for run in runs if run.precision and not run.problem}
+    if len(kinds) > 1 and not any(knob == "fit.precision" for knob in (*study.compare, *study.tune)):
+        told.append(f"in different precisions: {', '.join(f'{trial} in {kind}' for kind, trial in kinds.items())}")
     for claim in study.expect:
         left, right = (sizes.get(of, set()) for of in (claim.left, claim.right))
         if len(left) == len(right) == 1 and left != right:

@@ -106,7 +106,7 @@ def sections(outcome: Outcome) -> list[tuple[str, list[str]]]:
     """Heading and items of everything below the table, empty ones left out."""
     found = [
         ("Expectations", [verdict_line(v, outcome.study.metric) for v in outcome.verdicts]),
-        ("Tuning", outcome.edges),
+        ("Notes", outcome.edges),
         ("Incomplete", outcome.problems),
     ]
     return [(heading, items) for heading, items in found if items]
