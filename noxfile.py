@@ -230,6 +230,9 @@ def latest(session: nox.Session) -> None:
 def handin(session: nox.Session) -> None:
     """Into handin/: taskN.ipynb, tensorboardN.zip, a page, and results/, which the notebook reads; of every task.
 
+    Beside the results lie the package's README, which answers the control questions and says what was concluded, and
+    tried.csv, what was tried and what it gave, where a task has one.
+
     Of imdb-rnn also predictions-imdb-rnn.txt, one 0 or 1 a line, if the data folder has yelp/reviews.txt.
 
     All studies of a task: those whose results are committed by these, the others run first, on the real data, which
@@ -279,6 +282,10 @@ def hand_in(session: nox.Session, task: str, given: argparse.Namespace) -> None:
         asked, flags = {} if kept else {name: its_flags}, "--fit.epochs 2"
     results, shown, note = out / "results" / task, [], SMALL * given.quick
     shutil.rmtree(results, ignore_errors=True)
+    results.mkdir(parents=True)
+    for file in (FOLDERS[task] / "README.md", committed / "tried.csv"):
+        if file.is_file():
+            shutil.copy(file, results / file.name)
     for study in kept:
         session.run("python", "benchmarks/prose.py", task, study, str(results))
     for study, of_study in list(asked.items()):
