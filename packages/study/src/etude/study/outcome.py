@@ -75,7 +75,7 @@ class Outcome:
     rows: list[Row]
     verdicts: list[Verdict]
     edges: list[str]
-    """What else is to be known: best values at an edge, points of a search that failed, what else settings differ in."""
+    """What else is to be known: best values at an edge, points of a search that failed, what else settings vary."""
     problems: list[str]
     """Runs that are missing, failed or left out, and why; empty if the study is complete."""
     runs: list[Scored]
