@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import math
+import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from cifar_vae.__main__ import PACKAGE, main
 from cifar_vae.classifying import VIEWS, Prober
 from cifar_vae.config import CLASSIFYING, RESTORING, Config, Data, Model, Probe
 from etude import testing
+from etude.errors import UserError
 from etude.study.file import load
 from etude.testing import check_presets, check_task
 from etude.train import checkpoint, run
@@ -241,8 +244,100 @@ def test_a_folder_that_has_changed_is_not_the_same_because_its_name_is():
     part = data.load(Data())
     changed = dataclasses.replace(part, name="/home/anna/pictures")
     seen = torch.from_numpy(np.sort(data.marks(part.test.pictures[:3])))
-    assert len(task.unseen(changed, changed.name, seen).test) == len(part.test) - 3
-    assert task.unseen(part, part.name, seen) is part  # the sample has one test part
+    assert len(task.unseen(changed, (changed.name, seen)).test) == len(part.test) - 3
+    assert task.unseen(part, (part.name, seen)) is part  # the sample has one test part
+    more = torch.from_numpy(data.marks(part.test.pictures[2:5]))
+    assert len(task.unseen(changed, ("start", seen), ("probe", more)).test) == len(part.test) - 5
+    assert len(task.unseen(part, ("sample", seen), ("probe", more)).test) == len(part.test) - 3
+
+
+CPU = torch.device("cpu")
+
+
+def put(folder, rows):
+    """Pictures of the sample's test part as a folder of two classes, in this order."""
+    images, classes = sample.drawn("test", 60)
+    for place, n in enumerate(rows):
+        (folder / f"c{classes[n] % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[n].transpose(1, 2, 0)).save(folder / f"c{classes[n] % 2}" / f"{place:03}.png")
+    return str(folder)
+
+
+def of(part):
+    return set(data.marks(part.pictures).tolist())
+
+
+def test_other_data_are_scored_without_what_the_probe_itself_was_trained_or_chosen_on(runs, tmp_path):
+    ours, theirs = put(tmp_path / "b", range(60)), put(tmp_path / "c", range(59, -1, -1))
+    config = Config(task="classify", data=Data(ours, held_out=0.3), model=Model(start=str(runs / "ae")))
+    one = task.make(config, CPU)
+    other = dataclasses.replace(config, data=Data(theirs, held_out=0.3))
+    learnt, whole = of(one.sets["train"]) | of(one.sets["valid"]), of(data.load(other.data).test)
+    assert whole & learnt and whole - learnt
+    scored = task.restore(other, one.assets(), CPU)
+    assert of(scored.sets["test"]) == whole - learnt and "left out" in scored.data
+    assert task.restore(config, one.assets(), CPU).fingerprints == one.fingerprints
+    older = {name: x for name, x in one.assets().items() if name not in ("data", "seen")}
+    assert of(task.restore(other, older, CPU).sets["test"]) == whole
+    everything = one.assets() | {"seen": torch.tensor(sorted(whole))}
+    with pytest.raises(UserError, match="was trained on all 6 test pictures"):
+        task.restore(other, everything, CPU)
+
+
+def test_what_is_in_both_parts_is_left_out_when_it_is_trained_and_when_it_is_scored(few, capsys, tmp_path):
+    shutil.copytree(few, tmp_path / "set")
+    place = tmp_path / "set" / "cifar-10-batches-py"
+    training, test = (pickle.loads((place / name).read_bytes()) for name in ("data_batch_1", "test_batch"))
+    test["data"][:7] = training["data"][10:17]
+    (place / "test_batch").write_bytes(pickle.dumps(test, 2))
+    flags = ["--data", str(tmp_path / "set"), *SMALL, "--model.latent", "4", "--fit.epochs", "1"]
+    assert main(["train", *flags, "--run", "r"]) == 0
+    out, found = evaluated("r", capsys)
+    assert found["pictures"] == 53 and "7 test pictures that the run was trained on left out" in out
+
+
+def test_a_classifier_is_never_chosen_on_what_its_autoencoder_was_trained_on(runs, few, tmp_path):
+    """Nor if that was trained on few of the pictures, or on the same under another name."""
+    flags = ["--data", few, *SMALL, "--data.held-out", "0.1", "--data.images", "70", "--model.latent", "4"]
+    assert main(["train", *flags, "--fit.epochs", "1", "--run", "some"]) == 0
+    shutil.copytree(few, tmp_path / "copy")
+
+    def begun(start, name, held_out):
+        config = Config(task="classify", data=Data(name, held_out=held_out), model=Model(start=str(start)))
+        return task.make(config, CPU)
+
+    for start, held_out, more in ((runs / "ae", 0.3, 0.4), ("some", 0.1, 0.3)):
+        seen = set(checkpoint.read(Path(start))["assets"]["seen"].tolist())
+        for name in ("start", few, str(tmp_path / "copy")):
+            for part in (held_out, held_out / 2):
+                one = begun(start, name, part)
+                assert of(one.sets["valid"]) <= seen and not of(one.sets["test"]) & seen
+            with pytest.raises(UserError, match=f"was trained on: give --data start --data.held-out {held_out}"):
+                begun(start, name, more)
+    older = checkpoint.load(Path("some/checkpoints/best.pt"))
+    del older["assets"]["chosen"]
+    torch.save(older, "some/checkpoints/best.pt")
+    assert len(begun("some", "start", 0.1).sets["valid"]) == 13
+    with pytest.raises(UserError, match="would validate"):
+        begun("some", "start", 0.3)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["x/a.png", "y/a.png", "z/a-1.png"],
+        ["a-1.png", "a.png", "a.jpg", "b/a-2.png", "A.png"],
+        ["a.png", "b/a.png", "a-1.png", "b/a-1.png", "a-1-1.png"],
+        ["a-1.png", "b/A-1.png", "a.png", "b/a.png", "c/a.png", "a-1-2.png"],
+        ["A-2.png", "a.png", "b/a.png", "c/a.png", "a-3.png", "a-4-1.png", "a-4.png", "b/a-4.png"],
+    ],
+)
+def test_no_two_restored_pictures_have_one_name_where_case_does_not_count(names):
+    found = task.targets(names)
+    assert len({name.lower() for name in found}) == len(names)
+    stems = [Path(name).stem.lower() for name in names]
+    for name, stem in zip(found, stems, strict=True):
+        assert name.lower().startswith(stem) and (stems.count(stem) > 1 or name.lower() == f"{stem}.png")
 
 
 def test_bad_input_is_one_line(runs, few, capsys, tmp_path):
@@ -266,6 +361,20 @@ def test_bad_input_is_one_line(runs, few, capsys, tmp_path):
         (["train", "--model.kind", "vq", "--model.latent", "50"], "16, 64 or 256"),
         (["train", "--data", few, "--model.kind", "vq", "--model.codes", "9000"], "model.codes 9000 is more than"),
         (["train", "--model.levels", "1"], "each at least 2"),
+        (["train", "--objective.kl", "5"], "objective.kl does nothing with model.kind ae"),
+        (["train", "--model.kind", "fsq", "--objective.warmup", "3"], "objective.warmup does nothing with"),
+        (["train", "--model.kind", "vae", "--objective.commitment", "1"], "or use --model.kind vq"),
+        (["train", "--model.codes", "64"], "model.codes does nothing with model.kind ae"),
+        (["train", "--model.kind", "vae", "--model.code", "4"], "model.code does nothing with model.kind vae"),
+        (["train", "--model.kind", "fsq", "--model.decay", "0.9"], "model.decay does nothing with model.kind fsq"),
+        (["train", "--model.no-restart"], "model.restart does nothing with model.kind ae"),
+        (["train", "--model.kind", "vq", "--model.levels", "4", "4"], "or use --model.kind fsq"),
+        (["train", "classify", start, runs / "ae", "--probe.features", "sample"], "has model.kind ae"),
+        (["train", "--model.width", "1000000000"], "more than 250,000,000"),
+        (["train", "--model.depth", "1001"], "model.depth must be at most 1,000, not 1,001"),
+        (["train", "--model.kind", "vq", "--model.codes", "9000000"], "model.codes must be at most 1,048,576"),
+        (["train", "--model.kind", "vq", "--model.code", "1000000000"], "more than 250,000,000"),
+        (["train", "classify", start, runs / "ae", "--probe.hidden", "1000000000"], "more than 250,000,000"),
         (["train", "--model.decay", "1"], "model.decay is a probability"),
         (["train", "--objective.mask", "1"], "objective.mask is a probability"),
         (["train", "--objective.kl", "nan"], "objective.kl must be at least 0"),

@@ -1,5 +1,8 @@
 """The models and the measures, held against references or slow, obvious versions."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +57,16 @@ def test_shapes_and_that_pictures_do_not_see_each_other(kind):
         whole = model(x)
         assert whole.shape == x.shape
         torch.testing.assert_close(model(x[2:3]), whole[2:3], rtol=1e-4, atol=1e-4)
+
+
+def test_weights_are_counted_as_they_are():
+    for kind, linear in itertools.product(("ae", "vae", "vq", "fsq"), (None, True, False)):
+        for latent, depth, width in ((16, 0, 3), (64, 1, 4), (256, 2, 2)):
+            config = Model(kind=kind, latent=latent, depth=depth, width=width, linear=linear, codes=24, code=5)
+            one = Autoencoder(config)
+            found = sum(weight.numel() for weight in one.parameters() if weight.dim() > 1)
+            found += one.book.seen.running_mean.numel() if kind == "vq" else 0
+            assert config.weights == found
 
 
 def test_training_begins_where_pca_ends():
@@ -351,7 +364,8 @@ def test_image_files_cost_their_whole_length(tmp_path):
     assert found["JPEG", 10]["bits"] == np.mean(sizes)
     assert found["JPEG", 1]["mse"] > found["JPEG", 40]["mse"] > 0
     files = [{"format": "X", "bits": 100.0, "mse": 0.02}, {"format": "X", "bits": 200.0, "mse": 0.01}]
-    assert yardsticks.at_bits(files, "X", 150) == pytest.approx(0.015)
+    assert yardsticks.at_bits(files, "X", 150) == pytest.approx(math.sqrt(0.02 * 0.01))
+    assert yardsticks.at_bits(files, "X", 200) == pytest.approx(0.01)
     assert yardsticks.at_bits(files, "X", 99) is None
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cifar_vae import pictures, show
 from cifar_vae.config import CLASSIFYING, Config, Model, Probe
-from cifar_vae.data import Dataset
+from cifar_vae.data import Dataset, marks
 from cifar_vae.model import Autoencoder
 from cifar_vae.restoring import AT_ONCE, NOISE, PARTS, words
 from etude import confusion, draw
@@ -31,7 +31,12 @@ REFERENCES = 20_000  # training latents that the other probes learn from, at mos
 
 
 class Start:
-    """A frozen autoencoder, and of which run it is."""
+    """A frozen autoencoder, and what it was trained on."""
+
+    chosen: Tensor | None = None
+    """of `seen`, the marks of what validated it; None where its run did not keep them, and in a classifier's assets"""
+    held_out = 0.0
+    """which part that was, while its run is at hand"""
 
     def __init__(self, model: Model, weights: dict[str, Tensor], data: str, seen: Tensor) -> None:
         self.config, self.weights, self.data, self.seen = model, weights, data, seen
@@ -59,7 +64,9 @@ class Start:
         if state["assets"].get("task") != "restore" or not isinstance(seen, Tensor):
             raise UserError(f"{folder} is not a run of cifar-vae: model.start takes that of an autoencoder")
         run.refuse_unfinished(folder)
-        return cls(config.model, state["model"], state["assets"]["data"], seen)
+        found = cls(config.model, state["model"], state["assets"]["data"], seen)
+        found.chosen, found.held_out = state["assets"].get("chosen"), config.data.held_out
+        return found
 
     @torch.inference_mode()
     def features(self, images: Tensor, what: str, where: torch.device) -> tuple[Tensor, Tensor]:
@@ -136,9 +143,12 @@ class Classifying(Classifier):
 
     metric, better = "accuracy", CLASSIFYING
 
-    def __init__(self, config: Config, start: Start, data: Dataset, where: torch.device) -> None:
+    def __init__(
+        self, config: Config, start: Start, data: Dataset, where: torch.device, trained_on: str, known: Tensor
+    ) -> None:
+        """`known`: the marks of what the probe itself was trained on or chosen by, in the data `trained_on`."""
         super().__init__(config, start, data.classes)
-        self.dataset, self.where = data, where
+        self.dataset, self.where, self.trained_on, self.known = data, where, trained_on, known
         self.sets = {"train": data.train, "valid": data.valid, "test": data.test}
         self.features: dict[Split, tuple[Tensor, Tensor]] = {}
         self.labels: dict[Split, Tensor] = {}
@@ -215,7 +225,8 @@ class Classifying(Classifier):
         return found
 
     def assets(self) -> dict[str, Any]:
-        return {"task": "classify", "classes": list(self.classes), "start": self.start.assets()}
+        known = {"data": self.trained_on, "seen": self.known}
+        return {"task": "classify", "classes": list(self.classes), "start": self.start.assets(), **known}
 
     def show(self, run: Run, when: str, step: int) -> None:
         """The same validation pictures each time; at the end also the confusion matrix and the worst mistakes."""
@@ -245,9 +256,28 @@ class Classifying(Classifier):
         return show.tiles(images, captions)
 
 
-def begun(config: Config, start: Start, data: Dataset, where: torch.device) -> Classifying:
+def refuse_start(config: Config, start: Start, data: Dataset) -> None:
+    """Raises UserError for an autoencoder that has no samples to see, or was trained on what would choose the probe."""
+    if config.probe.features == "sample" and start.config.kind != "vae":
+        raise UserError(
+            f"probe.features sample is of a vae: {config.model.start} has model.kind {start.config.kind}, give "
+            "--probe.features latent"
+        )
+    chosen = start.chosen
+    if chosen is None:  # of an older run: those of an equal part were, as far as can be told
+        chosen = start.seen if start.held_out == config.data.held_out else start.seen[:0]
+    valid = marks(data.valid.pictures)
+    learnt = np.isin(valid, start.seen.numpy()) & ~np.isin(valid, chosen.numpy())
+    if learnt.any():
+        raise UserError(
+            f"{learnt.sum():,} of the {len(valid):,} pictures that would validate are of those that "
+            f"{config.model.start} was trained on: give --data start --data.held-out {start.held_out}, or other --data"
+        )
+
+
+def begun(config: Config, start: Start, data: Dataset, where: torch.device, known: Tensor) -> Classifying:
     """The task with its data, and a probe that knows mean and covariance of what it sees."""
-    task = Classifying(config, start, data, where)
+    task = Classifying(config, start, data, where, data.name, known)
     task.model.begin(task.seen("train")[0][0].cpu())
     return task
 

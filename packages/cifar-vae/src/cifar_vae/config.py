@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from etude.config import Fit, Scores, absolute, at_least, keep_path, probabilities
 from etude.errors import UserError
@@ -12,6 +12,13 @@ SIDE = 32  # pixels; pictures of any other size are brought to 32 x 32
 VALUES = 3 * SIDE * SIDE  # numbers in a picture
 PUBLISHED = ("cifar10", "cifar100")
 MAPS = {16: 4, 64: 8, 256: 16}  # codes of vq and fsq -> the side of their map
+CODES = 2**20  # the most in a codebook or a grid
+WEIGHTS = 250_000_000  # the most: 1 GB of them, and three times that for AdamW
+DEEPEST = 1_000  # a module each: beyond it, building them takes longer than one waits
+ONLY = {  # knobs that one kind of model has, and which
+    "model": dict.fromkeys(("codes", "code", "decay", "restart"), "vq") | {"levels": "fsq"},
+    "objective": {"kl": "vae", "warmup": "vae", "commitment": "vq"},
+}
 RESTORING: Scores = {"loss": "lower", "mse": "lower", "psnr": "higher", "mse_image": "lower", "logcosh_image": "lower"}
 CLASSIFYING: Scores = {"loss": "lower", "accuracy": "higher", "macro_f1": "higher"}
 SCORES: Scores = {**RESTORING, **CLASSIFYING}
@@ -43,6 +50,13 @@ MEANINGS = {
     "accuracy": "the part of the pictures whose class was said rightly, from 0 to 1",
     "macro_f1": "F1 = 2 PR / (P + R) of precision P and recall R, mean over all classes; from 0 to 1",
 }
+
+
+def at_most(most: int, group: str, config: Any, *names: str) -> None:
+    """Raises UserError unless these fields of the group are at most so much."""
+    for name in names:
+        if (value := getattr(config, name)) > most:
+            raise UserError(f"{group}.{name} must be at most {most:,}, not {value:,}")
 
 
 @dataclass(frozen=True)
@@ -108,8 +122,31 @@ class Model:
             )
         if self.kind in ("ae", "vae") and self.latent > VALUES:
             raise UserError(f"model.latent {self.latent} is more than the {VALUES:,} numbers of a picture: lower it")
-        if not self.levels or min(self.levels) < 2 or math.prod(self.levels) > 2**20:
+        if not self.levels or min(self.levels) < 2 or math.prod(self.levels) > CODES:
             raise UserError(f"model.levels {self.levels}: each at least 2, and no more than 2^20 codes in all")
+        at_most(CODES, "model", self, "codes")
+        at_most(DEEPEST, "model", self, "depth")
+        if self.weights > WEIGHTS:
+            raise UserError(
+                f"this model has {self.weights:.1e} weights, more than {WEIGHTS:,}, which is what a machine can be "
+                "asked to hold: lower model.width, model.depth, model.latent or model.code"
+            )
+
+    @property
+    def weights(self) -> int:
+        """How many weights there are, without biases: of convolutions, bottleneck, linear path and codebook."""
+        whole = self.kind in ("ae", "vae")
+        width, side, last = (2 * self.width, 8, 4) if whole else (self.width, SIDE // 2, MAPS[self.latent])
+        found = width * (864 if whole else 156) + 36 * self.depth * width**2
+        while side > last:
+            found += 16 * width**2
+            width, side = 2 * width, side // 2
+            found += 36 * self.depth * width**2
+        size = self.latent if whole else self.code if self.kind == "vq" else len(self.levels)
+        found += size * width * (side**2 * (3 if self.kind == "vae" else 2) if whole else 10)
+        if not whole if self.linear is None else self.linear:
+            found += 2 * size * (VALUES if whole else 3 * (SIDE // side) ** 2)
+        return found + (self.codes * (1 + size) if self.kind == "vq" else 0)
 
     @property
     def book(self) -> int:
@@ -160,6 +197,12 @@ class Probe:
     def __post_init__(self) -> None:
         at_least(1, "probe", self, "hidden")
         at_least(0, "probe", self, "depth")
+        at_most(DEEPEST, "probe", self, "depth")
+        if self.hidden * (1 + max(self.depth - 1, 0) * self.hidden) > WEIGHTS:
+            raise UserError(
+                f"a probe of probe.depth {self.depth:,} and probe.hidden {self.hidden:,} has more than {WEIGHTS:,} "
+                "weights, which is what a machine can be asked to hold: lower one of them"
+            )
         probabilities("probe", self, "dropout")
 
 
@@ -193,6 +236,14 @@ class Config:
             raise UserError("the knobs of probe are for a classifier: train classify --model.start RUN")
         if self.model.kind == "vq" and self.fit.batch_size // self.fit.accumulate < 2:
             raise UserError("a codebook learns from at least 2 pictures at a time: raise fit.batch-size")
+        kind = self.model.kind
+        for group, given, default in (("model", self.model, Model()), ("objective", self.objective, Objective())):
+            for name, only in ONLY[group].items():
+                if kind != only and getattr(given, name) != getattr(default, name):
+                    raise UserError(
+                        f"{group}.{name} does nothing with model.kind {kind}: keep its default, or use "
+                        f"--model.kind {only}"
+                    )
 
 
 @dataclass(frozen=True)

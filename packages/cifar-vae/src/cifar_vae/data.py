@@ -208,6 +208,11 @@ def square(picture: Image.Image) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
 
 
+def seen(found: Dataset) -> np.ndarray:
+    """The marks of all that a run with these data is trained on or chosen by, sorted, int64 [N]."""
+    return np.sort(marks(np.concatenate([found.train.pictures, found.valid.pictures])))
+
+
 def marks(pictures: np.ndarray) -> np.ndarray:
     """A number for the content of each picture [N, 3, 32, 32], int64 [N]; by it a picture is known again."""
     words = np.ascontiguousarray(pictures).reshape(len(pictures), -1).view(np.uint64)

@@ -83,6 +83,11 @@ class Restoring(Restorer):
     def fingerprints(self) -> dict[str, str]:
         return {name: fingerprint(part.pictures, part.classes) for name, part in self.sets.items()}
 
+    @cached_property
+    def chosen(self) -> Tensor:
+        """The marks of the validation part: of `seen`, what a classifier may be chosen by."""
+        return torch.from_numpy(np.sort(marks(self.sets["valid"].pictures)))
+
     def plan(self, split: Split, epoch: int, batch_size: int) -> list[np.ndarray]:
         n = len(self.sets[split])
         order = draw.shuffled(n, self.config.fit.seed, epoch) if split == "train" else np.arange(n)
@@ -153,7 +158,8 @@ class Restoring(Restorer):
         return found
 
     def assets(self) -> dict[str, Any]:
-        return {"task": "restore", "data": self.trained_on, "classes": list(self.dataset.classes), "seen": self.seen}
+        known = {"data": self.trained_on, "seen": self.seen, "chosen": self.chosen}
+        return {"task": "restore", "classes": list(self.dataset.classes), **known}
 
     def show(self, run: Run, when: str, step: int) -> None:
         """The same validation pictures each time: before training, after epochs 1, 2, 4, 8, ..., and at the end."""
@@ -349,14 +355,13 @@ def verdicts(task: Restoring, found: dict[str, float], result: dict[str, Any]) -
     return lines
 
 
-def begun(config: Config, data: Dataset, where: torch.device) -> Restoring:
+def begun(config: Config, data: Dataset, where: torch.device, seen: Tensor) -> Restoring:
     """The task with its data, and a model that begins where principal components and k-means end."""
     if config.model.kind == "vq" and config.model.codes > len(data.train) * config.model.latent:
         raise UserError(
             f"model.codes {config.model.codes} is more than the {len(data.train):,} training pictures have places: "
             "lower it"
         )
-    seen = torch.from_numpy(np.sort(marks(np.concatenate([data.train.pictures, data.valid.pictures]))))
-    task = Restoring(config, data, where, config.data.name, seen)
+    task = Restoring(config, data, where, data.name, seen)
     task.model.begin(pictures.plain(torch.from_numpy(data.train.pictures[:BEGIN])), config.fit.seed)
     return task

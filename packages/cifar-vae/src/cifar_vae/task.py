@@ -25,8 +25,14 @@ from etude.train.totals import Totals
 def make(config: Config, where: torch.device) -> Task:
     if config.task == "classify":
         start = Start.of_run(Path(config.model.start))
-        return classifying.begun(config, start, data.load(meant(config, start)), where)
-    return restoring.begun(config, data.load(config.data), where)
+        found = data.load(meant(config, start))
+        classifying.refuse_start(config, start, found)
+        seen = torch.from_numpy(data.seen(found))
+        found = unseen(found, (start.data, start.seen), (found.name, seen))
+        return classifying.begun(config, start, found, where, seen)
+    found = data.load(config.data)
+    seen = torch.from_numpy(data.seen(found))
+    return restoring.begun(config, unseen(found, (found.name, seen)), where, seen)
 
 
 def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Restorer | Classifier:
@@ -40,11 +46,13 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
                 f"this run knows the {len(classes)} classes {', '.join(classes[:3])} ..., but {found.name} has the "
                 f"{len(found.classes)} classes {', '.join(found.classes[:3])} ...: give another --data"
             )
-        return Classifying(config, start, unseen(found, start.data, start.seen), where)
+        trained_on, seen = assets.get("data", ""), assets.get("seen", start.seen[:0])  # older runs have neither
+        found = unseen(found, (start.data, start.seen), (trained_on, seen))
+        return Classifying(config, start, found, where, trained_on, seen)
     trained_on, seen = assets["data"], assets["seen"]
     if where is None:
         return Restorer(config, trained_on, seen)
-    return Restoring(config, unseen(data.load(config.data), trained_on, seen), where, trained_on, seen)
+    return Restoring(config, unseen(data.load(config.data), (trained_on, seen)), where, trained_on, seen)
 
 
 def meant(config: Config, start: Start) -> Data:
@@ -52,14 +60,16 @@ def meant(config: Config, start: Start) -> Data:
     return dataclasses.replace(config.data, name=start.data) if config.data.name == "start" else config.data
 
 
-def unseen(found: Dataset, trained_on: str, seen: Tensor) -> Dataset:
-    """Other data than a run was trained on, their test part without what the run was trained on or chosen by.
+def unseen(found: Dataset, *learnt: tuple[str, Tensor]) -> Dataset:
+    """Data, their test part without what a run, or its autoencoder, was trained on or chosen by.
 
-    Raises UserError if nothing is left.
+    `learnt`: of each of them the data's name and the marks. Raises UserError if nothing is left.
     """
-    if found.name == trained_on and found.name in ("sample", *PUBLISHED):  # of which the test part is one
+    fixed = ("sample", *PUBLISHED)  # of which the test part is one
+    seen = [marks.numpy() for name, marks in learnt if found.name != name or name not in fixed]
+    if not seen:
         return found
-    known = np.isin(data.marks(found.test.pictures), seen.numpy())
+    known = np.isin(data.marks(found.test.pictures), np.concatenate(seen))
     if known.all():
         raise UserError(f"the run was trained on all {len(known):,} test pictures of {found.name}: give other --data")
     if not known.any():
@@ -99,13 +109,21 @@ def predict(task: Restorer | Classifier, inputs: list[str], folder: str = "resto
 
 
 def targets(inputs: list[str]) -> list[str]:
-    """The names of restored pictures: that of the file, with a number if several have it."""
+    """The names of restored pictures: that of the file, with a number if several have it. No two differ by case only.
+
+    A number that would make the name of another is passed over.
+    """
     stems = [Path(name).stem for name in inputs]
-    times, seen = Counter(stem.lower() for stem in stems), Counter[str]()
+    times, last = Counter(stem.lower() for stem in stems), Counter[str]()
+    taken = {stem for stem, count in times.items() if count == 1}
     found = []
     for stem in stems:
-        seen[stem.lower()] += 1
-        found.append(f"{stem}.png" if times[stem.lower()] == 1 else f"{stem}-{seen[stem.lower()]}.png")
+        name = stem
+        while times[stem.lower()] > 1 and (name == stem or name.lower() in taken):
+            last[stem.lower()] += 1
+            name = f"{stem}-{last[stem.lower()]}"
+        taken.add(name.lower())
+        found.append(f"{name}.png")
     return found
 
 

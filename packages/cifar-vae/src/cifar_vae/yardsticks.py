@@ -186,12 +186,13 @@ def known(train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
 def at_bits(points: list[dict[str, Any]], kind: str, bits: float) -> float | None:
     """The error of a kind of file, or of the transform code, at so many bits, between its points.
 
-    None if it does not get that small.
+    Its logarithm is interpolated, as high rates make that a line in bits (Gersho & Gray 1992, chapter 8): the error
+    itself is convex, and a line between its points lies above it. None if it does not get that small.
     """
-    found = sorted((p["bits"], p["mse"]) for p in points if p["format"] == kind)
+    found = sorted((p["bits"], max(p["mse"], 1e-12)) for p in points if p["format"] == kind)
     if not found or not found[0][0] <= bits <= found[-1][0]:
         return None
-    return float(np.interp(bits, [b for b, _ in found], [error for _, error in found]))
+    return math.exp(np.interp(bits, [b for b, _ in found], [math.log(error) for _, error in found]))
 
 
 def entropy(counts: np.ndarray) -> float:
