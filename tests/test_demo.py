@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -18,6 +19,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from etude import cli
 from etude.demo import command
+from etude.demo.page import Demo
 from etude.demo.server import Server
 from etude.errors import UserError
 from etude.language.task import Writer
@@ -352,7 +354,7 @@ def test_a_run_that_is_none_is_refused(trained, capsys, tmp_path):
 def test_the_newest_finished_run_is_taken(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     package = package_of("names-rnn")
-    assert command.newest(package) is None
+    assert command.finished(package) == [] and command.newest(package) is None
     for n, name in enumerate(("study/old", "new", "unfinished")):
         folder = tmp_path / "runs/names-rnn" / name
         (folder / "checkpoints").mkdir(parents=True)
@@ -360,9 +362,31 @@ def test_the_newest_finished_run_is_taken(tmp_path, monkeypatch):
             (folder / file).write_text("{}")
         os.utime(folder / "result.json", (n, n))
     (folder / "result.json").unlink()
-    assert command.newest(package).name == "new"
+    assert [one.name for one in command.finished(package)] == ["new", "old"]
     os.utime("runs/names-rnn/study/old/result.json", (9, 9))
-    assert command.newest(package).name == "old"
+    assert command.finished(package)[0].name == "old"
+
+
+@pytest.mark.parametrize("task", ["imdb-rnn", "qa-category"])
+def test_a_language_model_that_is_newer_is_passed_over(trained, task, monkeypatch, capsys):
+    """As `train language` leaves it, from which the next run is to start."""
+    package, folder = package_of(task), trained(task)
+    monkeypatch.chdir(folder.parents[2])
+    words = "--task language --language.embedding 8 --language.units 8 --fit.epochs 1".split()
+    later = folder.with_name("language")
+    assert cli.main(package, ["train", *words, "--run", str(later)]) == 0
+    os.utime(later / "result.json", (2e9, 2e9))
+    try:
+        capsys.readouterr()
+        found, shown = command.newest(package)
+        assert found.name == "one" and isinstance(shown, Demo)
+        (line,) = capsys.readouterr().out.splitlines()
+        assert line.startswith(f"demo     not of {Path('runs', task, 'language')}: this run is a language model")
+        (folder / "result.json").rename(folder / "hidden.json")
+        assert command.newest(package) is None
+        (folder / "hidden.json").rename(folder / "result.json")
+    finally:
+        shutil.rmtree(later)
 
 
 def test_it_says_its_address_in_one_line_and_ctrl_c_ends_it_quietly(trained):

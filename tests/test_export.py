@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,19 +15,22 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+import yaml
 from huggingface_hub import ModelCard
 from safetensors.numpy import load_file
 
+import cifar_vae.config
 import cnn_emnist.config
 import grad_flow.config
 import names_rnn.config
-from etude import cli
+from etude import cli, tested
 from etude.config import parse
 from etude.errors import UserError
 from etude.export import card, folder
 from etude.export.plain import from_plain, to_plain
 
 NAMES, LETTERS, DENSE = names_rnn.config.PACKAGE, cnn_emnist.config.PACKAGE, grad_flow.config.PACKAGE
+PICTURES = cifar_vae.config.PACKAGE
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +92,31 @@ def test_predicts_and_embeds_the_same(run, exported, capsys, tmp_path):
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
 
 
+def test_it_is_scored_in_the_precision_of_the_run(run, tmp_path, capsys):
+    """Even where auto would be another one here."""
+    other, out = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(run, other)
+    starts = json.loads((other / "environment.json").read_text())
+    starts[0]["precision"] = "fp32" if starts[0]["precision"] == "bf16" else "bf16"
+    (other / "environment.json").write_text(json.dumps(starts))
+    config = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(re.sub("precision: fp32", "precision: auto", config))
+    assert cli.main(NAMES, ["export", str(other), str(out)]) == 0
+    code, of_run = said(capsys, NAMES, "evaluate", str(other))
+    assert code == 0
+    code, of_export = said(capsys, NAMES, "evaluate", str(out))
+    assert code == 0
+    device, scores = of_run.out.splitlines()[2], json.loads(of_run.out.splitlines()[-1])
+    assert f", {starts[0]['precision']} (as the run began" in device
+    assert of_export.out.splitlines()[2] == device
+    assert json.loads(of_export.out.splitlines()[-1]) | {tested.MARK: None} == scores | {tested.MARK: None}
+
+
 def test_the_card_is_one(run, exported):
-    card = ModelCard.load(exported / "README.md")
+    """By what the hub's library checks itself, as it reads it; its `validate` asks the hub."""
+    card = ModelCard.load(exported / "README.md", ignore_metadata_errors=False)
+    front = yaml.safe_load((exported / "README.md").read_text().split("---\n")[1])
+    assert card.data.to_dict() == front == ModelCard(str(card)).data.to_dict()
     test = json.loads((run / "test.json").read_text())
     results = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert results["accuracy"] == test["accuracy"]
@@ -179,6 +206,7 @@ def changed(exported, folder, name, how):
         ("config.json", lambda data: data.replace(b"names-rnn", b"cnn-emnist"), "is a model of cnn-emnist"),
         ("config.json", lambda data: data.replace(b'"hidden": 16', b'"hidden": 17'), "does not fit"),
         ("config.json", lambda data: b"[]", "config.json cannot be read"),
+        ("config.json", lambda data: re.sub(rb'\n "precision": "\w+"', b'\n "precision": "odd"', data), "no precision"),
         ("assets.json", lambda data: b'{"$nothing": 1}', "cannot be read"),
     ],
 )
@@ -203,8 +231,9 @@ def test_a_changed_model_is_not_taken_for_the_one_before(exported, tmp_path, cap
     [
         (LETTERS, ["--model.channels", "4"], (28, 28)),
         (DENSE, ["--model.depth", "3"], (8, 8)),
+        (PICTURES, ["--data.images", "300", "--model.width", "8", "--model.latent", "12"], (3, 32, 32)),
     ],
-    ids=["cnn-emnist", "grad-flow"],
+    ids=["cnn-emnist", "grad-flow", "cifar-vae"],
 )
 def test_onnx_says_what_the_model_says(package, flags, shape, cache, tmp_path, capsys):
     folder, out = tmp_path / "run", tmp_path / "out"

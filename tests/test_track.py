@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 
 import pytest
 
 import names_rnn.config
 from etude import cli, torch_private
+from etude.errors import UserError
 from etude.events import EventFile
+from etude.track import trackers
 from etude.track.follow import Followed
 
 NAMES = names_rnn.config.PACKAGE
@@ -69,6 +72,14 @@ def in_mlflow(tmp_path):
     return client, found
 
 
+def times(run):
+    """When a run began and ended by its own files, as MLflow has it, in milliseconds."""
+    (start,) = json.loads((run / "environment.json").read_text())
+    files = sorted((run / "tb").glob("events.out.tfevents.*"))
+    last = max(event.wall_time for file in files for event in torch_private.EventLoader(str(file)).Load())
+    return 1000 * int(datetime.fromisoformat(start["started"]).timestamp()), int(1000 * last)
+
+
 def of_curves(history):
     """Without the numbers of the end."""
     ends = ("best_epoch", "seconds", "parameters")
@@ -89,6 +100,7 @@ def test_mlflow(run, tmp_path):
         test = json.loads((run / "test.json").read_text())
         assert history["accuracy/test"] == [(max(curves(run)["step/loss"]), test["accuracy"])]
         assert one.info.status == "FINISHED"
+        assert (one.info.start_time, one.info.end_time) == times(run)  # of the run, not of the sending
         shown = {file.path for file in client.list_artifacts(one.info.run_id, "samples")}
         assert "samples/confusion.png" in shown
         again = track(run, "--to", "mlflow", "--uri", uri)
@@ -202,6 +214,23 @@ def test_wandb_offline(run, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [("UsageError", "set WANDB_API_KEY, or set"), ("CommError", "see that there is a network, or set")],
+)
+def test_wandb_says_what_is_missing(run, monkeypatch, error, told):
+    """A key that is set is not advised, where only the network is not there."""
+    import wandb
+
+    def refuse(**_):
+        raise getattr(wandb.errors, error)("no such\nthing")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(UserError, match=rf"^W&B cannot be used \(no such thing\): {told} WANDB_MODE=offline$"):
+        trackers.Wandb("names-rnn").begin(Followed(run, "names-rnn", "run"))
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_trackio(run, tmp_path):
     read = "import json, sys; from trackio.sqlite_storage import SQLiteStorage as S\n"
     read += "print(json.dumps({name: S.get_logs('names-rnn', name) for name in S.get_runs('names-rnn')}, default=str))"
@@ -234,6 +263,8 @@ def test_a_study(tmp_path):
     assert {one.data.tags.get("etude.setting") for one, _ in found.values()} == {"hidden=4", "hidden=8", None}
     assert len(found) == 5
     verdicts = found["study study"][0]
+    assert verdicts.info.start_time == int(1000 * (place / "study.yaml").stat().st_mtime) <= verdicts.info.end_time
+    assert verdicts.info.end_time <= 1000 * (place / "results.csv").stat().st_mtime + 1000
     assert "hidden=8 > hidden=4" in verdicts.data.tags["mlflow.note.content"]
     assert {file.path for file in client.list_artifacts(verdicts.info.run_id)} >= {"results.csv", "results.md"}
 

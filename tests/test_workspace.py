@@ -441,6 +441,8 @@ def test_readme(package):
     """Every command that a README shows names a package that is there, and something that it can do."""
     names = {task.name for task in TASKS}
     shown = 0
+    first = (package / "README.md").read_text("utf-8").split("```")[1]
+    assert package == ROOT or all(f"\n{package.name} {verb} " in first for verb in ("demo", "export", "track"))
     for words in map(str.split, fenced(package / "README.md")):
         if words[:2] == ["uv", "run"] and "--package" in words:
             words = words[words.index("--package") + 1 :]

@@ -213,5 +213,5 @@ def test_what_is_no_cluster_is_one_line(words: str, line: str) -> None:
 
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(cluster.UserError, match=r"--ray needs Ray, .*: pip install 'etude-study\[ray\]'"):
+    with pytest.raises(cluster.UserError, match=r"--ray needs Ray, .*: uv sync --all-packages, or pip install ray"):
         cluster.Cluster("auto").connect()

@@ -329,7 +329,7 @@ def run_folder(package: Package, given: str) -> Path:
         return folder
     for entry in entry_points(group="etude.models"):
         return Path(entry.load()(package, given))
-    raise UserError(f"{given} is an exported model: pip install etude-export, which reads it")
+    raise UserError(f"{given} is an exported model; what reads it is not installed: uv sync --all-packages")
 
 
 def inputs_of(takes: Parser, words: list[str]) -> Namespace:

@@ -20,8 +20,8 @@ from etude.signals import watch_signals
 
 HELP = """\
 Opens a page in the browser where the best checkpoint of a run answers while one plays. Without RUN it takes the newest
-finished run below runs/{name}, and trains one on the sample if there is none. The page is served on this machine alone;
-its address contains a secret, and is of no use without it. Ctrl-C ends it."""
+finished run below runs/{name} that has a page, and trains one on the sample if there is none. The page is served on
+this machine alone; its address contains a secret, and is of no use without it. Ctrl-C ends it."""
 
 
 def main(package: Package, words: list[str], _call: str) -> int:
@@ -38,32 +38,55 @@ def main(package: Package, words: list[str], _call: str) -> int:
         raise UserError(f"--port {given.port} is no port: give a number from 0 to 65535")
     if find_spec(f"{package.module}.demo") is None:
         raise UserError(f"{package.name} has no demo: see what its `predict` does")
-    folder = newest(package) if given.run is None else cli.run_folder(package, given.run)
-    if folder is None:
+    if given.run is not None:
+        folder = cli.run_folder(package, given.run)
+        shown = page(package, folder)
+    elif found := newest(package):
+        folder, shown = found
+    else:
         from etude.train import run
 
         folder = run.new_folder(package.name)
-        print(f"demo     there is no finished run in runs/{package.name} yet: training one on the sample", flush=True)
+        none = f"there is no finished run in runs/{package.name} that has a page"
+        print(f"demo     {none}: training one on the sample", flush=True)
         if code := cli.train(package, ["--run", str(folder)]):
             return code
-    return serve(package, folder, given.host, given.port, not given.no_browser)
+        shown = page(package, folder)
+    return serve(package, folder, shown, given.host, given.port, not given.no_browser)
 
 
-def newest(package: Package) -> Path | None:
-    """The run below runs/PACKAGE that ended last, those of studies included; None if none has."""
+def page(package: Package, folder: Path) -> Any:
+    """The `Demo` of a run. Raises UserError if it has none, as that of a language model."""
+    return import_module(f"{package.module}.demo").demo(cli.restored(package, folder))
+
+
+def newest(package: Package) -> tuple[Path, Any] | None:
+    """The run below runs/PACKAGE that ended last of those that have a page, and that; says which have none.
+
+    None if there is none.
+    """
+    for folder in finished(package):
+        try:
+            return folder, page(package, folder)
+        except UserError as error:
+            print(f"demo     not of {folder}: {error}", flush=True)
+    return None
+
+
+def finished(package: Package) -> list[Path]:
+    """The runs below runs/PACKAGE that have ended, those of studies included, the last first."""
     ended = []
     for file in Path("runs", package.name).rglob("result.json"):
         with suppress(OSError):  # it is being deleted, or not ours
             if (file.parent / "checkpoints/best.pt").is_file() and (file.parent / "config.yaml").is_file():
                 ended.append((file.stat().st_mtime, file.parent))
-    return max(ended)[1] if ended else None
+    return [folder for _, folder in sorted(ended, reverse=True)]
 
 
-def serve(package: Package, folder: Path, host: str, port: int, browser: bool) -> int:
+def serve(package: Package, folder: Path, demo: Any, host: str, port: int, browser: bool) -> int:
     """Serves the page until Ctrl-C."""
     from etude.demo.server import Server
 
-    demo = import_module(f"{package.module}.demo").demo(cli.restored(package, folder))
     try:
         server = Server(demo, told(package, folder), host, port)
     except OSError as error:

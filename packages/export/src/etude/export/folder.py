@@ -27,6 +27,7 @@ from etude.export.plain import from_plain, to_plain
 from etude.package import Package
 from etude.train import run
 from etude.train.checkpoint import State
+from etude.train.device import DTYPES
 
 CONFIG, WEIGHTS, ASSETS = FILES = "config.json", "model.safetensors", "assets.json"
 FORMAT = 1
@@ -53,6 +54,7 @@ def contents(package: Package, folder: Path, state: State, config: Any) -> dict[
         "epoch": state.get("epoch"),
         "valid": state.get("valid"),
         "fingerprints": state.get("fingerprints"),
+        "precision": run.first_start(folder).get("precision"),
         "config": finite(config),
     }
     whole = {name: tensor.contiguous().clone() for name, tensor in {**weights, **tensors}.items()}  # none shares memory
@@ -99,18 +101,21 @@ def opened(package: Package, given: str) -> Path:
             content[name] = file.read_bytes()
         except OSError as error:
             raise UserError(f"{file} cannot be read ({files.why(error)}): {AGAIN}") from None
-    config, state = parsed(package, given, content)
+    config, state, precision = parsed(package, given, content)
     digest = hashlib.blake2b(b"".join(content.values()), digest_size=8).hexdigest()
     name = re.sub(r"[^\w.-]", "_", given.rstrip("/\\").replace("\\", "/").rpartition("/")[2])  # for people
     place = cache() / "models" / f"{name}-{digest}"
     if not (place / "config.yaml").is_file() or not (place / "checkpoints/best.pt").is_file():
         with files.reported(f"{place} cannot be written", "free the user's cache folder, or make it writable"):
-            make(place, config, state)
+            make(place, config, state, precision)
     return place
 
 
-def parsed(package: Package, given: str | Path, content: dict[str, bytes]) -> tuple[Any, State]:
-    """The configuration, as plain data, and the checkpoint of an exported model. Raises UserError if it is none."""
+def parsed(package: Package, given: str | Path, content: dict[str, bytes]) -> tuple[Any, State, str | None]:
+    """Of an exported model the configuration, as plain data, the checkpoint, and the precision it was trained in.
+
+    The last is None where that is not known. Raises UserError if it is no such model.
+    """
     name = CONFIG
     try:
         told = json.loads(content[CONFIG])
@@ -123,6 +128,9 @@ def parsed(package: Package, given: str | Path, content: dict[str, bytes]) -> tu
         if told.get("format") != FORMAT:
             other = f"{given} has format {told.get('format')}, this version reads {FORMAT}"
             raise UserError(f"{other}: install the one that it was made by")
+        precision = told.get("precision")
+        if precision is not None and precision not in DTYPES:
+            raise ValueError(f"{precision!r} is no precision")
         name = WEIGHTS
         tensors = load(content[WEIGHTS])
         name = ASSETS
@@ -131,11 +139,11 @@ def parsed(package: Package, given: str | Path, content: dict[str, bytes]) -> tu
         state["model"] = {key.removeprefix("model."): x for key, x in tensors.items() if key.startswith("model.")}
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{given}: {name} cannot be read ({files.reason(error)}): {AGAIN}") from None
-    return told["config"], state
+    return told["config"], state, precision
 
 
-def make(place: Path, config: Any, state: State) -> None:
-    """Writes a run folder, whole or not at all."""
+def make(place: Path, config: Any, state: State, precision: str | None) -> None:
+    """Writes a run folder, whole or not at all; `precision`, if known, as that of its first start."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +152,8 @@ def make(place: Path, config: Any, state: State) -> None:
         (work / "checkpoints").mkdir()
         files.write(work / "checkpoints/best.pt", buffer.getbuffer())
         files.write(work / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+        if precision is not None:
+            files.write(work / "environment.json", as_json([{"precision": precision}]))
         try:
             shutil.rmtree(place, ignore_errors=True)  # what somebody has left of it
             work.rename(place)

@@ -145,7 +145,7 @@ class Cluster:
         try:
             import ray
         except ModuleNotFoundError as error:
-            raise UserError("--ray needs Ray, which is not installed: pip install 'etude-study[ray]'") from error
+            raise UserError("--ray needs Ray, which is missing: uv sync --all-packages, or pip install ray") from error
         try:
             if self.address != "auto":  # Ray would try for a minute, and say so in many lines
                 host, _, port = self.address.rpartition(":")

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +57,8 @@ class Followed:
     """points that a resumed run has done again with another outcome"""
     samples: dict[Path, int] = field(default_factory=dict)
     """when each was written, in nanoseconds"""
+    latest: float = 0.0
+    """when the last that was read of the event files was written, in seconds since 1970"""
 
     def __post_init__(self) -> None:
         """Raises UserError if it is no run folder, or of another task."""
@@ -77,6 +80,19 @@ class Followed:
         first = json.dumps([self.package, self.start, self.config], sort_keys=True, default=str)
         return hashlib.blake2b(first.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
+    def began(self) -> float:
+        """When it was started first, in seconds since 1970."""
+        try:
+            return datetime.strptime(str(self.start.get("started")), "%Y-%m-%dT%H:%M:%S%z").timestamp()
+        except ValueError:  # it does not say
+            return (self.folder / "config.yaml").stat().st_mtime
+
+    def ended(self) -> float:
+        """When the last of its `points` was written, in seconds since 1970, which a copy of the folder says, too."""
+        names = ("result.json", "metrics.jsonl", "config.yaml")
+        there = (file for name in names if (file := self.folder / name).exists())
+        return self.latest or next(there).stat().st_mtime
+
     def points(self) -> list[Point]:
         """What the event files have beyond the last time, in the order of writing, of all that is a finite number.
 
@@ -87,6 +103,7 @@ class Followed:
             if file not in self.loaders:
                 self.loaders[file] = torch_private.EventLoader(str(file))
             for event in self.loaders[file].Load():
+                self.latest = max(self.latest, event.wall_time)
                 if event.HasField("session_log") and event.session_log.status == torch_private.SessionLog.START:
                     found = {key: point for key, point in found.items() if point.step < event.step}
                 for value in event.summary.value:

@@ -107,31 +107,35 @@ class Mlflow:
         there = self.find(run.id)
         if there is None:
             tags = {tag: value[:5000] for tag, value in about(run).items()}
-            there = self.client.create_run(self.experiment, run_name=run.name, tags=tags)
+            began = int(1000 * run.began())
+            there = self.client.create_run(self.experiment, start_time=began, run_name=run.name, tags=tags)
         id = there.info.run_id
         self.client.update_run(id, status="RUNNING")
         knobs = [Param(name, str(x)[:6000]) for name, x in run.config.items() if name not in there.data.params]
         for at in range(0, len(knobs), 100):
             self.client.log_batch(id, params=knobs[at : at + 100])
         history = {tag: self.client.get_metric_history(id, tag) for tag in there.data.metrics}
-        return MlflowEntry(self.client, id, {tag: max(p.step for p in points) for tag, points in history.items()})
+        return MlflowEntry(self.client, id, run, {tag: max(p.step for p in points) for tag, points in history.items()})
 
     def study(self, id: str, place: Path) -> None:
         there, name = self.find(id), place.resolve().name
         run = there.info.run_id if there else None
+        written = [int(1000 * file.stat().st_mtime) for file in study_files(place)]
         if run is None:
             tags = {"etude.id": id, "etude.study": name}
-            run = self.client.create_run(self.experiment, run_name=f"study {name}", tags=tags).info.run_id
+            made = self.client.create_run(self.experiment, min(written), tags, f"study {name}")
+            run = made.info.run_id
         for file in study_files(place):
             self.client.log_artifact(run, str(file))
         self.client.set_tag(run, "mlflow.note.content", verdicts(place)[:5000])
-        self.client.set_terminated(run, "FINISHED")
+        self.client.set_terminated(run, "FINISHED", max(written))
 
 
 @dataclass
 class MlflowEntry:
     client: Any
     run: str
+    folder: Followed
     marks: Marks
 
     def points(self, found: Sequence[Point]) -> None:
@@ -152,7 +156,8 @@ class MlflowEntry:
         new = [Metric(name, value, now, step) for name, value in scores.items() if there.get(name) != value]
         self.client.log_batch(self.run, metrics=new)
         if how != "running":
-            self.client.set_terminated(self.run, "FINISHED" if how == "finished" else "KILLED")
+            ended = max(int(1000 * self.folder.ended()), int(1000 * self.folder.began()))
+            self.client.set_terminated(self.run, "FINISHED" if how == "finished" else "KILLED", ended)
 
 
 class Wandb:
@@ -180,7 +185,9 @@ class Wandb:
             )
         except Exception as error:  # of its service, of the network, its own
             why = " ".join(str(error).split())[:200]
-            raise UserError(f"W&B cannot be used ({why}): set WANDB_API_KEY, or WANDB_MODE=offline") from None
+            who = isinstance(error, self.wandb.errors.UsageError | self.wandb.errors.AuthenticationError)
+            remedy = "set WANDB_API_KEY" if who else "see that there is a network"
+            raise UserError(f"W&B cannot be used ({why}): {remedy}, or set WANDB_MODE=offline") from None
 
     def begin(self, run: Followed) -> "WandbEntry":
         """W&B itself leaves out what comes before the last step that it has; offline it cannot, and a note does."""
