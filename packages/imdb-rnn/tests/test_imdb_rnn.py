@@ -246,6 +246,15 @@ def test_a_run_leaves_reviews_before_during_and_after(trained):
         (["--model.members", "0"], "model.members must be at least 1"),
         (["--model.share", "0"], "model.share"),
         (["--model.kind", "cnn", "--model.widths", "0"], "model.widths"),
+        (["--model.widths", "3"], "model.widths does nothing with kind lstm"),
+        (["--model.kind", "cnn", "--model.joining", "sum"], "model.joining does nothing with kind cnn"),
+        (["--model.kind", "cnn", "--model.pooling", "mean"], "model.pooling does nothing with kind cnn"),
+        (["--model.kind", "cnn", "--model.no-bidirectional"], "model.bidirectional does nothing with kind cnn"),
+        (["--model.rate", "0.5"], "give --model.start RUN"),
+        (["--model.hidden", "1000000000"], "weights"),
+        (["--model.layers", "1000000000"], "layers"),
+        (["--model.members", "1000000000"], "weights"),
+        (["--task", "language", "--language.units", "1000000000"], "weights"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_written(flags, message, capsys, tmp_path):
@@ -290,6 +299,18 @@ def test_a_run_can_be_evaluated_on_other_reviews(trained, tmp_path, monkeypatch,
         (tmp_path / "imdb/test" / kind).write_text("\n".join(known[kind == "positive" :: 2]))
     assert main(["evaluate", str(trained), "--data", "imdb"]) == 2
     assert "was trained on all 5 test reviews of imdb" in capsys.readouterr().err
+
+
+def test_a_run_is_not_scored_on_reviews_that_are_read_otherwise(trained, capsys):
+    for flags in (["--text.no-plain"], ["--text.max-length", "5"], ["--text.tokenizer", "bpe"], ["--held-out", "0.4"]):
+        capsys.readouterr()
+        assert main(["evaluate", str(trained), *flags]) == 2, flags
+        [line] = capsys.readouterr().err.splitlines()
+        assert "otherwise than the run, which was trained with" in line
+    assert (
+        main(["evaluate", str(trained), "--task", "language", "--model.embedding", "96", "--model.hidden", "96"]) == 2
+    )
+    assert "is of task classify" in capsys.readouterr().err
 
 
 @pytest.mark.real_data

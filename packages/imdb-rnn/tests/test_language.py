@@ -162,6 +162,36 @@ def test_other_reviews_are_scored_without_those_it_was_trained_on(start, home, c
     assert "kneser_ney" not in found
 
 
+def test_it_is_scored_with_its_own_words_or_not_at_all(start, home, capsys):
+    """Of no other part or way to read are words of the same number learnt, which would be taken for its own."""
+    assert main(["train", "language", *SMALL, "--data", "imdb", "--fit.epochs", "1", "--run", "run"]) == 0
+    flags = (
+        ["--held-out", "0.4"],
+        ["--unlabelled", "imdb-full"],
+        ["--text.no-plain"],
+        ["--text.tokenizer", "bpe"],
+        ["--text.vocabulary", "30"],
+    )
+    for more in flags:
+        capsys.readouterr()
+        assert main(["evaluate", "run", *more]) == 2, more
+        [line] = capsys.readouterr().err.splitlines()
+        assert "otherwise than the run, which was trained with" in line and f"leave {more[0][:6]}" in line
+    kept = checkpoint.read(Path("run"))["assets"]
+    one = task.restore(config.parse(Config, ["run/config.yaml"]), kept, CPU)
+    assert one.kept["tokenizer"] == kept["tokenizer"] and len(one.texts["train"]) == 54
+    assert "kneser_ney" in evaluated("run", capsys)[1]
+    with pytest.raises(UserError, match="the run is of task language, not classify: leave --task out"):
+        task.restore(Config(), kept, CPU)
+    # The first runs have not kept how they read; their words they have.
+    del kept["knobs"]
+    other = config.parse(Config, ["run/config.yaml", "--held-out", "0.4"])
+    again = task.restore(other, kept, CPU)
+    text = again.texts["test"][:3]
+    assert [x.tolist() for x in again.script.encode(text)] == [x.tolist() for x in one.script.encode(text)]
+    assert again.texts["train"] == [] and len(again.texts["test"]) == 60
+
+
 # -- classifiers that start from it
 
 

@@ -19,11 +19,12 @@ from names_rnn.letters import ASCII, UNKNOWN, Alphabet
 from names_rnn.model import Classifier, NGrams, RNNCell, turned
 
 CPU = torch.device("cpu")
-SMALL = ["--model.hidden", "24", "--model.embedding", "12", "--fit.lr", "1e-2", "--fit.batch-size", "256"]
+POINTS = ["--model.order", "embedding", "--model.embedding", "12"]
+SMALL = ["--model.hidden", "24", "--fit.lr", "1e-2", "--fit.batch-size", "256"]
 KINDS = [
     [],
     ["--model.cell", "rnn", "--model.pooling", "mean", "--model.reading", "backward"],
-    ["--model.cell", "own", "--model.layers", "2", "--model.reading", "both", "--model.order", "embedding"],
+    ["--model.cell", "own", "--model.layers", "2", "--model.reading", "both", *POINTS],
     ["--model.cell", "lstm", "--model.reading", "both", "--model.pooling", "max", "--model.widths", "2", "3"],
     ["--model.cell", "gru", "--model.layers", "2", "--model.pooling", "attention", "--model.ngrams", "3"],
 ]
@@ -55,7 +56,7 @@ def classifier(flags, letters=57, languages=5):
 # -- the promises of every task
 
 
-@pytest.mark.parametrize("flags", [["--model.order", "embedding"], [*BEST, "--data.letters", "unicode"]])
+@pytest.mark.parametrize("flags", [POINTS, [*BEST, "--data.letters", "unicode"]])
 def test_the_battery(flags, tmp_path):
     runs = tmp_path / "runs"
     runs.mkdir()
@@ -277,7 +278,7 @@ def test_languages_are_drawn_alike_or_as_frequent():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
-    flags = [*SMALL, "--fit.epochs", "4", "--fit.batch-size", "32", "--model.order", "embedding"]
+    flags = [*SMALL, "--fit.epochs", "4", "--fit.batch-size", "32", *POINTS]
     assert main(["train", "--run", str(folder), *flags]) == 0
     return folder
 
@@ -402,6 +403,9 @@ def test_a_name_that_cannot_be_read_is_refused(trained, names, message, capsys):
         (["--label-smoothing", "1"], "label-smoothing"),
         (["--logit-adjustment", "nan"], "logit-adjustment"),
         (["--model.hidden", "1000000000"], "weights"),
+        (["--model.layers", "1000000000"], "weights"),
+        (["--model.embedding", "12"], "does nothing with order one-hot"),
+        (["--model.channels", "12"], "give --model.widths"),
         (["--data", "nowhere/at/all"], "there is no folder"),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from etude import config, testing
+from etude.errors import UserError
 from etude.testing import check_task
 from etude.text.kneser_ney import KneserNey
 from etude.train import checkpoint
@@ -132,6 +133,16 @@ def test_data_divided_otherwise_are_scored_without_what_it_was_trained_on(start,
         out, found = evaluated(run, capsys, "--data.division", "1")
         assert f"(left out: {len(other) - both} that the run was trained or chosen on)" in out
         assert "Kneser-Ney" not in out and found.get("questions", both) == both
+
+
+def test_it_is_not_scored_on_questions_that_are_read_otherwise(start, capsys):
+    for flags in (["--text.no-lowercase"], ["--text.splitter", "spaces"], ["--text.splitter", "bpe"]):
+        capsys.readouterr()
+        assert main(["evaluate", str(start), *flags]) == 2, flags
+        [line] = capsys.readouterr().err.splitlines()
+        assert "otherwise than the run, which was trained with" in line
+    with pytest.raises(UserError, match="the run is of task language, not classify: leave --task out"):
+        task.restore(Config(), checkpoint.read(start)["assets"], CPU)
 
 
 # -- classifiers that start from it
@@ -290,7 +301,7 @@ def test_what_cannot_be_started_from_is_refused(start, capsys, tmp_path):
         (["--model.start", "language", "--data", "mixed.csv"], "test questions of mixed.csv"),
         (["--model.transfer", "frozen"], "give --model.start RUN"),
         (["--language.units", "7"], "train language"),
-        (["--task", "language", "--model.units", "7"], "a language model has those of language"),
+        (["--task", "language", "--model.hidden", "7"], "a language model has those of language"),
         (["--task", "language", "--data.labels", "0.5"], "leave data.labels out"),
         (["--task", "language", "--language.layers", "0"], "language.layers must be at least 1"),
         (["--task", "language", "--language.dropout", "1"], "language.dropout is a probability"),

@@ -14,18 +14,8 @@ from qa_category.__main__ import PACKAGE, main
 from qa_category.config import CLASSIFYING, Config, Data
 from qa_category.model import Classifier, Embedding
 
-SMALL = [
-    "--model.embedding",
-    "16",
-    "--model.units",
-    "12",
-    "--model.hidden",
-    "16",
-    "--fit.lr",
-    "1e-2",
-    "--fit.batch-size",
-    "400",
-]
+FIT = ["--fit.lr", "1e-2", "--fit.batch-size", "400"]
+SMALL = ["--model.embedding", "16", "--model.hidden", "16", *FIT]
 CPU = torch.device("cpu")
 KINDS = [
     ["--model.kind", "dan", "--model.norm", "batch"],
@@ -50,14 +40,16 @@ def write(name, text):
 
 def model_of(*flags, table=None, categories=5):
     torch.manual_seed(0)
-    settings = config.parse(Config, [*SMALL, *flags]).model
+    small = ["--model.units", "12"] if {"lstm", "cnn"} & {*flags} else ["--model.hidden", "16"]
+    settings = config.parse(Config, ["--model.embedding", "16", *small, *flags]).model
     return Classifier(settings, torch.zeros(50, 0) if table is None else table, categories)
 
 
 def test_the_battery(tmp_path):
     questions = write("questions.txt", "Is it safe for a newborn?\nHow long does delivery take?\n")
     (tmp_path / "runs").mkdir()
-    flags = [*SMALL, "--model.kind", "cnn", "--model.norm", "batch", "--model.spatial-dropout", "0.1"]
+    flags = ["--model.kind", "cnn", "--model.embedding", "16", "--model.units", "12", *FIT]
+    flags += ["--model.norm", "batch", "--model.spatial-dropout", "0.1"]
     check_task(dataclasses.replace(PACKAGE, scores=CLASSIFYING), flags, [questions], tmp_path / "runs")
 
 
@@ -181,7 +173,19 @@ def vectors_file():
 
 
 def test_a_run_on_vectors_predicts_alone_and_resumes(capsys):
-    flags = [*SMALL, "--vectors", vectors_file(), "--model.embeddings", "tuned", "--fit.epochs", "2", "--run", "run"]
+    flags = [
+        *FIT,
+        "--model.hidden",
+        "16",
+        "--vectors",
+        vectors_file(),
+        "--model.embeddings",
+        "tuned",
+        "--fit.epochs",
+        "2",
+        "--run",
+        "run",
+    ]
     assert main(["train", *flags]) == 0
     questions = write("q.txt", "is the zebra a quagga\nunheard-of words only, xyzzyness\n")
     capsys.readouterr()
@@ -250,6 +254,19 @@ def test_any_file_is_scored_without_what_the_run_was_trained_on(trained, capsys)
     assert "has no question that the run was not trained on" in capsys.readouterr().err
 
 
+def test_a_run_is_not_scored_on_questions_that_are_read_otherwise(trained, capsys):
+    for flags in (
+        ["--text.no-lowercase"],
+        ["--text.splitter", "bpe"],
+        ["--text.max-length", "3"],
+        ["--data.labels", "0.5"],
+    ):
+        capsys.readouterr()
+        assert main(["evaluate", str(trained), *flags]) == 2, flags
+        [line] = capsys.readouterr().err.splitlines()
+        assert "otherwise than the run, which was trained with" in line and f"leave {flags[0][:6]}" in line
+
+
 def test_a_run_leaves_questions_and_pictures(trained):
     found = {file.stem for file in (trained / "samples").iterdir()}
     assert {"most-wrong", "questions-end", "questions-epoch-000", "confusion", "lengths"} <= found, found
@@ -274,7 +291,21 @@ def test_an_empty_question_is_told_with_its_line(trained, capsys):
         (["--vectors", "./v.txt", "--model.embeddings", "tuned"], "v.txt cannot be read"),
         (["--model.rate", "0"], "model.rate"),
         (["--model.pooling", "last"], "--model.kind lstm"),
-        (["--model.widths", "0"], "model.widths"),
+        (["--model.kind", "cnn", "--model.widths", "0"], "model.widths"),
+        (["--model.kind", "cnn", "--model.rate", "0.1"], "model.rate does nothing with embeddings random"),
+        (["--model.unknown", "mean"], "model.unknown does nothing without vectors"),
+        (["--vectors", "./v.txt", "--model.embeddings", "frozen", "--model.embedding", "7"], "model.embedding does"),
+        (["--model.kind", "lstm", "--model.hidden", "7"], "model.hidden does nothing with kind lstm"),
+        (["--model.kind", "lstm", "--model.residual"], "model.residual does nothing with kind lstm"),
+        (["--model.kind", "cnn", "--model.residual"], "add --model.arrangement sequence"),
+        (["--model.kind", "cnn", "--model.layers", "2"], "model.layers does nothing with kind cnn"),
+        (["--model.units", "7"], "model.units does nothing with kind dan"),
+        (["--model.widths", "2"], "model.widths does nothing with kind dan"),
+        (["--model.kind", "lstm", "--model.units", "1000000000"], "weights"),
+        (["--model.hidden", "1000000000"], "weights"),
+        (["--model.embedding", "1000000000"], "weights"),
+        (["--model.kind", "lstm", "--model.layers", "1000000000"], "layers"),
+        (["--task", "language", "--language.units", "1000000000"], "weights"),
         (["--model.dropout", "1"], "model.dropout"),
     ],
 )

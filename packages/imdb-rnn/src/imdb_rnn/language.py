@@ -35,18 +35,23 @@ def marks(texts: list[str]) -> np.ndarray:
 
 
 def make(config: Config) -> Speaking:
-    dataset = data.load(config.data, config.division, config.held_out)
-    texts, left = data.unlabelled(config.unlabelled, dataset)
-    tokenizer = reading.learnt(texts, config.text)
-    trained = np.unique(marks(texts))
-    seen = np.union1d(trained, marks(dataset.valid.texts))
+    parts, told = parts_of(config, data.load(config.data, config.division, config.held_out))
+    tokenizer = reading.learnt(parts["train"], config.text)
+    trained = np.unique(marks(parts["train"]))
+    seen = np.union1d(trained, marks(parts["valid"]))
     kept = {"tokenizer": tokenizer.state(), "trained": torch.from_numpy(trained), "seen": torch.from_numpy(seen)}
-    kept |= {"data": config.data, "division": config.division}
-    told = f"{config.data}, {len(texts):,} reviews to train, those of {config.unlabelled} among them"
-    told = told if config.unlabelled != "none" else f"{config.data}, {len(texts):,} reviews to train"
-    told += f" (left out: {left:,} that stand in a held-out part), {len(dataset.valid.texts):,} to validate"
-    parts: dict[Split, list[str]] = {"train": texts, "valid": dataset.valid.texts, "test": dataset.test.texts}
-    return speaking(config, kept, parts, f"{told}, {len(dataset.test.texts):,} to test")
+    kept |= {"data": config.data, "division": config.division, "knobs": reading.knobs(config)}
+    return speaking(config, kept, parts, told)
+
+
+def parts_of(config: Config, dataset: Dataset) -> tuple[dict[Split, list[str]], str]:
+    """What is read to train, validate and test, and this in words."""
+    texts, left = data.unlabelled(config.unlabelled, dataset)
+    valid, test = dataset.valid.texts, dataset.test.texts
+    told = f"{config.data}, {len(texts):,} reviews to train"
+    told += f", those of {config.unlabelled} among them" if config.unlabelled != "none" else ""
+    told += f" (left out: {left:,} that stand in a held-out part), {len(valid):,} to validate, {len(test):,} to test"
+    return {"train": texts, "valid": valid, "test": test}, told
 
 
 def speaking(config: Config, kept: dict[str, Any], parts: dict[Split, list[str]], told: str) -> Speaking:
@@ -55,13 +60,16 @@ def speaking(config: Config, kept: dict[str, Any], parts: dict[Split, list[str]]
 
 
 def restore(config: Config, assets: dict[str, Any], where: torch.device | None) -> Writer:
+    """With the words that the run has learnt, whatever is scored; its training part only if that is the run's own."""
     kept = {name: x for name, x in assets.items() if name != "task"}
     if where is None:
         tokenizer = Tokenizer.from_state(assets["tokenizer"], "the tokenizer in the checkpoint")
         return Writer(config.language, script(config, tokenizer), kept)
     dataset = data.load(config.data, config.division, config.held_out)
     if (config.data, config.division) == (assets["data"], assets["division"]):
-        return make(config)
+        parts, told = parts_of(config, dataset)
+        if np.array_equal(np.unique(marks(parts["train"])), assets["trained"].numpy()):
+            return speaking(config, kept, parts, told)
     tested = unread(dataset, assets["seen"])
     told = f"{config.data}, {len(tested):,} reviews to test"
     left = len(dataset.test.texts) - len(tested)

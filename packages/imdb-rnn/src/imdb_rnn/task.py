@@ -156,7 +156,8 @@ class Sentiment(Predictor):
 
     def assets(self) -> dict[str, Any]:
         learnt = {"ngrams": self.keys, "start": self.start and self.start.kept()}
-        return {"tokenizer": self.tokenizer.state(), **learnt, "read": self.read}
+        knobs = reading.knobs(self.config)
+        return {"tokenizer": self.tokenizer.state(), **learnt, "read": self.read, "knobs": knobs}
 
     def show(self, run: Run, when: str, step: int) -> None:
         """The same validation reviews each time; at the end also those that were most wrong."""
@@ -249,12 +250,16 @@ def count_ngrams(linear: NGrams, rows: list[np.ndarray], labels: np.ndarray, pad
 
 
 def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Predictor | Writer:
+    if config.task != (was := assets.get("task", "classify")):
+        raise UserError(f"the run is of task {was}, not {config.task}: leave --task out")
     if config.task == "language":
+        reading.check(config, assets.get("knobs", {}))
         return language.restore(config, assets, where)
     tokenizer, begin = tokenizer_of(assets), None
     if kept := assets.get("start"):
         begin = Start.restored(kept, assets)
         config = as_read(config, begin)
+    reading.check(config, assets.get("knobs", {}))
     if where is None:
         return Predictor(config, tokenizer, assets["ngrams"], begin)
     dataset = data.load(config.data, config.division, config.held_out)

@@ -72,11 +72,15 @@ class Model:
         probabilities("model", self, "dropout")
         if self.widths and min(self.widths) < 1:
             raise UserError("model.widths must be numbers of letters, each at least 1: for instance 2 3 4")
+        if self.embedding != Model.embedding and self.order == "one-hot":
+            raise UserError("model.embedding does nothing with order one-hot: add --model.order embedding")
+        if self.channels != Model.channels and not self.widths:
+            raise UserError("model.channels are those of convolutions, but there are none: give --model.widths 2 3")
         directions = 2 if self.reading == "both" else 1
         gates = {"lstm": 4, "gru": 3}.get(self.cell, 1)
         read = self.embedding if self.order == "embedding" else 100
-        inputs = [read, *[directions * self.hidden] * (self.layers - 1)]
-        weights = sum(directions * gates * self.hidden * (size + self.hidden) for size in inputs)
+        sizes = read + self.hidden + (self.layers - 1) * (directions + 1) * self.hidden
+        weights = directions * gates * self.hidden * sizes
         weights += sum(width * read * self.channels for width in self.widths)
         if self.layers > 100 or weights > 10**8:
             raise UserError(

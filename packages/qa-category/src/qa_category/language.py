@@ -37,7 +37,7 @@ def make(config: Config) -> Speaking:
     vocabulary = Vocabulary.of(config, [split(text) for text in texts])
     seen = torch.from_numpy(np.unique(fingerprints(map(data.identity, texts + dataset.valid.texts))))
     kept = {"vocabulary": vocabulary.state(), "data": config.data.name, "division": config.data.division}
-    kept |= {"tokenizer": tokenizer and tokenizer.state(), "seen": seen}
+    kept |= {"tokenizer": tokenizer and tokenizer.state(), "seen": seen, "knobs": words.knobs(config)}
     how = script(config, vocabulary, tokenizer)
     return Speaking(config.language, how, kept, parts_of(dataset), dataset.description, config.fit.seed)
 

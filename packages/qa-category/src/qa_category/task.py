@@ -146,7 +146,7 @@ class Categories(Predictor):
     def assets(self) -> dict[str, Any]:
         kept: dict[str, Any] = {"categories": list(self.categories), "vocabulary": self.vocabulary.state()}
         kept |= {"tokenizer": self.tokenizer and self.tokenizer.state(), "seen": self.seen, "data": self.source}
-        return kept | {"start": self.start and self.start.kept()}
+        return kept | {"start": self.start and self.start.kept(), "knobs": words.knobs(self.config)}
 
     @property
     def source(self) -> str:
@@ -220,11 +220,15 @@ def begun(config: Config, begin: Start) -> Categories:
 
 
 def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Predictor | Writer:
+    if config.task != (was := assets.get("task", "classify")):
+        raise UserError(f"the run is of task {was}, not {config.task}: leave --task out")
     if config.task == "language":
+        words.check(config, assets.get("knobs", {}))
         return language.restore(config, assets, where)
     start = Start.restored(assets["start"], assets) if assets.get("start") else None
     if start:
         config = starting.as_read(config, start)
+    words.check(config, assets.get("knobs", {}))
     categories, vocabulary = tuple(assets["categories"]), Vocabulary.restore(config, assets["vocabulary"])
     kept = assets["tokenizer"]
     tokenizer = Tokenizer.from_state(kept, "the tokenizer in the checkpoint") if kept else None
