@@ -71,7 +71,9 @@ def test_the_battery(flags, tmp_path):
 
 
 def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
-    check_presets(PACKAGE, ["best"], ["complexity", "data-size", "latent-size", "objective", "ratio", "reconstruction"])
+    check_presets(
+        PACKAGE, ["best"], ["complexity", "data-size", "latent-size", "network", "objective", "ratio", "reconstruction"]
+    )
 
 
 @pytest.fixture(scope="module")

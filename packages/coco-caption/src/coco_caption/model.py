@@ -55,15 +55,24 @@ class Teller(nn.Module):
         seen = self.see(self.dropout(mean))
         if config.image == "first":
             zeros = seen.new_zeros(config.layers, len(seen), config.hidden)
-            _, (hidden, cell) = self.lstm(seen[None], (zeros, zeros))
+            _, (hidden, cell) = self.recur(seen[None], zeros, zeros)
             return Seen(hidden, cell, None)
         states = seen.view(len(seen), 2, config.layers, config.hidden).permute(1, 2, 0, 3).contiguous()
         parts = self.parts(self.dropout(features)) if config.image == "attention" else None
         return Seen(torch.tanh(states[0]), states[1], parts)
 
+    def recur(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The LSTM; in fp32 where bf16 is asked for of a CPU without AVX512, on which torch's LSTM has none."""
+        cpu = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        if cpu and not torch.cpu.get_capabilities().get("avx512_f"):
+            with torch.autocast("cpu", enabled=False):
+                return self.recur(x.float(), hidden.float(), cell.float())
+        found: tuple[Tensor, tuple[Tensor, Tensor]] = self.lstm(x, (hidden, cell))
+        return found
+
     def forward(self, words: Tensor, seen: Seen) -> tuple[Tensor, Seen]:
         """Words [T, B], each followed by the next -> logits of the followers [T, B, V], and the state after them."""
-        x, (hidden, cell) = self.lstm(self.dropout(self.embedding(words)), (seen.hidden, seen.cell))
+        x, (hidden, cell) = self.recur(self.dropout(self.embedding(words)), seen.hidden, seen.cell)
         x = self.dropout(x)
         if seen.parts is not None:
             scores = torch.einsum("tbh,bsh->tbs", self.query(x), seen.parts) / math.sqrt(x.shape[2])
