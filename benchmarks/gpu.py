@@ -1,4 +1,4 @@
-"""Everything that is claimed of a GPU, measured and checked on one, in under ten minutes.
+"""Everything that is claimed of a GPU, measured and checked on one. Meant for ten minutes; no GPU has run it yet.
 
     python benchmarks/gpu.py [--out FOLDER] # on a machine with a GPU
     python benchmarks/gpu.py --device cpu --short # the same script, tried where there is none
@@ -23,7 +23,7 @@ from rows import Row, put
 
 HERE = Path(__file__).parent
 NEAR = 2e-3  # relative: sums on a GPU are added up in an order of their own
-LIMIT = 150  # seconds for each part
+LIMIT = 150  # seconds for each command
 STUDY = """
 question: Is a run trained with others the run alone?
 compare: {fit.lr: [1e-3, 3e-3]}
@@ -70,7 +70,7 @@ class Gpu:
     # -- the parts
 
     def precisions(self) -> None:
-        """A convolutional and a recurrent network in each precision, compiled, and in a process group of one."""
+        """A convolutional and a recurrent network in each precision, and compiled."""
         epochs = f"--fit.epochs={1 if self.short else 4}"
         kinds = ["fp32"] if self.short else ["fp32", "bf16", "fp16"]
         found: list[Row] = []
@@ -153,7 +153,9 @@ def main() -> int:
     given = takes.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
         takes.error("there is no GPU here: --device cpu --short tries the script without one")
-    given.out.mkdir(parents=True, exist_ok=True)
+    if given.out.exists():  # a run that is there already is not trained again: its seconds would be those of then
+        takes.error(f"{given.out} is there already: give another --out")
+    given.out.mkdir(parents=True)
     gpu, failed = Gpu(given.device, given.short, given.out.resolve()), 0
     name = torch.cuda.get_device_name() if given.device == "cuda" else "CPU"
     gpu.say(f"{name}, torch {torch.__version__}")

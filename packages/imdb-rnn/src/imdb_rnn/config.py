@@ -6,7 +6,16 @@ from typing import Literal
 
 from etude.config import Fit, Scores, at_least, probabilities
 from etude.errors import UserError
-from etude.language.knobs import LANGUAGE, Language, Transfer, check_rates, check_start
+from etude.language.knobs import (
+    LANGUAGE,
+    WORDS,
+    Language,
+    Transfer,
+    bounded,
+    check_kind,
+    check_rates,
+    check_start,
+)
 from etude.package import Package
 
 CLASSIFYING: Scores = {"loss": "lower", "accuracy": "higher", "f1": "higher"}
@@ -105,9 +114,7 @@ class Model:
             raise UserError(f"model.share is a weight above 0, not {self.share}")
         if self.kind == "cnn" and (not self.widths or min(self.widths) < 1):
             raise UserError("model.widths must be numbers of tokens, each at least 1: for instance 3 4 5")
-        for name, kinds in OF_KINDS.items():
-            if self.kind not in kinds and getattr(self, name) != getattr(Model, name):
-                raise UserError(f"model.{name} does nothing with kind {self.kind}: leave it out")
+        check_kind(self, OF_KINDS)
         if self.rate != 1 and not self.start:
             raise UserError("model.rate is that of a language model: give --model.start RUN, or leave it out")
         if self.fixed_gates != ("none",) and self.kind != "lstm":
@@ -116,7 +123,7 @@ class Model:
             raise UserError(f"model.ngrams is the longest n-gram, from 0 to 5, not {self.ngrams}")
         if self.kind == "none" and not self.ngrams:
             raise UserError("model.kind none reads nothing: give --model.ngrams 2, or another kind")
-        bounded("model", self.weights(), self.layers)
+        bounded("model", self)
 
     def weights(self) -> int:
         """About how many there are."""
@@ -129,26 +136,8 @@ class Model:
         return self.members * (WORDS * self.embedding + read)
 
 
-WORDS = 10_000  # about so many a vocabulary has, which is not known before data are read
 RECURRENT = ("rnn", "lstm", "gru")
 OF_KINDS = {"joining": RECURRENT, "pooling": RECURRENT, "bidirectional": RECURRENT, "widths": ("cnn",)}
-
-
-def bounded(group: str, weights: int, layers: int) -> None:
-    """Raises UserError for a network of more weights or layers than a machine can be asked to hold."""
-    if layers > 100 or weights > 10**9:
-        raise UserError(
-            f"the network of {group} would have about {weights:.0e} weights in {layers:,} layers, of at most 1e9 and "
-            "100: use a smaller one"
-        )
-
-
-def weights_of(language: Language) -> int:
-    """About how many a language model has."""
-    low, high = (language.units, language.embedding) if language.layers > 1 else (language.embedding, 0)
-    lstms = 4 * low * (language.embedding + low) + 4 * high * (low + high)
-    lstms += max(0, language.layers - 2) * 8 * low * low
-    return WORDS * language.embedding + (1 + language.bidirectional) * lstms
 
 
 OF_START = tuple("kind embedding hidden layers bidirectional joining pooling fixed_gates widths members".split())
@@ -185,7 +174,7 @@ class Config:
                 raise UserError("the knobs of model are for a classifier: a language model has those of language")
             if (self.text.window, self.text.max_length) != (Text.window, Text.max_length):
                 raise UserError("a language model reads whole reviews: leave text.window and text.max-length out")
-            bounded("language", weights_of(self.language), self.language.layers)
+            bounded("language", self.language)
         elif self.language != Language():
             raise UserError("the knobs of language are for a language model: train language")
         elif self.unlabelled != "none":

@@ -9,8 +9,6 @@ import numpy as np
 import regex
 
 from etude import text
-from etude.config import dashed
-from etude.errors import UserError
 from etude.text.lines import clean
 from etude.text.tokenizer import Tokenizer
 from imdb_rnn.config import Config, Text
@@ -59,19 +57,6 @@ def encode(reviews: list[str], tokenizer: Tokenizer, config: Text) -> list[np.nd
 
 
 def knobs(config: Config) -> dict[str, Any]:
-    """What says how reviews are read and divided, by name: it is kept with a run, see `check`."""
+    """What says how reviews are read and divided, by name: it is kept with a run, see `check_kept`."""
     texts = {f"text.{name}": value for name, value in asdict(config.text).items()}
     return {"held_out": config.held_out, "unlabelled": config.unlabelled, **texts}
-
-
-def check(config: Config, kept: dict[str, Any]) -> None:
-    """Raises UserError if a run is to be scored on reviews that are read or divided otherwise than it was trained on.
-
-    `kept`: what `knobs` gave; the first runs have none.
-    """
-    for name, value in knobs(config).items():
-        if value != kept.get(name, value):
-            raise UserError(
-                f"{dashed(name)} {value} would read or divide reviews otherwise than the run, which was trained with "
-                f"{kept[name]}: leave --{dashed(name)} out"
-            )

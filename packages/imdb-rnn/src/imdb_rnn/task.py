@@ -17,6 +17,7 @@ from etude.errors import UserError
 from etude.fingerprint import fingerprint
 from etude.language import start
 from etude.language import task as speech
+from etude.language.knobs import check_kept
 from etude.language.start import Start
 from etude.language.task import Speaking, Writer
 from etude.layers.language import Encoder
@@ -252,14 +253,13 @@ def count_ngrams(linear: NGrams, rows: list[np.ndarray], labels: np.ndarray, pad
 def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Predictor | Writer:
     if config.task != (was := assets.get("task", "classify")):
         raise UserError(f"the run is of task {was}, not {config.task}: leave --task out")
-    if config.task == "language":
-        reading.check(config, assets.get("knobs", {}))
-        return language.restore(config, assets, where)
-    tokenizer, begin = tokenizer_of(assets), None
-    if kept := assets.get("start"):
-        begin = Start.restored(kept, assets)
+    begin = Start.restored(kept, assets) if (kept := assets.get("start")) else None
+    if begin:
         config = as_read(config, begin)
-    reading.check(config, assets.get("knobs", {}))
+    check_kept(reading.knobs(config), assets.get("knobs", {}), "read or divide reviews")
+    if config.task == "language":
+        return language.restore(config, assets, where)
+    tokenizer = tokenizer_of(assets)
     if where is None:
         return Predictor(config, tokenizer, assets["ngrams"], begin)
     dataset = data.load(config.data, config.division, config.held_out)

@@ -6,7 +6,16 @@ from typing import Literal
 
 from etude.config import Fit, Scores, at_least, keep_path, probabilities
 from etude.errors import UserError
-from etude.language.knobs import LANGUAGE, Language, Transfer, check_rates, check_start
+from etude.language.knobs import (
+    LANGUAGE,
+    WORDS,
+    Language,
+    Transfer,
+    bounded,
+    check_kind,
+    check_rates,
+    check_start,
+)
 from etude.package import Package
 
 CLASSIFYING: Scores = {"loss": "lower", "accuracy": "higher", "macro_f1": "higher"}
@@ -130,9 +139,7 @@ class Model:
             raise UserError(
                 f"model.pooling last is the last state of an LSTM: it needs --model.kind lstm, not {self.kind}"
             )
-        for name, kinds in OF_KINDS.items():
-            if self.kind not in kinds and getattr(self, name) != getattr(Model, name):
-                raise UserError(f"model.{name} does nothing with kind {self.kind}: leave it out")
+        check_kind(self, OF_KINDS)
         if self.residual and self.kind == "cnn" and self.arrangement == "parallel":
             raise UserError("model.residual does nothing with parallel convolutions: add --model.arrangement sequence")
         if self.rate != 1 and self.embeddings != "tuned" and not self.start:
@@ -141,7 +148,7 @@ class Model:
             raise UserError("model.unknown does nothing without vectors: give --vectors glove.6B.50d, or a file")
         if self.embedding != Model.embedding and self.embeddings != "random":
             raise UserError("model.embedding does nothing with vectors, which have a length of their own: leave it out")
-        bounded("model", self.weights(), self.layers)
+        bounded("model", self)
 
     def weights(self) -> int:
         """About how many there are."""
@@ -157,7 +164,6 @@ class Model:
         return WORDS * size + read
 
 
-WORDS = 10_000  # about so many a vocabulary has, which is not known before data are read
 OF_KINDS = {
     "hidden": ("dan",),
     "units": ("lstm", "cnn"),
@@ -167,23 +173,6 @@ OF_KINDS = {
     "widths": ("cnn",),
     "residual": ("dan", "cnn"),
 }
-
-
-def bounded(group: str, weights: int, layers: int) -> None:
-    """Raises UserError for a network of more weights or layers than a machine can be asked to hold."""
-    if layers > 100 or weights > 10**9:
-        raise UserError(
-            f"the network of {group} would have about {weights:.0e} weights in {layers:,} layers, of at most 1e9 and "
-            "100: use a smaller one"
-        )
-
-
-def weights_of(language: Language) -> int:
-    """About how many a language model has."""
-    low, high = (language.units, language.embedding) if language.layers > 1 else (language.embedding, 0)
-    lstms = 4 * low * (language.embedding + low) + 4 * high * (low + high)
-    lstms += max(0, language.layers - 2) * 8 * low * low
-    return WORDS * language.embedding + (1 + language.bidirectional) * lstms
 
 
 OF_START = tuple(  # knobs that have no meaning there
@@ -218,7 +207,7 @@ class Config:
                 raise UserError("a language model learns its vectors itself: leave --vectors out")
             if self.data.labels != 1:
                 raise UserError("a language model reads questions without their labels: leave data.labels out")
-            bounded("language", weights_of(self.language), self.language.layers)
+            bounded("language", self.language)
         elif self.language != Language():
             raise UserError("the knobs of language are for a language model: train language")
         if self.model.start and self.vectors != "none":

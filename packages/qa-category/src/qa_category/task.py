@@ -14,6 +14,7 @@ from etude.errors import UserError
 from etude.fingerprint import fingerprint
 from etude.language import start as starts
 from etude.language import task as speech
+from etude.language.knobs import check_kept
 from etude.language.start import Start
 from etude.language.task import Speaking, Writer
 from etude.markdown import literal
@@ -222,13 +223,12 @@ def begun(config: Config, begin: Start) -> Categories:
 def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Predictor | Writer:
     if config.task != (was := assets.get("task", "classify")):
         raise UserError(f"the run is of task {was}, not {config.task}: leave --task out")
-    if config.task == "language":
-        words.check(config, assets.get("knobs", {}))
-        return language.restore(config, assets, where)
     start = Start.restored(assets["start"], assets) if assets.get("start") else None
     if start:
         config = starting.as_read(config, start)
-    words.check(config, assets.get("knobs", {}))
+    check_kept(words.knobs(config), assets.get("knobs", {}), "read questions")
+    if config.task == "language":
+        return language.restore(config, assets, where)
     categories, vocabulary = tuple(assets["categories"]), Vocabulary.restore(config, assets["vocabulary"])
     kept = assets["tokenizer"]
     tokenizer = Tokenizer.from_state(kept, "the tokenizer in the checkpoint") if kept else None

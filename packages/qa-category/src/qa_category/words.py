@@ -13,8 +13,6 @@ import regex
 import scipy.sparse
 
 from etude import text
-from etude.config import dashed
-from etude.errors import UserError
 from etude.text.tokenizer import Tokenizer
 from qa_category import vectors
 from qa_category.config import Config, Text
@@ -118,22 +116,9 @@ def learn(config: Text, questions: Iterable[str]) -> Tokenizer | None:
 
 
 def knobs(config: Config) -> dict[str, Any]:
-    """What says how questions are read and which are trained on, by name: it is kept with a run, see `check`."""
+    """What says how questions are read and which are trained on, by name: it is kept with a run, see `check_kept`."""
     texts = {f"text.{name}": value for name, value in asdict(config.text).items()}
     return {"data.labels": config.data.labels, "model.unknown": config.model.unknown, **texts}
-
-
-def check(config: Config, kept: dict[str, Any]) -> None:
-    """Raises UserError if a run is to be scored on questions that are read otherwise than those it was trained on.
-
-    `kept`: what `knobs` gave; the first runs have none.
-    """
-    for name, value in knobs(config).items():
-        if value != kept.get(name, value):
-            raise UserError(
-                f"{dashed(name)} {value} would read questions otherwise than the run, which was trained with "
-                f"{kept[name]}: leave --{dashed(name)} out"
-            )
 
 
 def bare(word: str) -> str:

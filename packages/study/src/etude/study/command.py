@@ -109,15 +109,20 @@ def refuse_other_runs(study: Study, out: Path) -> None:
 def with_changes(study: Study, out: Path) -> Study:
     """The study with what was changed of it when runs of it were there already, now or before: who reads it is told."""
     done = len(list(out.glob("*/seed=*/result.json")))
-    old = read_raw(out / "study.yaml", str(out / "study.yaml")) if (out / "study.yaml").is_file() else None
-    if not done or not isinstance(old, dict):
+    old = read_raw(out / "study.yaml", str(out / "study.yaml")) if done and (out / "study.yaml").is_file() else None
+    if not isinstance(old, dict):
         return study
-    claims = [(one.get("claim"), number(one.get("margin", "0"))) for one in old.get("expect") or []]
-    before = {"expectations": claims, "metric": old.get("metric"), "seeds": int(old.get("seeds", study.seeds))}
-    now = {"expectations": [(c.text, c.margin) for c in study.expect], "metric": study.metric, "seeds": study.seeds}
+    before, now = promised(old), promised(configs.plain(configs.compose(dump(study), study.given)))
     differ = [what for what in now if now[what] != before[what]]
     told = f"{' and '.join(differ)} changed when {done} runs were there" if differ else ""
     return replace(study, changed="; ".join(filter(None, [str(old.get("changed") or ""), told])))
+
+
+def promised(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a study, as YAML has it, what is written down before the runs, in whichever order; reasons may be reworded."""
+    expect = raw.get("expect")
+    claims = [one | {"because": ""} if isinstance(one, dict) else one for one in expect or []]
+    return {"expectations": sorted(claims, key=str), "metric": raw.get("metric"), "seeds": raw.get("seeds")}
 
 
 def default_out(task: str, study: Study, extra: Sequence[str], config: type | None) -> Path:

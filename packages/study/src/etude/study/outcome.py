@@ -236,7 +236,7 @@ def conclude(study: Study, runs: list[Scored]) -> Outcome:
         )
         rows.append(row)
         notes += at_the_edge(study, row, every) if counted else []
-    notes += unlike_parts(study, runs)
+    notes += unlike(study, runs)
     comparable: dict[str, dict[int, Score]] = {of: {} for of in by_seed} if mixed else by_seed
     return Outcome(study, rows, judge(study.expect, comparable, study.seeds, study.sign()), notes, problems, runs)
 
@@ -249,12 +249,12 @@ def on_other_data(study: Study, runs: Sequence[Scored]) -> list[str]:
     runs of before and after. Not asked for is how many examples are left of a part: a longest text leaves out what is
     longer.
     """
-    varied = [knob.removesuffix(".name") for knob in (*study.compare, *study.tune)]
+    varied = [knob.split(".") for knob in (*study.compare, *study.tune)]
     counted = [run for run in runs if not run.problem]
     told = []
-    if not any(knob.split(".")[0] in ("data", "task") for knob in varied):
+    if not any(parts[0] in ("data", "task") for parts in varied):
         told += [f"{both} were scored on" for both in apart(counted, lambda run: run.part.partition("-")[0])]
-        if not any(OF_DATA & set(knob.split(".")) for knob in varied):
+        if not any(OF_DATA & set(parts) for parts in varied):
             told += [f"{both} were trained on" for both in apart(counted, lambda run: " ".join(run.learnt))]
     for of in study.names():
         mine = {run.trial.seed: run.part.partition("-")[0] for run in counted if run.trial.of == of and run.part}
@@ -274,8 +274,8 @@ def apart(runs: Sequence[Scored], mark: Callable[[Scored], str]) -> list[str]:
     return [" and ".join(map(str, marks.values())) for marks in found.values() if len(marks) > 1]
 
 
-def unlike_parts(study: Study, runs: Sequence[Scored]) -> list[str]:
-    """What else the settings of a claim differ in: how many examples of one test part were left; or the precision."""
+def unlike(study: Study, runs: Sequence[Scored]) -> list[str]:
+    """What runs differ in that nobody asked for: the precision; of a claim's sides, how much of a test part is left."""
     sizes: dict[str, set[str]] = {}
     for run in runs:
         if run.part and not run.problem:

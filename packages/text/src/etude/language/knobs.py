@@ -1,5 +1,6 @@
 """What can be varied of language models, and of what starts from one. No torch here, as in every `config.py`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -7,6 +8,7 @@ from etude.config import Scores, absolute, at_least, dashed, probabilities
 from etude.errors import UserError
 
 LANGUAGE: Scores = {"loss": "lower", "perplexity": "lower"}
+WORDS = 10_000  # about so many a vocabulary has, which is not known before data are read
 Transfer = Literal["scratch", "frozen", "whole", "discriminative", "gradual"]
 
 
@@ -38,6 +40,43 @@ class Language:
         probabilities("language", self, "dropout", "word_dropout", "weight_dropout")
         if self.sampled < 0:
             raise UserError(f"language.sampled is a number of tokens, or 0 for all of them, not {self.sampled}")
+
+    def weights(self) -> int:
+        """About how many there are."""
+        low, high = (self.units, self.embedding) if self.layers > 1 else (self.embedding, 0)
+        lstms = 4 * low * (self.embedding + low) + 4 * high * (low + high)
+        lstms += max(0, self.layers - 2) * 8 * low * low
+        return WORDS * self.embedding + (1 + self.bidirectional) * lstms
+
+
+def bounded(group: str, config: Any) -> None:
+    """Raises UserError for a network of more `weights()` or `layers` than a machine can be asked to hold."""
+    weights, layers = config.weights(), config.layers
+    if layers > 100 or weights > 10**9:
+        raise UserError(
+            f"the network of {group} would have about {weights:.0e} weights in {layers:,} layers, of at most 1e9 and "
+            "100: use a smaller one"
+        )
+
+
+def check_kind(model: Any, of_kinds: Mapping[str, tuple[str, ...]]) -> None:
+    """Raises UserError for a knob of a `Model` that does nothing with its `kind`; `of_kinds`: with which it does."""
+    for name, kinds in of_kinds.items():
+        if model.kind not in kinds and getattr(model, name) != getattr(type(model), name):
+            raise UserError(f"model.{name} does nothing with kind {model.kind}: leave it out")
+
+
+def check_kept(now: Mapping[str, Any], kept: Mapping[str, Any], otherwise: str) -> None:
+    """Raises UserError if a run is to be scored with other knobs, by name, than it has `kept`; the first kept none.
+
+    `otherwise`: what would come of that, "read questions".
+    """
+    for name, value in now.items():
+        if value != kept.get(name, value):
+            raise UserError(
+                f"{dashed(name)} {value} would {otherwise} otherwise than the run, which was trained with "
+                f"{kept[name]}: leave --{dashed(name)} out"
+            )
 
 
 def check_start(model: Any, of_start: tuple[str, ...]) -> None:
