@@ -156,9 +156,13 @@ def presets(found: list[dict[str, str]], known: list[dict[str, str]]) -> list[st
 def classifiers(found: list[dict[str, str]]) -> list[str]:
     """The lines of the README's table of classifiers on frozen latents."""
     lines = ["| on the latents of | seeds | accuracy | macro-F1 |", "|---|---:|---:|---:|"]
-    for name in ("ae64", "ae128", "denoise128", "ae128-one-epoch"):
+    names = {name: f"`{name}`" for name in ("ae64", "ae128", "denoise128")} | {
+        "pca64": "PCA, 64 numbers",
+        "pca128": "PCA, 128 numbers",
+        "ae128-one-epoch": "`ae128`, one epoch from PCA; probe with mirror images, not whitened",
+    }
+    for name, what in names.items():
         accuracy, f1 = (of(found, f"classify-{name}", column) for column in ("accuracy", "macro_f1"))
-        what = "`ae128`, one epoch from PCA; probe with mirror images, not whitened" if "epoch" in name else f"`{name}`"
         lines.append(f"| {what} | {len(accuracy)} | {told(accuracy, '.3f')} | {told(f1, '.3f')} |")
     return lines
 
