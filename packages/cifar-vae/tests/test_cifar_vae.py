@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from google.protobuf import text_format
 from PIL import Image
 from sklearn.decomposition import PCA
+from tensorboard.plugins.projector import ProjectorConfig
 
-from cifar_vae import data, pictures, sample, task, yardsticks
+from cifar_vae import classifying, data, pictures, sample, show, task, yardsticks
 from cifar_vae.__main__ import PACKAGE, main
 from cifar_vae.classifying import VIEWS, Prober
 from cifar_vae.config import CLASSIFYING, RESTORING, Config, Data, Model, Probe
@@ -167,6 +169,45 @@ def test_a_classifier_needs_no_other_folder_and_says_what_is_taken_for_what(runs
     assert {"logistic regression", "10 nearest neighbours"} == found["others"].keys()
     assert json.loads((runs / "classifier" / "test.json").read_text())["accuracy"] == found["accuracy"]
     refused(["train", "--run", runs / "classifier"], "is no run folder", capsys)  # it would be learnt from
+
+
+def test_evaluate_shows_what_the_two_worst_classes_are_taken_for(runs, few, capsys):
+    out, found = evaluated(runs / "classifier", capsys)
+    [file] = (runs / "classifier" / "samples").glob("test-mistakes-epoch-*.png")
+    assert f"picture  {file}\n" in out and f"epoch-{found['checkpoint']['epoch']:03}" in file.name
+    counts = torch.tensor(found["confusion"])
+    said = [line for line in out.splitlines() if "is taken for" in line]
+    for line, (k, taken_for) in zip(said, classifying.worst(counts).items(), strict=True):
+        assert line.startswith(f"{sample.CLASSES[k]} (F1 ") and 0 < len(taken_for) <= 3
+        assert all(counts[k, j] == count and f"{sample.CLASSES[j]} {count}" in line for j, count in taken_for.items())
+    part = data.load(Data(few, held_out=0.3)).test
+    one = task.restore(config_of(runs / "classifier"), checkpoint.read(runs / "classifier")["assets"])
+    checkpoint.fill(one.model, checkpoint.read(runs / "classifier"), runs)
+    one.model.eval()
+    probabilities = one.probabilities(torch.from_numpy(part.pictures))
+    with Image.open(file) as opened:
+        picture = np.asarray(opened)
+    top = 62
+    for k, taken_for in classifying.worst(counts).items():
+        top += 30
+        for j in taken_for:
+            wrong = np.flatnonzero((part.classes == k) & (probabilities.argmax(1).numpy() == j))
+            surest = wrong[np.argsort(-probabilities[wrong, j].numpy(), kind="stable")][:10]
+            for n, which in enumerate(surest):
+                cell = picture[top : top + 64, 150 + 72 * n : 214 + 72 * n]
+                np.testing.assert_array_equal(cell, part.pictures[which].transpose(1, 2, 0).repeat(2, 0).repeat(2, 1))
+            assert (picture[top : top + 64, 150 + 72 * len(surest) :] == 255).all(), "and no others"
+            top += 86
+    assert len(picture) == top + 8
+    capsys.readouterr()
+    assert main(["report", str(runs / "classifier"), "--only", "page"]) == 0
+    assert "test mistakes" in (runs / "classifier" / "report.html").read_text()
+
+
+def test_a_class_that_is_taken_for_nothing_else_is_said_to_be():
+    counts = torch.tensor([[5, 0, 0], [2, 3, 0], [1, 2, 9]])
+    assert classifying.worst(counts) == {1: {0: 2}, 0: {}}
+    assert show.mistakes({"a": [], "b": []}).size == (880, 130)
 
 
 @pytest.mark.parametrize(("how", "count"), [("none", 1), ("mirror", 2), ("shift", VIEWS)])
@@ -404,6 +445,20 @@ def test_a_run_leaves_pictures_before_during_and_after(runs):
     assert {"confusion.png", "worst-mistakes.png"} <= {f.name for f in (runs / "classifier" / "samples").iterdir()}
     [labels] = (runs / "ae" / "tb").rglob("metadata.tsv")
     assert set(labels.read_text().split()) - {"class"} <= set(sample.CLASSES)
+
+
+def test_the_projector_has_the_class_and_the_picture_of_every_latent(runs, few):
+    part = data.load(Data(few, held_out=0.3)).valid
+    for name in ("ae", "classifier"):
+        tb = runs / name / "tb"
+        [shown] = text_format.Parse((tb / "projector_config.pbtxt").read_text(), ProjectorConfig()).embeddings
+        assert (tb / shown.metadata_path).read_text().split() == [sample.CLASSES[k] for k in part.classes]
+        assert list(shown.sprite.single_image_dim) == [32, 32]
+        with Image.open(tb / shown.sprite.image_path) as sprite:
+            side = math.ceil(math.sqrt(len(part)))
+            assert sprite.size == (32 * side, 32 * side)
+            cells = np.asarray(sprite).reshape(side, 32, side, 32, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, 32, 32)
+        np.testing.assert_array_equal(cells[: len(part)], part.pictures)
 
 
 def config_of(folder):

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,36 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, message, capsys, tmp_path)
     assert captured.err.count("\n") == 1
     assert captured.out == ""
     assert [p.name for p in tmp_path.iterdir() if p.name != "study.yaml"] == []
+
+
+def test_evaluate_keeps_a_picture_of_the_checkpoint_that_it_scores(monkeypatch, capsys, tmp_path):
+    import torch
+    from PIL import Image
+    from toy import task
+
+    def illustrate(one, totals):
+        assert not one.model.training and torch.is_inference_mode_enabled() and totals.means()["accuracy"] >= 0
+        return {"what is wrong": Image.new("RGB", (4, 3), "red")}
+
+    monkeypatch.setattr(task, "illustrate", illustrate, raising=False)
+    package = dataclasses.replace(PACKAGE, illustrates=True)
+    assert cli.main(package, ["train", "--run", "r", "--fit.epochs", "2"]) == 0
+    before = sorted(Path("r/samples").iterdir())
+    capsys.readouterr()
+    for flags in (["--checkpoint", "last"], ["--fit.batch-size", "7"]):
+        assert cli.main(package, ["evaluate", "r", *flags]) == 0
+    assert "picture" not in capsys.readouterr().out and sorted(Path("r/samples").iterdir()) == before
+    assert cli.main(package, ["evaluate", "r"]) == 0
+    *_, line, scores = capsys.readouterr().out.splitlines()
+    file = Path(f"r/samples/what-is-wrong-epoch-{json.loads(scores)['checkpoint']['epoch']:03}.png")
+    assert line == f"picture  {file}"
+    with Image.open(file) as picture:
+        assert picture.size == (4, 3)
+    shutil.rmtree("r/samples")
+    Path("r/samples").write_text("in the way")
+    assert cli.main(package, ["evaluate", "r"]) == 0
+    told = capsys.readouterr()
+    assert "picture" not in told.out and f"{file} is not written" in told.err
 
 
 def test_train_evaluate_predict(capsys, tmp_path):

@@ -1,5 +1,6 @@
 """Reports: what a page says of whole, half and broken studies; what a browser, TensorBoard and Jupyter make of them."""
 
+import contextlib
 import html as html_of_python
 import io
 import json
@@ -15,6 +16,7 @@ from xml.etree import ElementTree
 
 import nbformat
 import pytest
+import torch
 from markdown_it import MarkdownIt
 from playwright.sync_api import sync_playwright
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -29,6 +31,8 @@ from etude.study import table
 from etude.study.file import dump, parse
 from etude.study.outcome import summarise
 from etude.study.question import flags_of
+from etude.testing import CPU
+from etude.train import run
 
 STUDY = """
 question: Does batch norm <script>document.title = "owned"</script> help a net that adds digits?
@@ -653,6 +657,33 @@ def test_long_curves_and_many_pictures_are_thinned_and_what_was_taken_back_stays
     assert "scalars" in left_out and "pictures" in left_out
     monkeypatch.setattr(archive, "LIMIT", 1)
     assert "even so it has more than" in archive.build([report.section(PACKAGE, tmp_path / "s", "toy")], "again")[1]
+
+
+def test_thumbnails_of_points_are_in_the_archive_unless_it_would_be_too_large(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    place = write_run(tmp_path / "r")
+    with contextlib.closing(run.Run(place, run.read_config(place, Config), CPU)) as one:
+        one.open_tensorboard(0, "accuracy")
+        thumbnails = torch.randint(256, (9, 3, 32, 32), dtype=torch.uint8)
+        one.embedding("latents", torch.zeros(9, 2), {"class": list("abcdefghi")}, 3, thumbnails)
+    before = {file.relative_to(place / "tb"): file.read_bytes() for file in (place / "tb").rglob("*.*")}
+    points = {name for name in before if name.suffix in (".pbtxt", ".tsv", ".png")}
+    assert sorted(name.name for name in points) == [
+        "metadata.tsv",
+        "projector_config.pbtxt",
+        "sprite-32x32.png",
+        "tensors.tsv",
+    ]
+    whole, said = archive.build([report.section(PACKAGE, place, "toy")], "again")
+    found = unpacked(whole, tmp_path / "whole") / "r"
+    assert said == "nothing was left out" and all((found / name).read_bytes() == before[name] for name in points)
+    monkeypatch.setattr(archive, "LIMIT", len(whole) - 1)
+    small, said = archive.build([report.section(PACKAGE, place, "toy")], "again")
+    found = unpacked(small, tmp_path / "small") / "r"
+    assert len(small) < len(whole) - 20_000 and said.startswith("left out: 1 sheets of thumbnails (")
+    assert not list(found.rglob("*.png")), "what is left out is not asked for either"
+    kept = (found / "projector_config.pbtxt").read_text()
+    assert "sprite" not in kept and "03/latents/tensors.tsv" in kept and kept.count("{") == kept.count("}") == 1
 
 
 def page_picture(image):

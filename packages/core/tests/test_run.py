@@ -380,6 +380,52 @@ def test_a_single_column_of_labels_has_no_name_as_the_projector_would_take_it_fo
     assert (one.path / "tb/00000/latents/metadata.tsv").read_text() == "7\n8\n"
 
 
+def test_thumbnails_are_read_back_by_the_projector_each_beside_its_point(one):
+    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
+    from werkzeug.test import Client
+
+    torch.manual_seed(0)
+    thumbnails = torch.randint(256, (5, 3, 2, 4), dtype=torch.uint8)
+    one.open_tensorboard(0, "accuracy")
+    one.embedding("latents", torch.zeros(5, 3), {"class": list("abcde")}, 0)
+    one.embedding("latents", torch.zeros(5, 3), {"class": list("abcde")}, 7, thumbnails)
+    one._tb.close()
+    one.open_tensorboard(8, "accuracy")
+    one.embedding("latents", torch.zeros(2, 3), {"class": list("ab")}, 9)  # what an earlier start showed stays so
+    tb = one.path / "tb"
+    runs = EventMultiplexer().AddRunsFromDirectory(str(tb)).Reload()
+    plugin = ProjectorPlugin(TBContext(logdir=str(tb), data_provider=MultiplexerDataProvider(runs, str(tb))))
+    routes = plugin.get_plugin_apps()
+    [config] = [Client(routes["/info"]).get("/info?run=.").json]
+    assert [shown.get("sprite") for shown in config["embeddings"]] == [
+        None,
+        {"imagePath": "00007/latents/sprite-4x2.png", "singleImageDim": [4, 2]},
+        None,
+    ]
+    answer = Client(routes["/sprite_image"]).get("/sprite_image?run=.&name=latents:00007")
+    assert answer.mimetype == "image/png"
+    with Image.open(io.BytesIO(answer.data)) as sprite:
+        assert sprite.size == (3 * 4, 3 * 2), "as many rows as columns"
+        pixels = np.asarray(sprite)
+    for n in range(9):
+        top, left = n // 3 * 2, n % 3 * 4
+        found = pixels[top : top + 2, left : left + 4].transpose(2, 0, 1)
+        np.testing.assert_array_equal(found, thumbnails[n] if n < 5 else 0)
+
+
+def test_thumbnails_are_as_many_as_points_and_no_more_than_the_projector_shows(one):
+    one.open_tensorboard(0, "accuracy")
+    with pytest.raises(ValueError, match="there are 3 thumbnails of 2 points"):
+        one.embedding("a", torch.zeros(2, 3), {"class": ["a", "b"]}, 0, torch.zeros(3, 3, 2, 2, dtype=torch.uint8))
+    big = torch.zeros(5, 3, 1, 1, dtype=torch.uint8).expand(5, 3, 2731, 1)
+    with pytest.raises(ValueError, match="more than 8,192 pixels a side"):
+        one.embedding("a", torch.zeros(5, 3), {"class": list("abcde")}, 0, big)
+    assert not (one.path / "tb/00000").exists()
+
+
 def test_points_and_labels_are_as_many(one):
     one.open_tensorboard(0, "accuracy")
     with pytest.raises(ValueError, match="argument 2 is shorter"):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,6 +28,7 @@ from etude.train.totals import Sums, Totals
 VIEWS, VIEW = 6, -8  # of each training picture, if they are moved; the stream of these moves
 FLOOR = 1e-3  # of the largest variance of features: smaller ones count as this
 NEIGHBOURS = 10  # of the k-nearest-neighbours probe
+TAKEN = 3  # classes that each of the two worst is said to be taken for
 REFERENCES = 20_000  # training latents that the other probes learn from, at most
 
 
@@ -245,7 +247,8 @@ class Classifying(Classifier):
         if len(worst):
             run.picture("worst mistakes", self.captioned(everything[worst], truth[worst].numpy()), step)
         points = self.seen("valid")[0][0][: show.POINTS].cpu()
-        run.embedding("features", points, {"class": [self.classes[k] for k in truth[: show.POINTS].tolist()]}, step)
+        names = [self.classes[k] for k in truth[: show.POINTS].tolist()]
+        run.embedding("features", points, {"class": names}, step, everything[: show.POINTS])
 
     def captioned(self, images: Tensor, labels: np.ndarray) -> Any:
         best, answers = self.probabilities(images).max(1)
@@ -304,11 +307,8 @@ def describe(task: Classifying, totals: Totals) -> tuple[str, dict[str, Any]]:
             for name, row in zip(task.classes, counts.tolist(), strict=True)
         ]
     together = confusion.f1(counts)
-    for k in together.argsort(stable=True)[:2].tolist():
-        wrong = counts[k].clone()
-        wrong[k] = 0
-        best = wrong.argsort(descending=True, stable=True)[:3].tolist()
-        taken = ", ".join(f"{task.classes[j]} {int(wrong[j])}" for j in best if wrong[j])
+    for k, taken_for in worst(counts).items():
+        taken = ", ".join(f"{task.classes[j]} {count}" for j, count in taken_for.items())
         lines.append(f"{task.classes[k]} (F1 {together[k]:.3f}) is taken for {taken or 'nothing else'}")
     others = other_probes(task)
     for name, value in others.items():
@@ -316,6 +316,37 @@ def describe(task: Classifying, totals: Totals) -> tuple[str, dict[str, Any]]:
     lines.append(f"accuracy {scores['accuracy']:.2%}  macro-F1 {scores['macro_f1']:.2%}  loss {scores['loss']:.4f}")
     found = {**scores, "pictures": int(counts.sum()), "per_class": classes, "confusion": counts.tolist()}
     return "\n".join(lines), found | {"others": others}
+
+
+def worst(counts: Tensor) -> dict[int, dict[int, int]]:
+    """The two classes of lowest F1, and how often each is taken for what, at most TAKEN of these; counts: [K, K]."""
+    found = {}
+    for k in confusion.f1(counts).argsort(stable=True)[:2].tolist():
+        wrong = counts[k].clone()
+        wrong[k] = 0
+        most = wrong.argsort(descending=True, stable=True)[:TAKEN].tolist()
+        found[k] = {j: int(wrong[j]) for j in most if wrong[j]}
+    return found
+
+
+def mistakes(task: Classifying, totals: Totals) -> dict[str, Image.Image]:
+    """Test pictures of the two worst classes, in rows by what they are taken for, the surest first."""
+    counts, part = totals.sums["confusion"].cpu().long(), task.sets["test"]
+    # In the batches in which they were scored, so that no answer is another one.
+    batches = task.plan("test", 0, task.config.fit.batch_size)
+    found = torch.cat([task.model(task.load("test", ids, 0)[0]).float().softmax(1).cpu() for ids in batches])
+    (sure, answers), truth = found.max(1), torch.from_numpy(part.classes)
+    together, shown = confusion.f1(counts), {}
+    for k, taken_for in worst(counts).items():
+        rows = []
+        for j, count in taken_for.items():
+            which = ((truth == k) & (answers == j)).nonzero()[:, 0]
+            which = which[sure[which].argsort(descending=True, stable=True)][: show.ACROSS]
+            said = f"taken for\n{task.classes[j]:.16}\n{count:,} of {int(counts[k].sum()):,}"
+            rows.append((said, torch.from_numpy(part.pictures)[which], sure[which].tolist()))
+        nothing = "" if rows else ": taken for nothing else"
+        shown[f"{task.classes[k]}, F1 {together[k]:.3f}{nothing}"] = rows
+    return {"test mistakes": show.mistakes(shown)}
 
 
 def pairs_of(counts: Tensor) -> tuple[np.ndarray, np.ndarray]:

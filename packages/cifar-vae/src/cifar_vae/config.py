@@ -264,4 +264,5 @@ PACKAGE = Package(
     small="--fit.epochs 3",
     options=Writing,
     embeds=True,
+    illustrates=True,
 )

@@ -182,7 +182,8 @@ class Restoring(Restorer):
             run.picture("codes", show.usage(self.use(everything)), step)
         run.picture("architecture", show.architecture(self.model), step)
         names = [self.dataset.classes[k] for k in self.parts["valid"][1][: show.REFERENCE].tolist()]
-        run.embedding("latents", everything.flatten(1)[: show.POINTS], {"class": names[: show.POINTS]}, step)
+        points, thumbnails = everything.flatten(1)[: show.POINTS], self.parts["valid"][0][: show.POINTS]
+        run.embedding("latents", points, {"class": names[: show.POINTS]}, step, thumbnails)
         run.graph(self.model, pictures.plain(self.parts["valid"][0][:1]))
         self.show_rates(run, everything, step)
 

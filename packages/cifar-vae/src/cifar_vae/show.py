@@ -1,6 +1,6 @@
 """Pictures for people: restorations, samples, walks, single numbers, codes in use, the network, error against bits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ STEPS = 10  # of a walk, and of a number that is moved
 ZOOM, GAP = 2, 2
 REFERENCE = 1_000  # validation pictures whose latents samples and walks are made from
 POINTS = 500  # latents in the projector
+ORDER = f"at most {ACROSS} pictures a row, the surest answer first; below each, its probability"
 SAMPLES = -7  # the stream that samples are drawn from
 COLOURS = ("#0b5fa5", "#d9580d", "#5b8c2a", "#7a4fa3", "#b3872a", "#444444")
 
@@ -190,4 +191,35 @@ def tiles(images: Tensor, captions: Sequence[tuple[str, bool]]) -> Image.Image:
         axes.imshow(image)
         axes.axis("off")
         axes.set_title(text, fontsize=6.5, color=COLOURS[0] if right else COLOURS[1], y=-0.22)
+    return drawn(figure)
+
+
+def mistakes(worst: Mapping[str, Sequence[tuple[str, Tensor, Sequence[float]]]]) -> Image.Image:
+    """Test pictures of classes, in rows: below the name of each what is said of a row, and the pictures in it.
+
+    These are uint8 [N, 3, 32, 32], N at most ACROSS, with the probabilities of their answers, in [0, 1].
+    """
+    from matplotlib.figure import Figure
+
+    inch, side = 100, SIDE * ZOOM  # pixels, in which the axes count
+    left, top, heading, cell, row = 150, 62, 30, side + 8, side + 22
+    width = left + ACROSS * cell + 10
+    height = top + sum(heading + row * len(rows) for rows in worst.values()) + 8
+    figure = Figure(figsize=(width / inch, height / inch), dpi=inch)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    plain: dict[str, Any] = {"va": "center", "parse_math": False}
+    axes.text(10, 22, "What the two worst classes of the test part are taken for", fontsize=11, **plain)
+    axes.text(10, 46, ORDER, fontsize=8, **plain)
+    for name, rows in worst.items():
+        axes.text(10, top + heading / 2, name, fontsize=10, weight="bold", **plain)
+        top += heading
+        for said, images, sure in rows:
+            axes.text(10, top + side / 2, said, fontsize=9, **plain)
+            for n, (image, part) in enumerate(zip(images.permute(0, 2, 3, 1).numpy(), sure, strict=True)):
+                x = left + n * cell
+                axes.imshow(image, extent=(x, x + side, top + side, top), interpolation="nearest")
+                axes.text(x + side / 2, top + side + 8, f"{part:.0%}", fontsize=7, ha="center", **plain)
+            top += row
+    axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
     return drawn(figure)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from cifar_vae import classifying, data, pictures, restoring
@@ -82,6 +83,11 @@ def describe(task: Restoring | Classifying, totals: Totals) -> tuple[str, dict[s
     if isinstance(task, Classifying):
         return classifying.describe(task, totals)
     return restoring.describe(task, totals)
+
+
+def illustrate(task: Restoring | Classifying, totals: Totals) -> dict[str, Image.Image]:
+    """Of a classifier, which test pictures of the two worst classes are taken for what; of an autoencoder nothing."""
+    return classifying.mistakes(task, totals) if isinstance(task, Classifying) else {}
 
 
 def predict(task: Restorer | Classifier, inputs: list[str], folder: str = "restored") -> list[str]:

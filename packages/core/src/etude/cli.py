@@ -255,7 +255,7 @@ def evaluate(package: Package, words: list[str]) -> int:
 
     The scores of the best checkpoint on the run's own data are also kept, in the run's test.json, and the evidence by
     which a study judges them in test-blocks.json; what was answered for each example, where a package has that, in its
-    results.json. What was answered otherwise, only `--out` keeps.
+    results.json, and pictures in its samples. What was answered otherwise, only `--out` keeps.
     """
     other = "The flags are those of `train`, such as --data X to score other data."
     takes = Parser(f"{package.name} evaluate", VERBS["evaluate"], other)
@@ -268,7 +268,9 @@ def evaluate(package: Package, words: list[str]) -> int:
     if flags and words.index(flags[0]) < words.index(given.run):  # what argparse takes for RUN is the value of a flag
         takes.error(f"RUN comes before {flags[0]}")
 
-    from etude import tested
+    import torch
+
+    from etude import pictures, tested
     from etude.train import checkpoint, device, evidence, run, step
 
     folder, name, own = run_folder(package, given.run), given.checkpoint or "best", not flags and not given.checkpoint
@@ -299,6 +301,15 @@ def evaluate(package: Package, words: list[str]) -> int:
             kept = own and keep(folder / "results.json", results)
             if given.out or kept:
                 print(f"results  {given.out or folder / 'results.json'}")
+        if package.illustrates and own:
+            task.model.eval()
+            with torch.inference_mode(), where.autocast():
+                found = package.task.illustrate(task, totals)
+            when = None if epoch is None else f"epoch {epoch}"  # a run that goes on may keep a better one
+            for tag, picture in found.items():
+                file = folder / "samples" / f"{run.sample_name(tag, when)}.png"
+                if keep(file, pictures.png(picture)):
+                    print(f"picture  {file}")
         if own:
             keep(folder / "test.json", scores)
         print(json.dumps(scores), flush=True)
@@ -405,9 +416,11 @@ def restored(package: Package, folder: Path) -> Any:
 
 
 def keep(file: Path, content: Any) -> bool:
-    """Writes JSON to a run folder; if that cannot be, says so, and that it was not."""
+    """Writes bytes, or else JSON, to a run folder; if that cannot be, says so, and that it was not."""
+    data = content if isinstance(content, bytes) else (json.dumps(content) + "\n").encode()
     try:
-        files.write(file, (json.dumps(content) + "\n").encode())
+        file.parent.mkdir(exist_ok=True)
+        files.write(file, data)
     except OSError as error:
         print(f"{file} is not written: {files.why(error)}", file=sys.stderr)
         return False

@@ -9,6 +9,7 @@ from etude.config import Scores
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL.Image import Image
     from torch import device as TorchDevice
 
 
@@ -38,6 +39,13 @@ class TaskModule(Protocol):
 
     def results(self, task: Any, totals: Any) -> Any:
         """What was answered for each example, as JSON, for `evaluate` to write; where the package has `results`."""
+        ...
+
+    def illustrate(self, task: Any, totals: Any) -> "dict[str, Image]":
+        """What `evaluate` shows beside what it says, by name; where the package `illustrates`.
+
+        The model is in evaluation mode, without gradients, and computes as precisely as when it was scored.
+        """
         ...
 
     def without(self, task: Any, totals: Any, blocks: "list[np.ndarray]") -> dict[str, list[float]]:
@@ -84,6 +92,8 @@ class Package:
     """whether it has the verb `embed`"""
     results: bool = False
     """whether `evaluate` writes what was answered for each example"""
+    illustrates: bool = False
+    """whether `evaluate` shows pictures of what was answered"""
     without: bool = False
     """whether it says itself what its scores are without some of the examples"""
 

@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote
 import torch
 from PIL import Image
 
-from etude import claims, files, torch_private
+from etude import claims, files, pictures, torch_private
 from etude import config as configs
 from etude.errors import UserError
 from etude.markdown import block
@@ -185,9 +185,7 @@ class Run:
 
     def picture(self, tag: str, picture: Image.Image, step: int, when: str | None = None) -> None:
         """Shows a picture in TensorBoard and keeps it as samples/NAME.png; for NAME see `sample_name`."""
-        buffer = io.BytesIO()
-        picture.convert("RGB").save(buffer, "PNG")
-        png, (width, height) = buffer.getvalue(), picture.size  # encoded once for both
+        png, (width, height) = pictures.png(picture), picture.size  # encoded once for both
         image = {"width": width, "height": height, "colorspace": 3, "encoded_image_string": png}
         self._show(step, summary=torch_private.Summary(value=[{"tag": tag, "image": image}]))
         self.write(f"samples/{sample_name(tag, when)}.png", png)
@@ -201,8 +199,18 @@ class Run:
         """Shows Markdown in TensorBoard only."""
         self._show(step, summary=torch_private.text(tag, text))
 
-    def embedding(self, tag: str, points: torch.Tensor, columns: dict[str, list[str]], step: int) -> None:
-        """Shows points, float [N, D], in TensorBoard's projector; each is labelled by its entry of every column."""
+    def embedding(
+        self,
+        tag: str,
+        points: torch.Tensor,
+        columns: dict[str, list[str]],
+        step: int,
+        thumbnails: torch.Tensor | None = None,
+    ) -> None:
+        """Shows points, float [N, D], in TensorBoard's projector; each is labelled by its entry of every column.
+
+        With `thumbnails`, uint8 [N, 3, H, W], each is shown as its picture; see `etude.pictures.sprite` for how many.
+        """
         if self._tb is None:
             return
         from google.protobuf.text_format import MessageToString
@@ -210,17 +218,29 @@ class Run:
 
         rows = points.tolist()
         labels = [label for _, label in zip(rows, zip(*columns.values(), strict=True), strict=True)]
+        # The projector reads names of columns only where there are several.
+        content = {
+            "tensors.tsv": table(rows),
+            "metadata.tsv": table([columns, *labels] if len(columns) > 1 else labels),
+        }
+        if thumbnails is not None:
+            count, _, height, width = thumbnails.shape
+            if count != len(rows):
+                raise ValueError(f"there are {count:,} thumbnails of {len(rows):,} points")
+            content[f"sprite-{width}x{height}.png"] = pictures.png(pictures.sprite(thumbnails))
         place = f"tb/{step:05d}/{quote(tag, safe='')}"
         with self._writing(self.path / place):
             (self.path / place).mkdir(parents=True, exist_ok=True)
-        self.write(f"{place}/tensors.tsv", table(rows))
-        # The projector reads names of columns only where there are several.
-        self.write(f"{place}/metadata.tsv", table([columns, *labels] if len(columns) > 1 else labels))
+        for name, data in content.items():
+            self.write(f"{place}/{name}", data)
         shown = ProjectorConfig()
         for file in sorted((self.path / "tb").glob("*/*/tensors.tsv")):  # those of earlier starts, too
             at, what = file.parts[-3:-1]
             paths = {"tensor_path": f"{at}/{what}/tensors.tsv", "metadata_path": f"{at}/{what}/metadata.tsv"}
-            shown.embeddings.add(tensor_name=f"{unquote(what)}:{at}", **paths)
+            one = shown.embeddings.add(tensor_name=f"{unquote(what)}:{at}", **paths)
+            for sheet in file.parent.glob("sprite-*.png"):
+                one.sprite.image_path = f"{at}/{what}/{sheet.name}"
+                one.sprite.single_image_dim[:] = map(int, sheet.stem.removeprefix("sprite-").split("x"))
         self.write("tb/projector_config.pbtxt", MessageToString(shown).encode())
 
     def graph(self, model: torch.nn.Module, example: torch.Tensor) -> None:

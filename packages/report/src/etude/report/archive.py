@@ -2,13 +2,13 @@
 
 Every run's event files become one, in a folder named as the run's is, and its points for the projector lie beside it.
 They are thinned in steps, not in kinds: of long curves points are left out, of what was shown often some of the times;
-as many are kept as fit into LIMIT.
+as many are kept as fit into LIMIT. The last that goes is thumbnails of points.
 """
 
 import io
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,19 @@ def build(sections: Sequence[Section], again: str, note: str = "") -> tuple[byte
         logs |= {"/".join([top, *run.relative_to(found.place).parts]): run for run in runs(found)}
     events = {name: read(run) for name, run in logs.items()}
     tops = ", ".join(dict.fromkeys(name.partition("/")[0] for name in logs)) or "no run"
-    for shown in SHOWN:
-        out, left_out = io.BytesIO(), dict.fromkeys(("scalars", "pictures", "texts"), 0)
+    for shown, thumbnails in [*((times, True) for times in SHOWN), (SHOWN[-1], False)]:
+        out, left_out = io.BytesIO(), dict.fromkeys(("scalars", "pictures", "texts", "sheets of thumbnails"), 0)
         with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as packed:
             for name, run in logs.items():
                 if kept := thin(events[name], shown, left_out):
                     content = records([beginning(kept[0].wall_time), *kept])
                     entry(packed, f"{name}/events.out.tfevents.0.etude", content)
-                for file in projector_files(run):
-                    entry(packed, f"{name}/{file.relative_to(run / 'tb').as_posix()}", file.read_bytes())
+                points = projector_files(run)
+                if not thumbnails:
+                    left_out["sheets of thumbnails"] += sum(file.endswith(".png") for file in points)
+                    points = without_thumbnails(points)
+                for file, content in points.items():
+                    entry(packed, f"{name}/{file}", content)
             counts = ", ".join(f"{count:,} {what}" for what, count in left_out.items() if count)
             kept_are = f"kept: {POINTS} points of each curve, pictures and texts of {shown} times"
             thinned = f"left out: {counts} ({kept_are})" if counts else "nothing was left out"
@@ -59,9 +63,16 @@ def build(sections: Sequence[Section], again: str, note: str = "") -> tuple[byte
     return out.getvalue(), f"{thinned}; even so it has more than the {LIMIT / 1e6:g} MB that mail takes"
 
 
-def projector_files(run: Path) -> list[Path]:
+def projector_files(run: Path) -> dict[str, bytes]:
     """The points that a run shows in the projector, as `Run.embedding` writes them: no events."""
-    return sorted(file for kind in ("*.pbtxt", "*/*/*.tsv") for file in (run / "tb").glob(kind))
+    found = (file for kind in ("*.pbtxt", "*/*/*.tsv", "*/*/*.png") for file in (run / "tb").glob(kind))
+    return {file.relative_to(run / "tb").as_posix(): file.read_bytes() for file in sorted(found)}
+
+
+def without_thumbnails(points: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Files of the projector, where neither a picture is nor a word of one."""
+    sprite = rb"  sprite \{\n(?:    .*\n)*  \}\n"
+    return {name: re.sub(sprite, b"", data) for name, data in points.items() if not name.endswith(".png")}
 
 
 def names(places: Sequence[Path]) -> list[str]:
