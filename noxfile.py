@@ -27,7 +27,7 @@ import nox
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_venv = "yes"  # `uv sync --exact` sees to what is in it
-nox.options.sessions = ["lint", "tests", "smoke", "wheels", "site"]
+nox.options.sessions = ["lint", "tests", "smoke", "wheels", "site", "axe"]
 
 ROOT = Path(__file__).parent
 FOLDERS = {
@@ -198,13 +198,17 @@ def wheels(session: nox.Session) -> None:
 def site(session: nox.Session) -> None:
     """The site of all that can be read here, into site/; fails on a warning, or a link that leads nowhere."""
     sync(session, "--all-packages", "--no-dev", "--group", "site")
-    session.run("python", "docs/site/make_site.py", str(ROOT / "site"))
+    prose = {"PYTHONPATH": str(ROOT / "benchmarks")}
+    session.run("python", "docs/site/make_site.py", str(ROOT / "site"), env=prose)
 
 
 @nox.session
 def axe(session: nox.Session) -> None:
-    """Opens pages of the site, built before, in Chromium: accessibility, requests, errors. `-- index.html` for some."""
-    sync(session, "--all-packages", "--no-dev", "--group", "site")
+    """Opens a page of each kind of the site, built before, in Chromium: accessibility, requests, errors.
+
+    `-- all` for every page, which takes long; `-- index.html` for some.
+    """
+    sync(session, "--only-group", "axe")
     session.run("python", "docs/site/axe.py", str(ROOT / "site"), *session.posargs)
 
 

@@ -1,6 +1,8 @@
 """The site: what its builder does of its own, without Sphinx, whose part `nox -s site` does in CI."""
 
+import csv
 import re
+from html import unescape
 from importlib import resources
 from pathlib import Path
 
@@ -9,8 +11,11 @@ import glossary
 import links
 import make_site
 import pages
+import prose
 import pytest
 from beside import beside
+
+from etude.study.file import available, load
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = make_site.tasks(ROOT)
@@ -29,21 +34,29 @@ def written(site):
 # --------------------------------------------------------------------------------------------------------- the gallery
 
 
+def cards_of(page):
+    """By package and study, the cards of a page."""
+    cards = re.findall(r'<article class="card">.*?</article>', page, flags=re.DOTALL)
+    return {re.search(r'href="[./]*studies/([\w-]+)/([\w-]+)\.html"', card).groups(): card for card in cards}
+
+
 def test_the_gallery_shows_every_study_whose_results_are_committed(written):
     for page in ("index", "ru/index"):
-        cards = re.findall(r'<article class="card">.*?</article>', written[page], flags=re.DOTALL)
-        shown = {re.search(r'href="[./]*etudes/([\w-]+)\.html#study-\1-([\w-]+)"', card).groups() for card in cards}
+        cards = cards_of(written[page])
         there = {
             (package.name, file.stem)
             for package in PACKAGES
             for file in (ROOT / "packages" / package.name / "results").glob("*.csv")
             if (ROOT / "packages" / package.name / "src" / package.module / "studies" / f"{file.stem}.yaml").is_file()
         }
-        assert shown == there and len(cards) == len(there) > 10
+        assert cards.keys() == there and len(there) > 10
+        assert {key for package in PACKAGES for key in cards_of(written[f"ru/etudes/{package.name}"])} == there
         for name, study in there:
             assert f"\n(study-{name}-{study})=\n#" in written[f"etudes/{name}"]
-        assert all('<svg class="chart"' in card for card in cards)
-        assert all("\n\n" not in card for card in cards), "an empty line ends HTML in Markdown"
+            assert f"[Report](site:../studies/{name}/{study}.html)" in written[f"etudes/{name}"]
+            assert f"/studies/{name}/{study}>" in written[f"etudes/{name}"]
+        assert all('<svg class="chart"' in card for card in cards.values())
+        assert all("\n\n" not in card for card in cards.values()), "an empty line ends HTML in Markdown"
 
 
 def test_a_verdict_of_the_gallery_is_that_of_the_readme(written):
@@ -51,8 +64,7 @@ def test_a_verdict_of_the_gallery_is_that_of_the_readme(written):
     words = {told: kind for kind, (_, of) in gallery.VERDICTS.items() for told in of.values()}
     judged = 0
     for page in ("index", "ru/index"):
-        for card in re.findall(r'<article class="card">.*?</article>', written[page], flags=re.DOTALL):
-            name, study = re.search(r"etudes/([\w-]+)\.html#study-\1-([\w-]+)", card).groups()
+        for (name, study), card in cards_of(written[page]).items():
             readme = (ROOT / "packages" / name / "README.md").read_text("utf-8")
             section = re.search(rf"<!-- made: study {study} -->\n(.*?)<!-- end -->", readme, flags=re.DOTALL)[1]
             in_readme = re.findall(r"^- (.+?): (as expected|not expected|unclear) \(", section, flags=re.MULTILINE)
@@ -78,15 +90,60 @@ def test_the_chart_of_a_card_is_drawn_of_the_result_file(tmp_path):
     assert gallery.thumbnail(before) != gallery.thumbnail(after)
 
 
+def test_every_question_of_the_gallery_is_there_in_russian(written):
+    asked = {load(name, p.module, p.scores).question for p in PACKAGES for name in available(p.module)}
+    assert gallery.russian().keys() <= asked, "docs/site/questions.ru.yaml translates what no study asks any more"
+    for card in cards_of(written["ru/index"]).values():
+        assert re.search(r'<p class="question"><a [^>]*>[^<]*[а-я]', card)
+
+
+def test_a_question_without_russian_is_refused(monkeypatch):
+    (shown, *_) = gallery.studies(ROOT / "packages", PACKAGES[0])
+    monkeypatch.setattr(gallery, "russian", dict)
+    assert gallery.question(shown, "en") == shown.found.title
+    with pytest.raises(ValueError, match=re.escape(shown.found.title)):
+        gallery.question(shown, "ru")
+
+
 def test_the_colours_of_the_charts_are_those_of_the_reports():
     html = (resources.files("etude.report") / "page.html").read_text("utf-8")
-    css = gallery.chart_colours(html)
+    css = gallery.styles(html)
     for number in range(7):
         assert f".chart .c{number} {{ --c: var(--" in css
-    assert (
-        css.count("--blue: #0072b2") == 1 and css.count("--blue: #4aa8e0") == 2
-    )  # light; dark by choice and by system
+    css, _, reports = css.partition(".report {")
+    assert css.count("--blue: #0072b2") == 1 and css.count("--blue: #4aa8e0") == 2  # light; dark by choice, by system
+    assert ".verdicts {" in reports and reports.count("{") == reports.count("}") - 1
     assert css.count("{") == css.count("}")
+
+
+# ----------------------------------------------------------------------------------- the studies, and études in Russian
+
+
+def test_a_study_has_a_page_with_all_that_its_file_and_its_readme_say(written):
+    for page in (page for page in written if page.startswith("studies/")):
+        _, name, study = page.split("/")
+        text = written[page]
+        readme = (ROOT / "packages" / name / "README.md").read_text("utf-8")
+        said = pages.MADE.sub("", prose.prose(readme, study))
+        concluded = text.partition("## Conclusions\n\n")[2].partition("\n\n## Results\n")[0]
+        assert re.sub(r"\]\(.*?\)", "]", concluded) == re.sub(r"\]\(.*?\)", "]", said) and "<!--" not in text
+        with (ROOT / "packages" / name / "results" / f"{study}.csv").open(encoding="utf-8") as file:
+            runs = list(csv.DictReader(file))
+        assert sorted(re.findall(r", seed (\d+)</td>", text)) == sorted(run["seed"] for run in runs)
+        section = re.search(rf"<!-- made: study {study} -->\n(.*?)<!-- end -->", readme, flags=re.DOTALL)[1]
+        for claim in re.findall(r"^- (.+?): (?:as expected|not expected|unclear) \(", section, flags=re.MULTILINE):
+            assert f"<b>{claim.replace(chr(92), '')}</b>" in unescape(text)
+        assert f"{name} study {study}" in text and '<svg class="chart"' in text
+
+
+def test_an_etude_in_russian_has_its_row_of_the_readme_and_leads_on(written):
+    readme = (ROOT / "README.ru.md").read_text("utf-8")
+    for package in PACKAGES:
+        text = written[f"ru/etudes/{package.name}"]
+        question = re.search(rf"^\| \[{package.name}\]\([^)]*\) \| (.*?) \|", readme, flags=re.MULTILINE)[1]
+        assert f"**Вопрос.** {question}\n" in text and "<!--" not in text
+        assert f"по-английски](site:../../etudes/{package.name}.html)" in text
+        assert f"[{package.name}](etudes/{package.name}.md)" in written["ru/index"]
 
 
 # -------------------------------------------------------------------------------------------------------- the glossary
@@ -140,6 +197,12 @@ def test_links_of_a_readme(tmp_path, text, expected):
 def test_a_file_that_is_no_page_is_linked_to_where_the_repository_is(tmp_path):
     text, _ = small(tmp_path, "[x](docs/x.yaml)", "https://x.org/etude/blob/main")
     assert text == "[x](https://x.org/etude/blob/main/docs/x.yaml)"
+
+
+def test_a_part_of_a_file_links_to_the_rest_of_it(tmp_path):
+    _, made = small(tmp_path, "x")
+    assert pages.put(made, "packages/one/README.md", "[up](#data)", "studies/one/x") == "[up](../../etudes/one.md#data)"
+    assert pages.put(made, "packages/one/README.md", "[up](#data)", "etudes/one") == "[up](#data)"
 
 
 @pytest.mark.parametrize("address", ["docs/gone.md", "packages/two", "../outside.md", "docs/gone.png"])

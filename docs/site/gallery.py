@@ -1,10 +1,14 @@
-"""The gallery: each study whose results are committed, with its question, its chart, its verdicts and a link."""
+"""The gallery: each study whose results are committed, with its question, its chart, its verdicts and its report."""
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
 from pathlib import Path
 
+import yaml
 from markupsafe import Markup, escape
 from pages import Language, from_page, language_of
 
@@ -12,6 +16,7 @@ from etude.package import Package
 from etude.report import page as report
 from etude.report.read import Section, of_results
 from etude.study.file import available
+from etude.study.judge import Verdict
 
 # One word for a verdict, and a sign, as a colour never stands alone; what judge.py calls it gives the class of CSS.
 VERDICTS = {
@@ -22,8 +27,9 @@ VERDICTS = {
 WORDS = {
     "incomplete": {"en": "incomplete", "ru": "не закончено"},
     "none": {"en": "nothing was expected", "ru": "ничего не ожидалось"},
-    "results": {"en": "Results", "ru": "Результаты"},
 }
+OPEN = 3  # of the études, so many show their cards at once; the others unfold
+RUSSIAN = Path(__file__).parent / "questions.ru.yaml"
 
 
 @dataclass(frozen=True)
@@ -43,19 +49,37 @@ def studies(packages: Path, package: Package) -> Iterator[Shown]:
             yield Shown(package, name, of_results(package, there[name]))
 
 
+@cache
+def russian() -> dict[str, str]:
+    """The questions of studies in Russian, by what they are in English."""
+    return dict(yaml.safe_load(RUSSIAN.read_text("utf-8")))
+
+
+def question(shown: Shown, language: Language) -> str:
+    """Raises ValueError if a question has no Russian."""
+    asked = shown.found.title
+    if language == "ru" and asked not in russian():
+        raise ValueError(f"{RUSSIAN.name} has no Russian for {asked!r}, which {shown.package.name} {shown.name} asks")
+    return russian()[asked] if language == "ru" else asked
+
+
 def card(shown: Shown, page: str) -> Markup:
-    """What the gallery on a page says of one study, as HTML; the chart is that of its report."""
-    language, outcome = language_of(page), shown.found.outcome
-    assert outcome is not None, shown.name
-    address = from_page(page, f"etudes/{shown.package.name}.html") + f"#study-{shown.package.name}-{shown.name}"
-    verdicts = [verdict(each.claim.text, each.verdict, language) for each in outcome.verdicts]
-    verdicts = verdicts or [Markup("<li>{}</li>").format(WORDS["none"][language])]
-    if outcome.problems:
-        verdicts.append(Markup('<li class="unclear"><b>! {}</b></li>').format(WORDS["incomplete"][language]))
-    question = Markup('<p class="question" lang="en"><a href="{}">{}</a></p>').format(address, shown.found.title)
-    return Markup(
-        '<article class="card">\n<p class="kicker">{}</p>\n{}\n{}\n<ul class="verdicts">{}</ul>\n</article>'
-    ).format(shown.package.name, question, thumbnail(shown), Markup("").join(verdicts))
+    """What the gallery on a page says of one study, as HTML; the chart is that of its report, to which it links."""
+    language = language_of(page)
+    address = from_page(page, f"studies/{shown.package.name}/{shown.name}.html")
+    said = [verdict(each.claim.text, each.verdict, language) for each in verdicts(shown)]
+    said = said or [Markup("<li>{}</li>").format(WORDS["none"][language])]
+    if shown.found.problems:
+        said.append(Markup('<li class="unclear"><b>! {}</b></li>').format(WORDS["incomplete"][language]))
+    asked = Markup('<p class="question"><a href="{}">{}</a></p>').format(address, question(shown, language))
+    return Markup('<article class="card">\n{}\n{}\n<ul class="verdicts">{}</ul>\n</article>').format(
+        asked, thumbnail(shown), Markup("").join(said)
+    )
+
+
+def verdicts(shown: Shown) -> list[Verdict]:
+    assert shown.found.outcome is not None, shown.name
+    return shown.found.outcome.verdicts
 
 
 def thumbnail(shown: Shown) -> Markup:
@@ -73,14 +97,34 @@ def verdict(claim: str, found: str, language: Language) -> Markup:
     )
 
 
-def gallery(shown: list[Shown], page: str) -> str:
-    """All cards, as HTML that may stand in Markdown."""
-    cards = Markup("\n").join(card(each, page) for each in shown)
-    return f'<div class="gallery">\n{cards}\n</div>\n'
+def cards(shown: Iterable[Shown], page: str) -> Markup:
+    """The cards of studies, as HTML that may stand in Markdown."""
+    return Markup('<div class="gallery">\n{}\n</div>\n').format(Markup("\n").join(card(each, page) for each in shown))
 
 
-def chart_colours(html: str) -> str:
-    """The style sheet of the charts: the colours and lines of the report's own page, for Furo's two ways to be dark."""
+def gallery(shown: Iterable[Shown], page: str) -> str:
+    """All cards by étude, with how many verdicts of each kind it has; those of the first études are seen at once."""
+    text, language = Markup(""), language_of(page)
+    for number, (name, of) in enumerate(groupby(shown, key=lambda each: each.package.name)):
+        studies = list(of)
+        found = Counter[str](each.verdict for one in studies for each in verdicts(one))
+        span = Markup('<span class="{}">{} {}: {}</span>')
+        counts = Markup(" ").join(
+            span.format(kind.replace(" ", "-"), sign, words[language], found[kind])
+            for kind, (sign, words) in VERDICTS.items()
+        )
+        text += Markup('<details class="etude"{}>\n<summary><b>{}</b> {}</summary>\n{}</details>\n').format(
+            Markup(" open") if number < OPEN else "", name, counts, cards(studies, page)
+        )
+    return text
+
+
+def styles(html: str) -> str:
+    """The style sheet of charts and reports: that of the report's own page, for Furo's two ways to be dark.
+
+    A chart has its colours and lines anywhere; in an element `report` everything looks as in the report.
+    """
+    sheet = re.sub(r"@page \{.*?\}", "", html.partition("<style>")[2].partition("</style>")[0])
     light, dark = (re.findall(r":root \{(.*?)\n? *\}", html, re.DOTALL)[number] for number in (0, 1))
     light = light.replace("color-scheme: light dark;", "")
     rules = re.findall(r"(\.(?:chart|grid|axis|line|band|mark|dot|c\d)\b[^{}\n]*\{[^}\n]*\})", html)
@@ -91,5 +135,6 @@ def chart_colours(html: str) -> str:
             f'body[data-theme="dark"] {{{dark}}}',
             f'@media (prefers-color-scheme: dark) {{ body:not([data-theme="light"]) {{{dark}}} }}',
             *rules,
+            f".report {{{sheet}}}",
         ]
     )

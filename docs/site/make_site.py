@@ -1,4 +1,6 @@
-"""Builds the site: `uv run nox -s site`, which gives the environment, or `python docs/site/make_site.py OUT`.
+"""Builds the site: `uv run nox -s site`, which gives the environment.
+
+    PYTHONPATH=benchmarks python docs/site/make_site.py OUT    # benchmarks/prose.py reads what a README concludes
 
 Every page is made of what the repository has already; only `docs/` is written for people who read. OUT is replaced when
 all is built and every link in it leads somewhere; otherwise it stays as it was, and what is wrong is said, a line each.
@@ -18,9 +20,10 @@ import links
 import pages
 import yaml
 from beside import beside
-from gallery import WORDS, chart_colours, gallery, studies
+from gallery import Shown, cards, gallery, studies, styles
 from glossary import glossary
 from pages import BrokenLink, Language, Site
+from reported import reported
 
 from etude.package import Package
 
@@ -44,15 +47,22 @@ HEADINGS = {
     "about": {
         "en": "Every study whose results are in the repository: the question, each setting's score with its "
         "interval, and whether what was expected beforehand came true. *Unclear* means that the difference may "
-        "be chance. A card leads to the table and what was concluded.",
+        "be chance. A card leads to the report: table, reasons, every run, and what was concluded.",
         "ru": "Все исследования, результаты которых есть в репозитории: вопрос, оценка каждой настройки с "
         "интервалом и сбылось ли то, что ожидали заранее. *Неясно* значит, что разница может быть "
-        "случайной. Карточка ведёт к таблице и выводам (по-английски).",
+        "случайной. Карточка ведёт к отчёту по-английски: таблица, обоснования, все запуски и выводы.",
     },
+    "studies": {"en": "Studies", "ru": "Исследования"},
     "etudes": {"en": "Études", "ru": "Этюды"},
     "data": {"en": "Data", "ru": "Данные"},
     "project": {"en": "Project", "ru": "Проект"},
 }
+ROW = ("Вопрос", "Ответ", "Число и с чем его сравнить")  # the cells of a row of README.ru.md
+ENGLISH = (
+    "Данные, модель, все результаты и команды, которыми они получены, — "
+    "[на странице этюда по-английски](site:../../etudes/{}.html); "
+    "о данных подробнее — [в их карточке, тоже по-английски](site:../../data/{}.html)."
+)
 
 
 def tasks(root: Path) -> list[Package]:
@@ -97,6 +107,13 @@ def sources(site: Site, packages: list[Package]) -> dict[str, str]:
             text = "---\nhide-toc: true\n---\n" + beside(text, code, LOOP)
         written[page] = text
     shown = [study for package in packages for study in studies(site.root / "packages", package)]
+    for study in shown:
+        page = f"studies/{study.package.name}/{study.name}"
+        written[page] = reported(site, study, page)
+    for package in packages:
+        of = [study for study in shown if study.package == package]
+        written[f"etudes/{package.name}"] += tree([f"{s.name} </studies/{package.name}/{s.name}>" for s in of])
+        written[f"ru/etudes/{package.name}"] = in_russian(site, package, of)
     for page in ("index", "ru/index"):
         written[page] = home(written[page], gallery(shown, page), pages.language_of(page))
     for page in ("glossary", "ru/glossary"):
@@ -108,12 +125,32 @@ def sources(site: Site, packages: list[Package]) -> dict[str, str]:
 
 
 def home(readme: str, cards: str, language: Language) -> str:
-    """The README with the gallery after its first paragraphs, before its first table or heading of the second level."""
-    first = re.search(r"^(?:## |\|)", readme, re.MULTILINE)
+    """The README with the gallery before its first heading of the second level."""
+    first = re.search(r"^## ", readme, re.MULTILINE)
     at = first.start() if first else len(readme)
     heading, about = HEADINGS["gallery"][language], HEADINGS["about"][language]
-    after = "" if readme[at:].startswith("## ") else f"## {WORDS['results'][language]}\n\n"
-    return f"---\nhide-toc: true\n---\n{readme[:at]}\n## {heading}\n\n{about}\n\n{cards}\n{after}{readme[at:]}"
+    return f"---\nhide-toc: true\n---\n{readme[:at]}\n## {heading}\n\n{about}\n\n{cards}\n{readme[at:]}"
+
+
+def in_russian(site: Site, package: Package, shown: list[Shown]) -> str:
+    """The Russian page of an étude: its row of README.ru.md, and its studies. Raises BrokenLink, ValueError."""
+    name, file = package.name, "README.ru.md"
+    row = re.search(rf"^\| \[{name}\]\(.*?\) (\|.*\|)$", (site.root / file).read_text("utf-8"), re.MULTILINE)
+    if row is None:
+        raise ValueError(f"{file} has no row of {name} in its table")
+    said = pages.put(site, file, row[1], f"ru/etudes/{name}").strip("|").split("|")
+    lines = [f"**{what}.** {words.strip()}" for what, words in zip(ROW, said, strict=True)]
+    text = "\n\n".join([f"# {name}", *lines, ENGLISH.format(name, name)])
+    if shown:
+        page = f"ru/etudes/{name}"
+        text += f"\n\n## {HEADINGS['studies']['ru']}\n\n{HEADINGS['about']['ru']}\n\n{cards(shown, page)}"
+    return text
+
+
+def tree(entries: Iterable[str], caption: str = "") -> str:
+    """Pages for the side of the site, which are not shown where this stands."""
+    listed, above = "\n".join(entries), f":caption: {caption}\n" if caption else ""
+    return f"\n```{{toctree}}\n:hidden:\n{above}\n{listed}\n```\n" if listed else ""
 
 
 def contents(of: list[str], language: Language) -> str:
@@ -122,15 +159,9 @@ def contents(of: list[str], language: Language) -> str:
     for page in sorted(of, key=lambda page: (ORDER.index(page) if page in ORDER else len(ORDER), page)):
         name = page.removeprefix("ru/")
         folder = name.partition("/")[0] if "/" in name else "" if name in ("built", "glossary") else "project"
-        if name != "index":
-            trees[folder].append(name)
-    text = ""
-    for folder, names in trees.items():
-        if names:
-            caption = f":caption: {HEADINGS[folder][language]}\n" if folder else ""
-            entries = "\n".join(f"{name.rpartition('/')[2]} <{name}>" if "/" in name else name for name in names)
-            text += f"\n```{{toctree}}\n:hidden:\n{caption}\n{entries}\n```\n"
-    return text
+        if name != "index" and folder in trees:  # a study is under its étude
+            trees[folder].append(f"{name.rpartition('/')[2]} <{name}>" if "/" in name else name)
+    return "".join(tree(names, HEADINGS[folder][language] if folder else "") for folder, names in trees.items())
 
 
 def stage(site: Site, written: dict[str, str], folder: Path, language: Language) -> Path:
@@ -149,7 +180,7 @@ def stage(site: Site, written: dict[str, str], folder: Path, language: Language)
     shutil.copytree(here / "templates", source / "_templates")
     shutil.copytree(here / "static", source / "_static")
     html = (resources.files("etude.report") / "page.html").read_text("utf-8")
-    (source / "_static" / "charts.css").write_text(chart_colours(html), "utf-8")
+    (source / "_static" / "charts.css").write_text(styles(html), "utf-8")
     return source
 
 
@@ -174,6 +205,7 @@ def mend(out: Path) -> None:
     for page in out.rglob("*.html"):
         text = page.read_text("utf-8")
         text = text.replace('<div class="table-wrapper', '<div tabindex="0" class="table-wrapper')
+        text = text.replace('<div class="wide">', '<div tabindex="0" class="wide">')
         text = text.replace("<pre>", '<pre tabindex="0">')
         text = text.replace('class="caption" role="heading"', 'class="caption" role="heading" aria-level="2"')
         text = text.replace('<th class="head"><p></p></th>', "<td></td>")

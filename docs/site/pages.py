@@ -56,12 +56,13 @@ def links(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def put(site: Site, file: str, text: str, page: str) -> str:
-    """The text of a file of the repository as a page of the site. Raises BrokenLink."""
+    """The text of a file of the repository, or a part of it, as it stands in a page of the site. Raises BrokenLink."""
     for address, is_picture in dict.fromkeys(links(text)):
         parts = urlsplit(address)
-        if parts.scheme or not parts.path:  # elsewhere, or in this page, which Sphinx sees to
+        if parts.scheme or (not parts.path and site.pages.get(file) == page):  # elsewhere, or here: Sphinx sees to it
             continue
-        path = os.path.normpath(os.path.join(os.path.dirname(file), unquote(parts.path))).replace(os.sep, "/")
+        there = os.path.join(os.path.dirname(file), unquote(parts.path)) if parts.path else file
+        path = os.path.normpath(there).replace(os.sep, "/")
         if path.startswith("../") or not (site.root / path).exists():
             raise BrokenLink(f"{file} links to {address}, which is not there")
         new = picture(site, page, path) if is_picture else linked(site, page, path, parts.fragment)
@@ -80,6 +81,8 @@ def picture(site: Site, page: str, path: str) -> str:
 def linked(site: Site, page: str, path: str, fragment: str) -> str | None:
     """What a link to a file of the repository is in a page of the site."""
     end, to = f"#{fragment}" * bool(fragment), site.page_of(path)
+    if to and to.startswith("etudes/") and language_of(page) == "ru" and not fragment:
+        to = f"ru/{to}"  # which says what there is in Russian, and leads on
     if to and language_of(to) == language_of(page):
         return f"{from_page(page, to)}.md{end}"
     if to:  # another book for Sphinx; the check of the finished site sees to it
@@ -88,8 +91,10 @@ def linked(site: Site, page: str, path: str, fragment: str) -> str | None:
 
 
 def anchored(text: str, package: str) -> str:
-    """With an anchor `study-PACKAGE-NAME` at the heading of the section that shows the results of a study."""
+    """With an anchor `study-PACKAGE-NAME` at the heading of each section on a study, and a link to its report."""
     for study in reversed([*STUDY.finditer(text)]):
+        report = f"[Report](site:../studies/{package}/{study[1]}.html): chart, verdicts, every run.\n\n"
+        text = f"{text[: study.start()]}{report}{text[study.start() :]}"
         heading = max((found.start() for found in re.finditer("^#+ ", text[: study.start()], re.M)), default=None)
         if heading is not None:
             text = f"{text[:heading]}(study-{package}-{study[1]})=\n{text[heading:]}"
