@@ -24,37 +24,18 @@ from typing import Any
 import numpy as np
 import torch
 from rows import Row, rows, write
-from torch.nn import functional as F
 
-from etude.text.batching import padded_batches
 from etude.train import checkpoint
 from etude.train.run import read_config
 from imdb_rnn import task
 from imdb_rnn.config import Config
-from imdb_rnn.model import Reader
+from imdb_rnn.positions import gradients
 
 RESULTS = Path(__file__).parents[1] / "packages/imdb-rnn/results"
 LENGTHS = (60, 90, 120, 150, 1000)
 READ = (5, 10, 20, 40, 80, 1000)
 BACK = (0, 1, 2, 5, 10, 20, 50, 100)
 LONG = 500  # reviews that the gradient is measured on
-
-
-def gradients(one: task.Sentiment, texts: list[np.ndarray], labels: np.ndarray) -> np.ndarray:
-    """The mean length of the gradient of the loss at the tokens `BACK` steps before the end: float64 [len(BACK)]."""
-    [reader] = one.model.readers
-    assert isinstance(reader, Reader)
-    one.model.eval()
-    found: list[np.ndarray] = []
-    for some, ids, lengths in padded_batches(texts, 100, one.pad_id):
-        x = reader.embedding(ids).detach().requires_grad_()
-        odds = reader.classify(reader.body(x, lengths))[:, 0]
-        F.binary_cross_entropy_with_logits(odds, torch.from_numpy(labels[some]).float(), reduction="sum").backward()
-        assert x.grad is not None
-        at = lengths[:, None] - 1 - torch.tensor(BACK)
-        found.append(x.grad.norm(dim=2).gather(1, at).numpy())
-    averaged: np.ndarray = np.concatenate(found).astype(np.float64).mean(0)
-    return averaged
 
 
 def measured(run: Path) -> list[dict[str, Any]]:
@@ -75,7 +56,8 @@ def measured(run: Path) -> list[dict[str, Any]]:
             answers = one.odds([row[cut] for row in texts]) > 0
             found.append((what, most, float((answers == labels).mean()), len(texts)))
     long = np.flatnonzero(lengths > BACK[-1])[:LONG]
-    slopes = gradients(one, [texts[n] for n in long], labels[long])
+    places = [back + 1 for back in BACK]
+    slopes = gradients(one.model.eval().readers, [texts[n] for n in long], labels[long], one.pad_id, places)
     found += [("gradient", back, float(slope), len(long)) for back, slope in zip(BACK, slopes / slopes[0], strict=True)]
     names = ("what", "tokens", "value", "reviews")
     return [

@@ -46,21 +46,25 @@ class Classifier(nn.Module):
 
 
 class Reader(nn.Module):
-    """Embeddings, one reader of them, pooling over time, one linear layer: ids, lengths -> log-odds [B]."""
+    """Embeddings, one reader of them, pooling over time, one linear layer: ids, lengths -> log-odds [B].
+
+    `shift` [B, T, E] is added to the embeddings.
+    """
 
     def __init__(self, config: Model, vocabulary: int, unknown: int) -> None:
         super().__init__()
-        self.word_dropout, self.unknown = config.word_dropout, unknown
+        self.word_dropout, self.unknown, self.size = config.word_dropout, unknown, config.embedding
         self.embedding = nn.Embedding(vocabulary, config.embedding)
         nn.init.normal_(self.embedding.weight, std=0.1)
         self.body: CNN | Recurrent = CNN(config) if config.kind == "cnn" else Recurrent(config)
         self.dropout = nn.Dropout(config.dropout)
         self.classify = nn.Linear(self.body.width, 1)
 
-    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, lengths: Tensor, shift: Tensor | None = None) -> Tensor:
         if self.training and self.word_dropout:
             ids = torch.where(torch.rand(ids.shape, device=ids.device) < self.word_dropout, self.unknown, ids)
-        pooled = self.body(self.dropout(self.embedding(ids)), lengths)
+        x = self.embedding(ids)
+        pooled = self.body(self.dropout(x if shift is None else x + shift), lengths)
         odds: Tensor = self.classify(self.dropout(pooled))
         return odds[:, 0].float()
 
@@ -76,12 +80,18 @@ class Started(nn.Module):
         super().__init__()
         how: dict[str, Any] = {"rate": config.rate, "dropout": config.dropout, "word_dropout": config.word_dropout}
         self.body = start.Reader(of, config.transfer, vocabulary, config.start, **how)
+        self.size = of.language.embedding
         self.dropout = nn.Dropout(config.dropout)
         self.classify = nn.Linear(self.body.size, 1)
 
     def forward(self, ids: Tensor, lengths: Tensor, free: int | None = None, shift: Tensor | None = None) -> Tensor:
         odds: Tensor = self.classify(self.dropout(self.body(ids, lengths, free, shift)))
         return odds[:, 0].float()
+
+
+def surprise(odds: Tensor, labels: Tensor) -> Tensor:
+    """The sum of minus the log-probabilities of labels, int64 [B], over the log-odds of each part, [P, B] or [B]."""
+    return F.binary_cross_entropy_with_logits(odds, labels.float().expand_as(odds), reduction="sum")
 
 
 class CNN(nn.Module):

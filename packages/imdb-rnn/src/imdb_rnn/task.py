@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from etude import confusion, draw
 from etude.errors import UserError
@@ -28,13 +27,14 @@ from etude.train import run as runs
 from etude.train.run import Run
 from etude.train.task import Split, Task
 from etude.train.totals import Sums, Totals
-from imdb_rnn import data, language, reading
+from imdb_rnn import data, language, positions, reading
 from imdb_rnn.config import CLASSIFYING, Config, Text
 from imdb_rnn.data import CLASSES, Dataset, Reviews
-from imdb_rnn.model import Classifier, NGrams, Started, ngrams
+from imdb_rnn.model import Classifier, NGrams, Started, ngrams, surprise
 from imdb_rnn.reading import encode
 
 SHOWN = 12  # reviews shown before, during and after training
+WATCHED = 64  # reviews whose gradient `fit.watch` looks at
 OF_VOCABULARY = ("plain", "tokenizer", "vocabulary")  # the knobs of text that a language model's words follow from
 Batch = tuple[Any, ...]  # ids int64 [B, T], lengths int64 [B], labels int64 [B], and what else the model takes
 
@@ -164,10 +164,30 @@ class Sentiment(Predictor):
         """The same validation reviews each time; at the end also those that were most wrong."""
         rows = self.parts.rows("valid")
         run.text("reviews", self.table(self.shown, self.odds([rows[id] for id in self.shown])), step, when)
+        if self.config.fit.watch:
+            self.show_gradients(run, when, step)
         if when == "after":
             odds = self.odds(rows)
             wrong = np.argsort(odds * (2 * self.parts.dataset.valid.labels - 1), kind="stable")[:SHOWN]
             run.text("most wrong", self.table(wrong, odds[wrong]), step)
+
+    def show_gradients(self, run: Run, when: str, step: int) -> None:
+        """The gradient by the place of a word, of the same validation reviews each time, none of them short.
+
+        As numbers before training and after each epoch, as pictures when `fit.watch` makes its own, and before.
+        """
+        rows = self.parts.rows("valid")
+        half = int(np.median([len(row) for row in rows]))
+        order = draw.shuffled(len(rows), self.config.fit.seed)
+        watched = [id for id in order if len(rows[id]) >= half][:WATCHED]
+        places, labels = positions.powers(half), self.parts.dataset.valid.labels[watched]
+        some = [rows[id] for id in watched]
+        norms = positions.gradients(self.model.readers, some, labels, self.pad_id, places)
+        if when != "after":
+            tags = [f"gradient by place from the end/{place:04d}" for place in places]
+            run.scalars(dict(zip(tags, norms.tolist(), strict=True)), step)
+        if when in ("before", "after") or int(when.removeprefix("epoch ")).bit_count() == 1:
+            run.picture("gradient by place", positions.picture(places, norms, len(watched)), step, when)
 
     def table(self, ids: np.ndarray, odds: np.ndarray) -> str:
         """Markdown: truth, the probability of praise, and the beginning and the end of each review."""
@@ -179,11 +199,6 @@ class Sentiment(Predictor):
             short = re.sub(r"([|*_`<\\])", r"\\\1", " ".join(short.split()))
             lines.append(f"| {mark} | {CLASSES[truth]} | {probability:.2f} | {short} |")
         return "\n".join(lines)
-
-
-def surprise(odds: Tensor, labels: Tensor) -> Tensor:
-    """The sum of minus the log-probabilities of labels, int64 [B], over the log-odds of each part, [P, B]."""
-    return F.binary_cross_entropy_with_logits(odds, labels.float().expand_as(odds), reduction="sum")
 
 
 def make(config: Config, where: torch.device) -> Task:
