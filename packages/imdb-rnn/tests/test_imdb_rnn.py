@@ -9,6 +9,7 @@ import torch
 from etude import config
 from etude.errors import UserError
 from etude.testing import check_presets, check_task
+from etude.train import checkpoint
 from imdb_rnn import data, reading, task
 from imdb_rnn.__main__ import PACKAGE, main
 from imdb_rnn.config import CLASSIFYING, Config, Text
@@ -307,10 +308,21 @@ def test_a_run_is_not_scored_on_reviews_that_are_read_otherwise(trained, capsys)
         assert main(["evaluate", str(trained), *flags]) == 2, flags
         [line] = capsys.readouterr().err.splitlines()
         assert "otherwise than the run, which was trained with" in line
-    assert (
-        main(["evaluate", str(trained), "--task", "language", "--model.embedding", "96", "--model.hidden", "96"]) == 2
-    )
-    assert "is of task classify" in capsys.readouterr().err
+    with pytest.raises(UserError, match="is of task classify"):
+        task.restore(Config(task="language"), checkpoint.read(trained)["assets"])
+
+
+def test_a_run_is_not_scored_with_another_model_under_its_weights(trained, capsys):
+    for flags in (
+        ["--model.pooling", "mean"],
+        ["--model.joining", "sum"],
+        ["--model.pooling", "mean", "--data", "imdb"],
+    ):
+        capsys.readouterr()
+        assert main(["evaluate", str(trained), *flags]) == 2, flags
+        [line] = capsys.readouterr().err.splitlines()
+        assert "was trained with another model (model." in line and f"leave {flags[0]} out" in line
+    assert main(["evaluate", str(trained), "--model.pooling", "max"]) == 0  # its own
 
 
 @pytest.mark.real_data

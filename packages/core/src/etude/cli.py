@@ -275,6 +275,7 @@ def evaluate(package: Package, words: list[str]) -> int:
 
     folder, name, own = run_folder(package, given.run), given.checkpoint or "best", not flags and not given.checkpoint
     config: Any = run.read_config(folder, package.config, flags)
+    refuse_other_model(folder, run.read_config(folder, package.config), config)
     mark = tested.mark(folder, name)  # before it is read: if the run saves a better one meanwhile, that is not scored
     state = checkpoint.read(folder, name)
     where = device.choose(config.fit, run.first_start(folder).get("precision", ""))  # as it was trained and validated
@@ -314,6 +315,14 @@ def evaluate(package: Package, words: list[str]) -> int:
             keep(folder / "test.json", scores)
         print(json.dumps(scores), flush=True)
     return 0
+
+
+def refuse_other_model(folder: Path, trained: Any, asked: Any) -> None:
+    """Raises UserError if flags ask for another model than the run's, which its weights may fit and do not know."""
+    other = [line for line in configs.differences(trained, asked) if line.startswith("model.")]
+    if other:
+        leave = ", ".join(f"--{line.partition(':')[0]}" for line in other)
+        raise UserError(f"{folder} was trained with another model ({'; '.join(other)}): leave {leave} out")
 
 
 def compare_data(package: Package, folder: Path, state: dict[str, Any], task: Any, flags: list[str]) -> None:
