@@ -8,7 +8,10 @@ import torch
 from torch import nn
 
 from etude import config
+from etude.study.file import load
+from etude.study.question import flags_of
 from etude.testing import check_presets, check_task
+from etude.train import checkpoint
 from qa_category import data
 from qa_category.__main__ import PACKAGE, main
 from qa_category.config import CLASSIFYING, Config, Data
@@ -71,6 +74,7 @@ def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
         "transfer-tenth",
         "unknown",
         "unknown-cased",
+        "vectors",
     ]
     check_presets(PACKAGE, ["best", "language"], studies)
 
@@ -267,6 +271,14 @@ def test_a_run_is_not_scored_on_questions_that_are_read_otherwise(trained, capsy
         assert "otherwise than the run, which was trained with" in line and f"leave {flags[0][:6]}" in line
 
 
+def test_a_run_is_not_scored_with_another_model_under_its_weights(trained, capsys):
+    for flags in (["--model.pooling", "max"], ["--model.no-masked"]):
+        capsys.readouterr()
+        assert main(["evaluate", str(trained), *flags]) == 2, flags
+        [line] = capsys.readouterr().err.splitlines()
+        assert "was trained with another model (model." in line and "out" in line
+
+
 def test_a_run_leaves_questions_and_pictures(trained):
     found = {file.stem for file in (trained / "samples").iterdir()}
     assert {"most-wrong", "questions-end", "questions-epoch-000", "confusion", "lengths"} <= found, found
@@ -314,6 +326,18 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(flags, messag
     [line] = capsys.readouterr().err.splitlines()
     assert message in line
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.real_data
+def test_each_way_of_the_study_of_vectors_trains():
+    asked = load("vectors", "qa_category", PACKAGE.scores)
+    [command] = asked.needs.values()
+    _, *words = command.split()
+    assert main([*words, "--epochs", "1"]) == 0
+    for n, trial in enumerate(asked.trials()[::2][:5]):  # with the first of two rates
+        assert main(["train", *flags_of(asked, trial), "--fit.epochs", "1", "--run", str(n)]) == 0
+    learnt = [checkpoint.read(Path(str(n)))["model"].get("embedding.learnt") for n in range(5)]
+    assert [x is None for x in learnt] == [False, True, False, False, True]
 
 
 @pytest.mark.real_data

@@ -72,7 +72,7 @@ def test_only_the_training_part_is_read(tmp_path):
         (["given.txt", "out.txt"], "should end in .vec"),
         (["given.txt", "out.vec", "--epochs", "0"], "--epochs must be at least 1"),
         (["given.txt", "out.vec", "--lr", "nan"], "--lr must be above 0"),
-        (["given.txt", "nowhere/out.vec"], "nowhere"),
+        (["given.txt", "given.txt/out.vec"], "given.txt/out.vec cannot be written"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(words, said, tmp_path, capsys):

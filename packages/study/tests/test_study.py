@@ -140,6 +140,18 @@ expect:
   - {claim: "5 > 3", because: "a letter is a large shape"}
 """
 
+WAYS = """
+question: Which of three that are no grid?
+compare:
+  - {model.kernel: 1, model.norm: false}
+  - {model.norm: true, model.kernel: 3}
+  - {model.kernel: 5, model.norm: true}
+seeds: 2
+metric: accuracy
+expect:
+  - {claim: "kernel=5, norm=true > kernel=1, norm=false", because: "a letter is a large shape"}
+"""
+
 # What every stopped, resumed or parallel way to the kernel study has to come to. lr 0.003 costs every kernel 0.01 and
 # the test another 0.01.
 KERNEL_TEST = {"1": [0.48, 0.50, 0.49], "3": [0.58, 0.61, 0.59], "5": [0.59, 0.60, 0.58]}
@@ -854,6 +866,19 @@ def test_tensorboard_shows_one_mean_curve_per_setting_however_often_it_is_writte
         (KERNEL.replace("[1, 3, 5]", "[1, {a: 3}]"), "mine.yaml: compare: model.kernel: {'a': '3'} is no value"),
         (KERNEL.replace("[1, 3, 5]", "[1, 3, 5, 3.0]"), "mine.yaml: compare: model.kernel has 3 twice"),
         (KERNEL.replace("fit.lr", "model.kernel"), "mine.yaml: model.kernel stands in more than one of"),
+        (
+            WAYS.replace("{model.kernel: 5, ", "{"),
+            "mine.yaml: compare[2]: all settings have to name the same knobs, and",
+        ),
+        (
+            WAYS.replace("kernel: 5, model.norm: true", "kernel: 3.0, model.norm: true"),
+            "compare: has {model.kernel: 3,",
+        ),
+        (WAYS.replace("{model.kernel: 5, model.norm: true}", "5"), "mine.yaml: compare[2]: has to map knobs to values"),
+        (
+            WAYS.replace("norm=true > ", "norm=false > "),
+            "norm=false' is not compared; compared are model.kernel 1, 3, 5;",
+        ),
         (KERNEL.replace("fit.lr", "fit.seed"), "mine.yaml: fit.seed cannot be set here"),
         (KERNEL + "tune: {fit.clip: []}", "mine.yaml: tune: fit.clip needs a list of values"),
         (KERNEL + "seeds: 0", "mine.yaml: seeds: has to be a whole number from 1 up, not '0'"),
@@ -885,6 +910,21 @@ def test_a_bad_study_file_is_one_line_with_file_and_key(text: str, error: str) -
         written(text)
     assert error in str(e.value)
     assert "\n" not in str(e.value)
+
+
+def test_settings_that_are_no_grid_are_compared_as_they_are_listed() -> None:
+    asked = written(WAYS)
+    assert asked.names() == ["kernel=1,norm=false", "kernel=3,norm=true", "kernel=5,norm=true"]
+    assert [flags_of(asked, trial) for trial in asked.trials()][1] == [
+        "--model.kernel=3",
+        "--model.norm",
+        "--fit.seed=0",
+    ]
+    again = written(dump(asked))
+    assert again == asked
+    outcome = carried_out(WAYS)
+    assert [row.setting for row in outcome.rows] == list(asked.ways) and not outcome.problems
+    assert [verdict.claim.left for verdict in outcome.verdicts] == ["kernel=5,norm=true"]
 
 
 def test_an_unknown_study_lists_what_there_is() -> None:

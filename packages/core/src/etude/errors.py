@@ -6,3 +6,9 @@ class UserError(Exception):
 
     `etude.cli` prints it without a traceback and exits with code 2; anything else is a bug and keeps its traceback.
     """
+
+
+def not_installed(what: str, *names: str) -> UserError:
+    """Of what needs distributions that come with an extra: etude's own are on no index, so these are asked for."""
+    remedy = f"uv sync --all-packages, or pip install {' '.join(names)}"
+    return UserError(f"{what} needs {', '.join(names)}, which is not installed: {remedy}")

@@ -1,12 +1,13 @@
 """The verb `skipgram`: vectors of words, tuned on questions alone before any classifier sees them."""
 
 import argparse
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from etude import files
 from etude.arguments import Parser
 from etude.config import build
-from etude.errors import UserError
+from etude.errors import UserError, not_installed
 from etude.package import Package
 from qa_category.config import Data, Text
 
@@ -47,9 +48,16 @@ def main(package: Package, words: list[str], _: str) -> int:
     try:
         from gensim.models import Word2Vec  # noqa: F401
     except ImportError:
-        raise UserError("skipgram needs gensim, which is not installed: pip install 'qa-category[skipgram]'") from None
+        raise not_installed("skipgram", "gensim") from None
+    with reported(given.out):
+        Path(given.out).parent.mkdir(parents=True, exist_ok=True)
     print(tuned(given))
     return 0
+
+
+def reported(out: str) -> AbstractContextManager[None]:
+    """Makes a file that cannot be written the user's matter, in one line."""
+    return files.reported(f"{out} cannot be written", "give another file")
 
 
 def tuned(given: argparse.Namespace) -> str:
@@ -87,7 +95,7 @@ def tuned(given: argparse.Namespace) -> str:
     lines = [f"{len(table) + len(new)} {known.size}"]
     for word, numbers in [*zip(known.words, table, strict=True), *((found[n], model.wv.vectors[n]) for n in new)]:
         lines.append(" ".join([word, *(f"{x:.{DECIMALS}f}" for x in numbers)]))
-    with files.reported(f"{given.out} cannot be written", "give another file"):
+    with reported(given.out):
         files.write(Path(given.out), ("\n".join(lines) + "\n").encode())
     return (
         f"{given.out}: {len(table):,} vectors, {len(old):,} of them tuned on {len(rows):,} questions, {len(new):,} new"

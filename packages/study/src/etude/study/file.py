@@ -69,7 +69,9 @@ def parse(raw: Any, where: str, name: str, given: str, scores: Scores) -> Study:
     for key in ("question", "metric"):
         if not isinstance(raw.get(key), str) or not raw[key].strip():
             raise UserError(f"{where}: {key}: has to be a text, not {raw.get(key)!r}")
-    compare, tune = lists_of(raw.get("compare"), f"{where}: compare"), tuned(raw.get("tune") or {}, f"{where}: tune")
+    ways = ways_of(raw["compare"], f"{where}: compare") if isinstance(raw.get("compare"), list) else ()
+    compare = values_of(ways) if ways else lists_of(raw.get("compare"), f"{where}: compare")
+    tune = tuned(raw.get("tune") or {}, f"{where}: tune")
     if not compare:
         raise UserError(f"{where}: compare: names no knob; give one with its values, like model.kernel: [1, 3]")
     fixed = fixed_flags(raw, where)
@@ -90,12 +92,13 @@ def parse(raw: Any, where: str, name: str, given: str, scores: Scores) -> Study:
     if not isinstance(expect, list):
         raise UserError(f"{where}: expect: has to be a list of {CLAIM}")
     shorts = short_names([*compare, *tune])
-    claims = [parse_claim(entry, f"{where}: expect[{i}]", compare, shorts) for i, entry in enumerate(expect)]
+    settings = ways or product(compare)
+    claims = [parse_claim(entry, f"{where}: expect[{i}]", compare, settings, shorts) for i, entry in enumerate(expect)]
     question = raw["question"].strip()
     needs, changed = needed(raw.get("needs") or {}, f"{where}: needs"), str(raw.get("changed") or "")
     way = scores[metric]
     asked = Study(
-        name, given, question, compare, tune, fixed, seeds, metric, way, claims, together, *search, changed, needs
+        name, given, question, compare, tune, fixed, seeds, metric, way, claims, together, *search, changed, needs, ways
     )
     if asked.search and seeds > TUNING:
         raise UserError(f"{where}: seeds: has to be at most {TUNING:,}, as the search has those from {TUNING:,} up")
@@ -205,7 +208,36 @@ def lists_of(raw: Any, where: str) -> dict[str, list[Any]]:
     return found
 
 
-def parse_claim(raw: Any, where: str, compare: Mapping[str, list[Any]], shorts: Mapping[str, str]) -> Claim:
+def ways_of(raw: list[Any], where: str) -> tuple[Values, ...]:
+    """Settings that are listed one by one, each with a value of every knob: not all combinations make sense."""
+    found: list[Values] = []
+    for n, given in enumerate(raw):
+        at = f"{where}[{n}]"
+        way = {knob: flag_value(value, f"{at}: {knob}") for knob, value in knobs(given, at).items()}
+        first = found[0] if found else way
+        if odd := sorted(way.keys() ^ first.keys()):
+            raise UserError(f"{at}: all settings have to name the same knobs, and {odd[0]} is not in each of them")
+        found.append({knob: way[knob] for knob in first})
+    for a, b in itertools.combinations(found, 2):
+        if all(same(a[knob], b[knob]) for knob in a):
+            told = ", ".join(f"{knob}: {label(value)}" for knob, value in a.items())
+            raise UserError(f"{where}: has {{{told}}} twice; name every setting once")
+    return tuple(found)
+
+
+def values_of(ways: Sequence[Values]) -> dict[str, list[Any]]:
+    """Each knob of these settings with its values, in their order."""
+    found: dict[str, list[Any]] = {knob: [] for knob in ways[0]}
+    for knob, values in found.items():
+        for way in ways:
+            if not any(same(way[knob], value) for value in values):
+                values.append(way[knob])
+    return found
+
+
+def parse_claim(
+    raw: Any, where: str, compare: Mapping[str, list[Any]], settings: Sequence[Values], shorts: Mapping[str, str]
+) -> Claim:
     """{"claim": "3 > 1", "because": "..."} -> Claim. ">" means "is better than", whichever way the metric runs."""
     if (
         not isinstance(raw, dict)
@@ -227,13 +259,15 @@ def parse_claim(raw: Any, where: str, compare: Mapping[str, list[Any]], shorts: 
         )
     if relation != "=" and "margin" in raw:
         raise UserError(f'{where}: margin: belongs to a claim "A = B", not to {text!r}; delete it')
-    left, right = (find_setting(side.strip(), f"{where}: claim", compare, shorts) for side in (left, right))
+    left, right = (find_setting(side.strip(), f"{where}: claim", compare, settings, shorts) for side in (left, right))
     if left == right:
         raise UserError(f"{where}: claim: {text!r} holds a setting against itself")
     return Claim(text, raw["because"].strip(), left, right, cast(Any, relation), margin or 0.0)
 
 
-def find_setting(text: str, where: str, compare: Mapping[str, list[Any]], shorts: Mapping[str, str]) -> str:
+def find_setting(
+    text: str, where: str, compare: Mapping[str, list[Any]], settings: Sequence[Values], shorts: Mapping[str, str]
+) -> str:
     """The compared setting that one side of a claim names: "3", "kernel=3" or "model.kernel=3, model.layers=2"."""
     if len(compare) == 1 and "=" not in text:
         parts = {next(iter(compare)): text}
@@ -242,10 +276,11 @@ def find_setting(text: str, where: str, compare: Mapping[str, list[Any]], shorts
         full = {shorts[knob]: knob for knob in compare} | {knob: knob for knob in compare}
         parts = {full.get(k.strip().replace("_", "-"), k.strip()): v.strip() for k, _, v in pairs}
     if parts.keys() == compare.keys():
-        for setting in product(compare):
+        for setting in settings:
             if all(same(claimed_value(parts[knob]), value) for knob, value in setting.items()):
                 return folder_name(setting, shorts)
     values = "; ".join(f"{knob} {', '.join(map(label, values))}" for knob, values in compare.items())
+    values += f", in {len(settings)} settings" if len(settings) < len(product(compare)) else ""
     raise UserError(f"{where}: {text!r} is not compared; compared are {values}")
 
 
@@ -271,6 +306,7 @@ def dump(study: Study) -> str:
     left_out = ("expect", *(() if study.search else SEARCH))
     raw = {key: getattr(study, "points" if key == "trials" else key) for key in KEYS if key not in left_out}
     raw = {key: value for key, value in raw.items() if value not in ({}, "")}
+    raw["compare"] = list(study.ways) or study.compare
     raw |= {key: plain(raw[key]) for key in ("compare", "tune", "fixed") if key in raw}
     raw["expect"] = [
         {"claim": c.text, **({"margin": c.margin} if c.relation == "=" else {}), "because": c.because}

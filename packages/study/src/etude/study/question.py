@@ -90,12 +90,14 @@ class Study:
     """when expectations, metric or seeds were changed, if runs were there already"""
     needs: dict[str, str] = field(default_factory=dict)
     """what runs start from: its path, as a knob has it, and the command that makes it"""
+    ways: tuple[Values, ...] = ()
+    """the compared settings, where the file lists them; else they are all combinations of `compare`"""
     listed: "tuple[Trial, ...] | None" = field(default=None, compare=False)
     """the trials of a search as far as they are known, which `etude.study.search` finds out"""
 
     def settings(self) -> list[Values]:
-        """Everything that is compared: the product of the compared knobs."""
-        return product(self.compare)
+        """Everything that is compared."""
+        return list(self.ways) or product(self.compare)
 
     def names(self) -> list[str]:
         """The settings, as their folders are named."""
