@@ -481,7 +481,10 @@ def test_mistakes_are_refused_in_one_line(place, tmp_path, capsys):
 def test_without_jupyter_the_rest_is_made_and_one_line_says_what_to_install(place, monkeypatch, capsys):
     monkeypatch.setattr(command, "find_spec", lambda name: None if name == "nbclient" else name)
     assert cli.main(PACKAGE, ["report", str(place)]) == 0
-    assert "the notebook needs nbclient: pip install 'etude-report[notebook]'" in capsys.readouterr().out
+    assert (
+        "the notebook needs nbclient, which is not installed: uv sync --all-packages, or pip install nbclient"
+        in capsys.readouterr().out
+    )
     assert {p.name for p in place.iterdir() if p.is_file()} == {"study.yaml", "report.html", "tensorboard0.zip"}
     assert "the notebook needs nbclient" in refused([place, "--only", "notebook"], capsys)
 

@@ -630,5 +630,5 @@ def test_pretrained_refuses_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="not trained"):
         Pretrained.train(TEXTS)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match="pip install"):
+    with pytest.raises(UserError, match="uv sync --all-packages, or pip install transformers$"):
         Pretrained(tmp_path)

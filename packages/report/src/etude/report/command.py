@@ -9,7 +9,7 @@ from pathlib import Path
 
 from etude import files
 from etude.arguments import Parser
-from etude.errors import UserError
+from etude.errors import not_installed
 from etude.package import Package
 from etude.report.read import section
 
@@ -45,11 +45,9 @@ def main(package: Package, words: list[str], call: str) -> int:
     folder = files.given(given.out) if given.out is not None else folder
     kinds = [given.only] if given.only else list(KINDS)
     missing = [name for name in NEEDED if find_spec(name) is None]
-    without = (
-        f"the notebook needs {', '.join(missing)}: pip install 'etude-report[notebook]', or uv sync --all-packages"
-    )
+    without = not_installed("the notebook", *missing)
     if missing and given.only == "notebook":
-        raise UserError(without)
+        raise without
     sections = [section(package, place, call) for place in places]
     again = f"{call} report {shlex.join([*given.folders, *(['--out', given.out] if given.out else [])])}"
 

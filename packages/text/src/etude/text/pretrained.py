@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Self, Unpack
 
 from etude.download import root
-from etude.errors import UserError
+from etude.errors import UserError, not_installed
 from etude.text.tokenizer import Encoded, Options, Tokenizer, without_surrogates
 
 
@@ -29,7 +29,7 @@ class Pretrained(Tokenizer):
         try:
             from transformers import AutoTokenizer
         except ImportError:
-            raise UserError("Pretrained needs transformers: pip install 'etude-text[pretrained]'") from None
+            raise not_installed("a pretrained tokenizer", "transformers") from None
         folder = Path(name_or_path)
         if not folder.is_dir() and not str(name_or_path).startswith(("~", ".", os.sep)):
             folder = root() / "tokenizers" / folder.name
