@@ -49,6 +49,18 @@ MEANINGS = {
     "used": "how many codes of the codebook some picture takes",
     "accuracy": "the part of the pictures whose class was said rightly, from 0 to 1",
     "macro_f1": "F1 = 2 PR / (P + R) of precision P and recall R, mean over all classes; from 0 to 1",
+    "mse_se": "standard error of mse, over the test pictures",
+    "bits_entropy": (
+        "bits for a picture if its codes are entropy-coded: how many, times the entropy of their frequencies"
+    ),
+    "gaussian": (
+        "the least mse of a Gaussian source with the covariance of the training pictures at as many bits (Cover & "
+        "Thomas 2006, 10.3.3): an upper bound of the least of pictures"
+    ),
+    "nearest": "mse of the nearest training picture in place of the restoration",
+    "apart": "mse between two different pictures, mean",
+    "apart_median": "the same, median",
+    "pictures": "how many pictures were scored",
 }
 
 

@@ -19,6 +19,7 @@ MEANINGS = {
         "F1 = 2 PR / (P + R) of precision P and recall R, mean over all letters, each counting as much; from 0 to 1; "
         "0 for a letter that is never met nor said"
     ),
+    "images": "how many images were scored",
 }
 
 

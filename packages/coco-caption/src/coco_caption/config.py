@@ -35,6 +35,17 @@ MEANINGS = {
         "CIDEr-D (Vedantam et al. 2015): likeness of n-grams weighted by how rare they are among these very images, "
         "mean over images, from 0 to 10; of different parts it does not compare"
     ),
+    "meteor": (
+        "METEOR (Banerjee & Lavie 2005): matches of words, stems and synonyms, mean over images, from 0 to 1; needs "
+        "Java"
+    ),
+    "spice": (
+        "SPICE (Anderson et al. 2016): F-score of what a caption says to be there, its properties and relations, mean "
+        "over images, from 0 to 1; needs Java"
+    ),
+    "images": "how many images were scored",
+    "different": "how many different captions were said of them",
+    "left_out": "how many images were left out, as their files cannot be read",
 }
 
 

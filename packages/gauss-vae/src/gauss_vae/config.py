@@ -27,6 +27,26 @@ MEANINGS = {
     "active": (
         "how many latent numbers have a mean whose variance over examples is above a threshold (Burda et al. 2016)"
     ),
+    "gap_se": "standard error of gap, over the test examples",
+    "entropy": (
+        "the entropy of the mixture itself, by the mean over the test examples, in nats: no model has a lower nll but "
+        "by chance"
+    ),
+    "entropy_se": "standard error of entropy, over the test examples",
+    "gaussian": "nll of one Gaussian that is fitted to the training part, in nats",
+    "ppca": "nll of probabilistic PCA (Tipping & Bishop 1999) with as many latent numbers, in nats",
+    "gmm": "nll of a mixture of as many Gaussians as there are, fitted by EM, in nats",
+    "iwae": "nll of the model by importance samples (Burda et al. 2016), in nats",
+    "iwae_error": "how far iwae may be off: three standard errors, and the bias, in nats",
+    "quadrature": "nll of the model by an integral over its one or two latent numbers, in nats",
+    "quadrature_error": "how far quadrature may be off, in nats",
+    "reconstruction_pca": "reconstruction of PCA with as many numbers",
+    "reconstruction_linear": (
+        "reconstruction from the best linear numbers found, if the way back is the best there is: the conditional mean"
+    ),
+    "reconstruction_cluster": "reconstruction if the cluster is known beside the numbers, which are linear within it",
+    "examples": "how many examples were scored",
+    "latent": "how many latent numbers the model has",
 }
 
 

@@ -17,6 +17,17 @@ MEANINGS = {
         "minus the natural logarithm of the probability that was given to the true class, mean over images, in nats"
     ),
     "accuracy": "the part of the images whose class was said rightly, from 0 to 1",
+    "signal_factor": (
+        "by what the norm of the gradient with respect to a layer's pre-activations is multiplied from layer to "
+        "layer, on its way back, before the first step: the fitted slope of its logarithm"
+    ),
+    "signal_factor_predicted": "the same, predicted for this width and depth with nothing fitted",
+    "weight_factor": "the same of the gradient with respect to a layer's weights, as measured",
+    "weight_factor_predicted": "the same of the gradient with respect to a layer's weights, as predicted",
+    "fixed_point": (
+        "the factor of an infinitely deep network, predicted by the mean-field theory (Schoenholz et al. 2017)"
+    ),
+    "images": "how many images were scored",
 }
 
 

@@ -35,6 +35,14 @@ MEANINGS = {
         "F1 = 2 PR / (P + R) of praise, of precision P (of those read as praise, the part that are) and recall R (of "
         "those that are, the part so read), from 0 to 1"
     ),
+    "reviews": "how many reviews were scored",
+    "tokens": "of a language model: how many tokens were scored",
+    "vocabulary": "of a language model: how many tokens it tells apart",
+    "kneser_ney": "perplexity of trigrams with modified Kneser-Ney smoothing (Chen & Goodman 1999), on the same tokens",
+    "perplexity_forward": (
+        "perplexity of the direction alone that reads from the beginning, where a language model reads both ways"
+    ),
+    "unknown_words": "of a language model: the part of the tokens that its vocabulary lacks, from 0 to 1",
 }
 
 

@@ -20,6 +20,7 @@ MEANINGS = {
         "from 0 to 1"
     ),
     "unseen_accuracy": "accuracy on the words that do not stand in the training part, from 0 to 1",
+    "words": "how many words were scored",
 }
 
 

@@ -19,6 +19,10 @@ MEANINGS = {
     ),
     "top2": "the part of the names whose language is one of the two likeliest, from 0 to 1",
     "ceiling": "the accuracy that no function of the name can exceed, as some names belong to several languages",
+    "ceiling_part": "the same for the names of the test part alone, where a name that is drawn once has one language",
+    "majority": "accuracy of always saying the language that is most frequent in training",
+    "names": "how many names were scored",
+    "grammar": "accuracy of who knows the grammars that the sample was drawn from, by Bayes' rule",
 }
 
 

@@ -35,6 +35,18 @@ MEANINGS = {
         "the exponential of a language model's loss: among how many equally likely tokens it hesitates; of different "
         "vocabularies it does not compare"
     ),
+    "majority": "accuracy of always saying the category that is most frequent in training",
+    "unknown_words": (
+        "the part of the words (or pieces) without a vector, or, where no vectors are given, that training lacks, "
+        "from 0 to 1"
+    ),
+    "questions": "how many questions were scored",
+    "tokens": "of a language model: how many tokens were scored",
+    "vocabulary": "of a language model: how many tokens it tells apart",
+    "kneser_ney": "perplexity of trigrams with modified Kneser-Ney smoothing (Chen & Goodman 1999), on the same tokens",
+    "perplexity_forward": (
+        "perplexity of the direction alone that reads from the beginning, where a language model reads both ways"
+    ),
 }
 DATA = ("sample", "trec", "amazon")
 

@@ -350,7 +350,8 @@ def check_scores(package: Package, parsed: Any, folder: Path, uncompared: Collec
     unknown, gone = sorted(both - {*package.scores, *uncompared}), sorted(package.scores.keys() - both)
     assert not unknown, f"Package.scores does not say which way {', '.join(unknown)} is better"
     assert not gone, f"Package.scores has {', '.join(gone)}, which validation and evaluate do not both give"
-    undefined = sorted(package.scores.keys() - package.meanings.keys())
+    told = {name for part in (result["train"], result["valid"], test) for name in part if is_number(part[name])}
+    undefined = sorted({*package.scores, *told} - package.meanings.keys())
     assert not undefined, f"Package.meanings does not say what {', '.join(undefined)} is, and in which unit"
     other = make(package, dataclasses.replace(parsed, fit=dataclasses.replace(parsed.fit, seed=parsed.fit.seed + 1)))
     for name in package.scores:
@@ -363,6 +364,10 @@ def check_scores(package: Package, parsed: Any, folder: Path, uncompared: Collec
             near = away <= 3 * error + abs(test[name]) / 4 + 1e-3  # BLEU near 0 is not smooth
             not_it = f"{name} without some examples is not {name} of the others"
             assert near, f"{not_it}: `scores` takes more than the totals"
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_accumulation(task: Task, parsed: Any) -> None:

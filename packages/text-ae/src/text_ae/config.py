@@ -29,6 +29,21 @@ MEANINGS = {
     "floor_accuracy": (
         "accuracy of the one text that the decoder says to a vector of zeros: what is reached without reading anything"
     ),
+    "teacher_forced": (
+        "accuracy of the autoregressive decoder if it is given the true token before each: it says little of restoring"
+    ),
+    "floor_exact": "exact, with the vector zeroed as for floor_accuracy",
+    "floor_bleu": "bleu, with the vector zeroed",
+    "floor_chrf": "chrf, with the vector zeroed",
+    "tag_latent": "the part of the texts whose tag a logistic regression says rightly from the vector, from 0 to 1",
+    "tag_words": "the same from as many principal components of a bag of words",
+    "tag_tokens": "the same from as many principal components of a bag of tokens",
+    "tag_gain_words": "tag_latent less tag_words, text by text",
+    "tag_gain_words_se": "standard error of tag_gain_words, over the texts",
+    "tag_gain_tokens": "tag_latent less tag_tokens, text by text",
+    "tag_gain_tokens_se": "standard error of tag_gain_tokens, over the texts",
+    "tag_majority": "the part of the texts with the tag that is most frequent in training, from 0 to 1",
+    "texts": "how many texts were scored",
 }
 
 
