@@ -93,13 +93,16 @@ def kept(network: Network, q: Tensor) -> Tensor:
 
 
 def exact(network: Network, q: Tensor) -> tuple[Tensor, Tensor, Back]:
-    """A hidden layer: products [B, B] and means [B] of its outputs, for pre-activations of covariance q [B, B]."""
+    """A hidden layer: products [B, B] and means [B] of its outputs, for pre-activations of covariance q [B, B].
+
+    The means are 0 where nothing passes the layer by, as nobody asks for them there.
+    """
     root = (q.diagonal() + EPS).sqrt() if network.norm == "layer" else torch.ones(len(q), dtype=torch.float64)
     divided = root[:, None] * root
     products, slopes = pairs(network.activation, q / divided)
     keep = kept(network, q)
     slopes = slopes / keep / divided
-    means = moments(network.activation, (q / divided).diagonal()).mean
+    means = moments(network.activation, (q / divided).diagonal()).mean if network.residual else torch.zeros_like(root)
     return products / keep, means, lambda gradient: gradient * slopes
 
 

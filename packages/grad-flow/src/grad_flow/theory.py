@@ -97,25 +97,23 @@ def pairs(activation: str, q: Tensor) -> tuple[Tensor, Tensor]:
         bent = (2 / math.pi) * ((1 - c**2).sqrt() + c * c.asin())
         return (odd**2 * c + even**2 * bent) * root[:, None] * root, odd**2 + even**2 * (2 / math.pi) * c.asin()
     z, weights = nodes()
-    found = []
-    for y in values(activation, root[:, None] * z):
-        a = (y @ (weights[:, None] * hermite())).T
-        rest = (y.square() @ weights - a.square().sum(0)).clamp(min=0).sqrt()
-        products = torch.outer(rest, rest)
-        for k in reversed(range(TERMS)):
-            products = products * c + torch.outer(a[k], a[k])
-        found.append(products)
-    return found[0], found[1]
+    y = torch.stack(values(activation, root[:, None] * z))  # phi and phi' at once: [2, B, n]
+    a = y @ hermite()
+    rest = (y.square() @ weights - a.square().sum(-1)).clamp(min=0).sqrt()
+    a = torch.cat([a, rest[..., None]], -1)  # [2, B, TERMS + 1]
+    powers = torch.stack([torch.ones_like(c), *[c] * TERMS], -1).cumprod(-1)  # [B, B, TERMS + 1]
+    products, slopes = (a[:, :, None] * a[:, None, :] * powers).sum(-1)
+    return products, slopes
 
 
 @cache
 def hermite() -> Tensor:
-    """The first TERMS Hermite polynomials at the nodes, normalised: [n, TERMS]."""
-    z, _ = nodes()
+    """The first TERMS Hermite polynomials at the nodes, normalised, times the nodes' weights: [n, TERMS]."""
+    z, weights = nodes()
     found = [torch.ones_like(z), z]
     for k in range(1, TERMS - 1):
         found.append((z * found[k] - math.sqrt(k) * found[k - 1]) / math.sqrt(k + 1))
-    return torch.stack(found, 1)
+    return weights[:, None] * torch.stack(found, 1)
 
 
 # ---------------------------------------------------------------------------------------------- fixed points and scales
