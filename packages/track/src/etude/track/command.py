@@ -1,5 +1,6 @@
 """The verb `track`: reads run folders and sends what they say to a tracker, once or as they grow."""
 
+import gc
 import hashlib
 import time
 from pathlib import Path
@@ -47,6 +48,7 @@ def send(package: Package, places: list[Path], tracker: Tracker, follow: bool) -
 
     Raises UserError if the tracker fails on the way: what it has got it has, and the next time the rest is sent.
     """
+    gc.freeze()  # what was imported is not looked through again and again: a tenth of the time of sending to MLflow
     try:
         signal = (rounds if follow else once)(package, places, tracker)
         for place in places:

@@ -109,13 +109,12 @@ class Mlflow:
             tags = {tag: value[:5000] for tag, value in about(run).items()}
             began = int(1000 * run.began())
             there = self.client.create_run(self.experiment, start_time=began, run_name=run.name, tags=tags)
-        id = there.info.run_id
-        self.client.update_run(id, status="RUNNING")
+        elif there.info.status != "RUNNING":
+            self.client.update_run(there.info.run_id, status="RUNNING")
         knobs = [Param(name, str(x)[:6000]) for name, x in run.config.items() if name not in there.data.params]
-        for at in range(0, len(knobs), 100):
-            self.client.log_batch(id, params=knobs[at : at + 100])
-        history = {tag: self.client.get_metric_history(id, tag) for tag in there.data.metrics}
-        return MlflowEntry(self.client, id, run, {tag: max(p.step for p in points) for tag, points in history.items()})
+        self.client.log_batch(there.info.run_id, params=knobs)
+        latest = there.data.to_proto().metrics  # of each curve the point of the highest step
+        return MlflowEntry(self.client, there.info.run_id, run, {point.key: point.step for point in latest})
 
     def study(self, id: str, place: Path) -> None:
         there, name = self.find(id), place.resolve().name
@@ -143,7 +142,8 @@ class MlflowEntry:
 
         metrics = [Metric(tag, value, int(1000 * time), step) for tag, step, value, time in found]
         for at in range(0, len(metrics), 1000):
-            self.client.log_batch(self.run, metrics=metrics[at : at + 1000])
+            # The newest first: MLflow brings the latest of each curve up to date point by point.
+            self.client.log_batch(self.run, metrics=metrics[at : at + 1000][::-1])
 
     def sample(self, sample: Sample) -> None:
         self.client.log_artifact(self.run, str(sample.file), "samples")
