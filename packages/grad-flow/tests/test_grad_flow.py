@@ -14,7 +14,7 @@ from grad_flow import data, task
 from grad_flow.__main__ import PACKAGE, main
 from grad_flow.config import Config, Model
 from grad_flow.flow import measure
-from grad_flow.model import DeepDenseNet, orthogonal
+from grad_flow.model import DeepDenseNet
 
 SMALL = ["--model.width", "32", "--model.depth", "3", "--model.dropout", "0.1", "--fit.batch-size", "300"]
 CPU = torch.device("cpu")
@@ -83,22 +83,6 @@ def obvious(model, config, images):
         x = x + y if config.residual and number else y
     z = x @ model.classify.weight.double().T + model.classify.bias.double()
     return z - z.exp().sum(1, keepdim=True).log()
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(4, 4), (5, 4), (4, 5)])
-def test_orthogonal_matrices_are_uniform_among_all(rows, columns):
-    """By moments: of each number, whose sign says nothing, and of what lies on the diagonal."""
-    torch.manual_seed(0)
-    found = torch.stack([orthogonal(rows, columns) for _ in range(2000)])
-    products = found @ found.mT if rows <= columns else found.mT @ found
-    torch.testing.assert_close(products, torch.eye(4).expand_as(products), rtol=0, atol=2e-6)
-    n = max(rows, columns)
-    torch.testing.assert_close(found.mean(0), torch.zeros(rows, columns), rtol=0, atol=0.04)
-    torch.testing.assert_close(found.pow(2).mean(0), torch.full((rows, columns), 1 / n), rtol=0, atol=0.02)
-    torch.testing.assert_close(found.pow(4).mean(0), torch.full((rows, columns), 3 / n / (n + 2)), rtol=0, atol=0.02)
-    traces = found.diagonal(dim1=1, dim2=2).sum(1)
-    assert float(traces.mean()) == pytest.approx(0, abs=0.07)
-    assert float(traces.square().mean()) == pytest.approx(4 / n, abs=0.1)
 
 
 @pytest.mark.parametrize("residual", [False, True])

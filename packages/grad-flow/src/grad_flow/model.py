@@ -66,28 +66,10 @@ def initialise(linear: nn.Linear, config: Model) -> None:
     outputs, inputs = linear.weight.shape
     sigma_w, sigma_b = law(config.initialisation, inputs, outputs, config.sigma_w, config.sigma_b)
     if config.initialisation == "orthogonal":
-        with torch.no_grad():
-            linear.weight.copy_(orthogonal(outputs, inputs))
+        nn.init.orthogonal_(linear.weight)
     else:
         nn.init.normal_(linear.weight, std=sigma_w / inputs**0.5)
     nn.init.normal_(linear.bias, std=sigma_b) if sigma_b else nn.init.zeros_(linear.bias)
-
-
-def orthogonal(rows: int, columns: int) -> Tensor:
-    """Columns, or rows, of length 1 and at right angles, uniform among all such matrices: [rows, columns].
-
-    As torch.nn.init.orthogonal_ draws them, in half its time: that takes a normal matrix apart into reflections (QR),
-    each by a vector that is normal itself and independent of the others, so that it can be drawn at once (Stewart 1980,
-    "The efficient generation of random orthogonal matrices").
-    """
-    short, long = sorted((rows, columns))
-    x = torch.randn(short, long).triu_()  # row k: the vector of reflection k, from the diagonal on
-    first, length = x.diagonal().clone(), torch.linalg.vector_norm(x, dim=1)
-    sign = torch.where(first < 0, -1.0, 1.0)
-    x.div_((first + sign * length)[:, None])  # LAPACK's form: I - tau v v', v_1 = 1, which takes x to -sign length e_1
-    found = torch.linalg.householder_product(x.T, 1 + first.abs() / length).T
-    found = found * -sign[:, None]  # as if the diagonal of R were positive: else it is not uniform
-    return found if rows == short else found.T
 
 
 def network(inputs: int, config: Model) -> Network:
