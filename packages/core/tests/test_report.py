@@ -294,6 +294,24 @@ def test_names_and_texts_stay_text_in_notebook_results_and_archive(tmp_path):
             assert not re.search(r'[\\:*?"<>|\n]', name), name
 
 
+def test_a_reason_that_is_the_same_says_of_which_claim(tmp_path):
+    """The page puts claims that came true apart from the others, so that the one before it is not that of the file."""
+    claims = [
+        ("true > false", "it helps"),
+        ("false > true", "the same, turned round"),
+        ("false > true", "the sameness"),
+    ]
+    expect = [{"claim": claim, "because": because} for claim, because in claims]
+    asked = {"question": "Does it?", "compare": {"norm": ["true", "false"]}, "seeds": "1", "expect": expect}
+    asked = parse(asked | {"metric": "accuracy"}, "here", "same", "same", PACKAGE.scores)
+    (tmp_path / "study.yaml").write_text(dump(asked), encoding="utf-8")
+    for norm in (True, False):
+        write_run(tmp_path / f"norm={str(norm).lower()}" / "seed=0", norm=norm)
+    html = page.render(PACKAGE, [report.section(PACKAGE, tmp_path, "toy")], "toy report")
+    found = [" ".join(reason.split()) for reason in re.findall("<p>because (.*?)</p>", html, re.S)]
+    assert sorted(found) == ["it helps", "the same as for true &gt; false, turned round", "the sameness"]
+
+
 def test_the_notebook_shows_names_of_samples_as_text(tmp_path):
     name = NASTY.replace("/", "").replace("\n", "")
     folder = write_run(tmp_path / "run", samples={f"{name}-epoch-000.md": HOSTILE})

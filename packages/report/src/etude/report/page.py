@@ -6,6 +6,7 @@ made here: the charts, and Markdown of the samples, whose HTML, links and pictur
 
 import base64
 import math
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
@@ -276,12 +277,22 @@ def examples(found: Section) -> tuple[str, dict[str, list[report.Sample]]]:
     return found.best.name + seed, {name: report.before_during_after(some) for name, some in series.items()}
 
 
+def reason(found: Section, verdict: Any) -> str:
+    """Why it was expected. The page sorts claims by verdict: "the same" says of which claim, that before it."""
+    because = verdict.claim.because
+    verdicts = found.outcome.verdicts if found.outcome else []
+    at = verdicts.index(verdict)
+    if not at or not re.match(r"the same(?=[,;:]|$)", because):
+        return because
+    return f"the same as for {verdicts[at - 1].claim.text}{because.removeprefix('the same')}"
+
+
 def render(package: Package, sections: Sequence[Section], again: str, note: str = "") -> str:
     """The page; `again` is the command that makes it, `note` stands at the top."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    of_study = (every_run, meanings, results, scores, searched, about_search, sides)
+    of_study = (every_run, meanings, reason, results, scores, searched, about_search, sides)
     for function in (*of_study, about, cost, examples, figures, markdown, ran_on, runs_behind, shown):
         environment.globals[function.__name__] = function
     environment.globals |= {"conclusions": report.conclusions, "swatch": chart.swatch, "in_words": report.in_words}
