@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from etude import config
+from etude import cli, config
 from etude.errors import UserError
 from etude.testing import check_presets, check_task
 from etude.train import checkpoint
-from imdb_rnn import data, reading, task
+from imdb_rnn import data, demo, reading, task
 from imdb_rnn.__main__ import PACKAGE, main
 from imdb_rnn.config import CLASSIFYING, Config, Text
 from imdb_rnn.model import CELLS, Classifier, NGrams, ngrams
@@ -177,6 +177,36 @@ def test_the_linear_part_sees_only_what_a_review_says_not_how_often_or_how_long(
     expected = (linear.ratio / linear.ratio.norm() * linear.factor).sum() + linear.bias
     torch.testing.assert_close(linear(once, torch.tensor([3]))[0], expected)
     torch.testing.assert_close(linear(torch.tensor([[7, 8]]), torch.tensor([2]))[0], linear.bias.detach())
+
+
+def test_what_the_tokens_of_a_review_add_is_all_that_the_linear_part_says():
+    torch.manual_seed(0)
+    rows = torch.randint(0, 5, (30, 12))
+    keys = ngrams(rows, torch.full((30,), 12), 3)[0].unique()[::2].contiguous()  # half of them are known
+    linear = NGrams(3, keys)
+    linear.ratio.normal_()
+    linear.factor.data.normal_()
+    linear.bias.data.fill_(0.5)
+    for row in rows:
+        found = linear.shares(row[None])
+        torch.testing.assert_close(found.sum() + linear.bias, linear(row[None], torch.tensor([12]))[0])
+    linear = NGrams(2, ngrams(torch.tensor([[7, 8]]), torch.tensor([2]), 2)[0][0])  # 7, 8, and 7 8
+    linear.ratio.copy_(torch.tensor([3.0, 4.0, 12.0]))
+    linear.factor.data.fill_(1.0)
+    found = linear.shares(torch.tensor([[7, 8, 9, 7]])) * 13
+    torch.testing.assert_close(found, torch.tensor([3 / 2 + 6, 4 + 6, 0, 3 / 2]))
+
+
+def test_the_demo_of_n_grams_says_which_words_mattered(tmp_path):
+    folder = tmp_path / "run"
+    assert main(["train", "ngrams", "--run", str(folder), "--data", "sample", "--fit.epochs", "1"]) == 0
+    restored = cli.restored(PACKAGE, folder)
+    review = "the plot is dull , and the zzqxv is awful"
+    words = demo.demo(restored).panels[0].answer(review).shown[1]
+    assert [word for word, _ in words.pieces] == review.split() and words.unknown == [7]
+    odds = float(restored.odds(task.encode([review], restored.tokenizer, restored.config.text))[0])
+    added = sum(share for _, share in words.pieces) + float(restored.model.linear.bias.detach())
+    assert added == pytest.approx(odds, abs=1e-4)
 
 
 def test_presets_and_studies_that_install_with_the_package_can_be_parsed():

@@ -49,11 +49,21 @@ def demo(task: Predictor | Writer) -> Demo:
 
 
 def reasons(task: Predictor, line: str) -> list[Influence | Lines]:
-    """The words that the readers' answer rests on, and what the parts of the model say, where there are several."""
+    """The words that the answer of the readers, or else of the n-grams, rests on; and what each part says."""
     model, where = task.model, task.model.share.device
     ids = torch.from_numpy(encode([line], task.tokenizer, task.config.text)[0])[None].to(where)
     lengths = torch.tensor([ids.shape[1]], device=where)
     found: list[Influence | Lines] = []
+    missing = words(task, line, [float(id == task.tokenizer.unk_id) for id in ids[0].tolist()])
+    unknown = [n for n, (_, lacks) in enumerate(missing) if lacks]
+    if model.linear is not None and not len(model.readers):
+        with torch.inference_mode():
+            weights, bias = model.linear.shares(ids).tolist(), float(model.linear.bias)
+        note = (
+            f"Exact: with {bias:+.2f}, which is always there, they add up to the log-odds of "
+            "praise. What words say only together is shared out equally among them."
+        )
+        found.append(Influence("Which words mattered", words(task, line, weights), "praise", note, unknown=unknown))
     if len(model.readers):
         share = model.share[-len(model.readers) :]
 
@@ -63,8 +73,6 @@ def reasons(task: Predictor, line: str) -> list[Influence | Lines]:
 
         weights = influence(readers, ids)
         note = "An estimate, gradient × input: to first order, the log-odds would lose so much without the word."
-        missing = words(task, line, [float(id == task.tokenizer.unk_id) for id in ids[0].tolist()])
-        unknown = [n for n, (_, lacks) in enumerate(missing) if lacks]
         found.append(Influence("Which words mattered", words(task, line, weights), "praise", note, unknown=unknown))
     if model.linear is not None and len(model.readers):
         with torch.inference_mode():

@@ -145,6 +145,15 @@ class Recurrent(nn.Module):
 NONE = torch.iinfo(torch.int64).max  # the key of no n-gram
 
 
+def in_order(ids: Tensor, longest: int) -> list[Tensor]:
+    """The keys of the n-grams that begin at each place, for every n up to `longest`: int64 [B, T - n + 1] of [B, T]."""
+    key, found = torch.zeros_like(ids), []
+    for n in range(1, min(longest, ids.shape[1]) + 1):
+        key = key[:, : ids.shape[1] - n + 1] * 1_000_003 + ids[:, n - 1 :] + 1
+        found.append(key)
+    return found
+
+
 def ngrams(ids: Tensor, lengths: Tensor, longest: int) -> tuple[Tensor, Tensor]:
     """Keys of the n-grams up to `longest` of every row, sorted, and which count: no padding, the first of its kind.
 
@@ -152,11 +161,10 @@ def ngrams(ids: Tensor, lengths: Tensor, longest: int) -> tuple[Tensor, Tensor]:
     a hash in 64 bits.
     """
     steps = torch.arange(ids.shape[1], device=ids.device)
-    key, found = torch.zeros_like(ids), []
-    for n in range(1, min(longest, ids.shape[1]) + 1):
-        width = ids.shape[1] - n + 1
-        key = key[:, :width] * 1_000_003 + ids[:, n - 1 :] + 1
-        found.append(key.masked_fill(steps[:width] + n > lengths[:, None], NONE))
+    found = [
+        key.masked_fill(steps[: key.shape[1]] + n > lengths[:, None], NONE)
+        for n, key in enumerate(in_order(ids, longest), 1)
+    ]
     keys = torch.cat(found, 1).sort(1).values
     first = F.pad(keys[:, 1:] != keys[:, :-1], (1, 0), value=True)
     return keys, first & (keys != NONE)
@@ -193,6 +201,23 @@ class NGrams(nn.Module):
         keys, first = ngrams(ids, lengths, self.longest)
         numbers = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
         return numbers, first & (self.keys[numbers] == keys)
+
+    def shares(self, ids: Tensor) -> Tensor:
+        """What each token of a review, ids [1, T], adds to its log-odds: all of them, but for the bias. float [T].
+
+        What an n-gram adds is shared out equally over the tokens of all places where it stands.
+        """
+        numbers, counted = self.numbers(ids, torch.tensor([ids.shape[1]], device=ids.device))
+        length = (self.ratio[numbers] * counted).norm().clamp(min=1e-6)
+        added, found = self.factor * self.ratio / length, torch.zeros(ids.shape[1], device=ids.device)
+        for n, (keys,) in enumerate(in_order(ids, self.longest), 1):
+            number = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
+            known = self.keys[number] == keys
+            number = number[known]
+            places = torch.bincount(number, minlength=len(self.keys))[number]
+            for step in range(n):
+                found.index_add_(0, torch.nonzero(known)[:, 0] + step, added[number] / places / n)
+        return found
 
     def penalty(self) -> Tensor:
         """Half the sum of squared factors, shared out over the examples: the L2 penalty of logistic regression.
