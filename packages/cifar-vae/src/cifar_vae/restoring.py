@@ -17,7 +17,7 @@ from cifar_vae.model import Autoencoder
 from etude import draw
 from etude.errors import UserError
 from etude.fingerprint import fingerprint
-from etude.train.run import Run
+from etude.train.run import Run, now_and_then
 from etude.train.step import even_batches
 from etude.train.task import Split
 from etude.train.totals import Sums, Totals
@@ -163,7 +163,7 @@ class Restoring(Restorer):
 
     def show(self, run: Run, when: str, step: int) -> None:
         """The same validation pictures each time: before training, after epochs 1, 2, 4, 8, ..., and at the end."""
-        if when.startswith("epoch") and int(when.split()[1]).bit_count() > 1:
+        if not now_and_then(when):
             return
         images = self.parts["valid"][0][torch.from_numpy(self.shown).to(self.where)].cpu()
         latents = self.latents(images)

@@ -11,7 +11,7 @@ from torch import Tensor
 from etude import draw
 from etude.errors import UserError
 from etude.fingerprint import fingerprint
-from etude.train.run import Run
+from etude.train.run import Run, now_and_then
 from etude.train.step import even_batches
 from etude.train.task import Split, Task
 from etude.train.totals import Sums, Totals
@@ -135,7 +135,7 @@ class Compared(Predictor):
 
     def show(self, run: Run, when: str, step: int) -> None:
         """The same validation examples each time: before training, after epochs 1, 2, 4, 8, ..., and at the end."""
-        if when.startswith("epoch") and int(when.split()[1]).bit_count() > 1:
+        if not now_and_then(when):
             return
         x, clusters = (values[: show.POINTS] for values in (self.parts["valid"].x, self.parts["valid"].clusters))
         picture = show.board(self.model, self.mixture, x, clusters, self.config.fit.seed)

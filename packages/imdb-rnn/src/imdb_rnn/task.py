@@ -24,7 +24,7 @@ from etude.text.batching import by_length, pad, padded_batches, sorted_by_length
 from etude.text.fingerprints import fingerprints
 from etude.text.tokenizer import Tokenizer
 from etude.train import run as runs
-from etude.train.run import Run
+from etude.train.run import Run, now_and_then
 from etude.train.task import Split, Task
 from etude.train.totals import Sums, Totals
 from imdb_rnn import data, language, positions, reading
@@ -186,7 +186,7 @@ class Sentiment(Predictor):
         if when != "after":
             tags = [f"gradient by place from the end/{place:04d}" for place in places]
             run.scalars(dict(zip(tags, norms.tolist(), strict=True)), step)
-        if when in ("before", "after") or int(when.removeprefix("epoch ")).bit_count() == 1:
+        if now_and_then(when):
             run.picture("gradient by place", positions.picture(places, norms, len(watched)), step, when)
 
     def table(self, ids: np.ndarray, odds: np.ndarray) -> str:

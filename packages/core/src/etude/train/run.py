@@ -267,6 +267,11 @@ class Run:
             self._leave()
 
 
+def now_and_then(when: str) -> bool:
+    """Whether to show what takes long: before training, after epochs 1, 2, 4, 8, ..., and at the end."""
+    return not when.startswith("epoch ") or int(when.removeprefix("epoch ")).bit_count() == 1
+
+
 def sample_name(tag: str, when: str | None) -> str:
     """The name of a file in samples/, by which a report knows when it was shown (`etude.report.read.samples`).
 

@@ -13,7 +13,7 @@ from torch.nn.modules import activation
 
 from etude import torch_private
 from etude.errors import UserError
-from etude.train.run import Run
+from etude.train.run import Run, now_and_then
 from etude.train.task import Task
 from etude.train.totals import exact
 from etude.train.watched import pictures
@@ -267,6 +267,6 @@ class Watch:
         buffer, found = io.BytesIO(), self.arrays()
         np.savez(buffer, **found)  # type: ignore[arg-type]
         run.write("watch.npz", buffer.getvalue())
-        if when == "after" or int(when.removeprefix("epoch ")).bit_count() == 1:
+        if now_and_then(when):
             for tag, picture in pictures(found, getattr(task, "predicted_gradients", dict)()):
                 run.picture(tag, picture, step, when)
