@@ -6,43 +6,25 @@ from typing import Literal
 
 from etude.config import Fit, Scores, at_least, probabilities
 from etude.errors import UserError
-from etude.language.knobs import (
-    LANGUAGE,
-    WORDS,
-    Language,
-    Transfer,
-    bounded,
-    check_kind,
-    check_rates,
-    check_start,
-)
+from etude.language import knobs
+from etude.language.knobs import LANGUAGE, WORDS, Language, Transfer
 from etude.package import Package
 
 CLASSIFYING: Scores = {"loss": "lower", "accuracy": "higher", "f1": "higher"}
 SCORES: Scores = {**CLASSIFYING, **LANGUAGE}
 MEANINGS = {
+    **knobs.MEANINGS,
     "loss": (
         "minus the natural logarithm of the probability that was given to the truth, in nats: of a classifier to blame "
         "or praise, mean over reviews (in training with the penalty of the linear model, where there is one); of a "
         "language model to the next token, mean over tokens (ends of reviews counted)"
     ),
     "accuracy": "the part of the reviews that were rightly read as praise or blame, from 0 to 1",
-    "perplexity": (
-        "the exponential of a language model's loss: among how many equally likely tokens it hesitates; of different "
-        "vocabularies it does not compare"
-    ),
     "f1": (
         "F1 = 2 PR / (P + R) of praise, of precision P (of those read as praise, the part that are) and recall R (of "
         "those that are, the part so read), from 0 to 1"
     ),
     "reviews": "how many reviews were scored",
-    "tokens": "of a language model: how many tokens were scored",
-    "vocabulary": "of a language model: how many tokens it tells apart",
-    "kneser_ney": "perplexity of trigrams with modified Kneser-Ney smoothing (Chen & Goodman 1999), on the same tokens",
-    "perplexity_forward": (
-        "perplexity of the direction alone that reads from the beginning, where a language model reads both ways"
-    ),
-    "unknown_words": "of a language model: the part of the tokens that its vocabulary lacks, from 0 to 1",
 }
 
 
@@ -111,7 +93,7 @@ class Model:
     so far in all, in standard deviations of the words' numbers (Miyato, Dai & Goodfellow 2017, who take 5); 0: none"""
 
     def __post_init__(self) -> None:
-        check_start(self, OF_START)
+        knobs.check_start(self, OF_START)
         if not 0 <= self.adversarial < math.inf:
             raise UserError(f"model.adversarial is a distance, or 0 for none, not {self.adversarial}")
         if self.adversarial and (not self.start or self.transfer == "gradual"):
@@ -122,7 +104,7 @@ class Model:
             raise UserError(f"model.share is a weight above 0, not {self.share}")
         if self.kind == "cnn" and (not self.widths or min(self.widths) < 1):
             raise UserError("model.widths must be numbers of tokens, each at least 1: for instance 3 4 5")
-        check_kind(self, OF_KINDS)
+        knobs.check_kind(self, OF_KINDS)
         if self.rate != 1 and not self.start:
             raise UserError("model.rate is that of a language model: give --model.start RUN, or leave it out")
         if self.fixed_gates != ("none",) and self.kind != "lstm":
@@ -131,7 +113,7 @@ class Model:
             raise UserError(f"model.ngrams is the longest n-gram, from 0 to 5, not {self.ngrams}")
         if self.kind == "none" and not self.ngrams:
             raise UserError("model.kind none reads nothing: give --model.ngrams 2, or another kind")
-        bounded("model", self)
+        knobs.bounded("model", self)
 
     def weights(self) -> int:
         """About how many there are."""
@@ -176,13 +158,13 @@ class Config:
             raise UserError(f"held-out is a part of the training reviews, above 0 and below 1, not {self.held_out}")
         if self.division < 0:
             raise UserError(f"division must be at least 0, not {self.division}")
-        check_rates(self.model, self.fit.optimizer)
+        knobs.check_rates(self.model, self.fit.optimizer)
         if self.task == "language":
             if self.model != Model():
                 raise UserError("the knobs of model are for a classifier: a language model has those of language")
             if (self.text.window, self.text.max_length) != (Text.window, Text.max_length):
                 raise UserError("a language model reads whole reviews: leave text.window and text.max-length out")
-            bounded("language", self.language)
+            knobs.bounded("language", self.language)
         elif self.language != Language():
             raise UserError("the knobs of language are for a language model: train language")
         elif self.unlabelled != "none":

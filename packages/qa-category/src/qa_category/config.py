@@ -6,21 +6,14 @@ from typing import Literal
 
 from etude.config import Fit, Scores, at_least, keep_path, probabilities
 from etude.errors import UserError
-from etude.language.knobs import (
-    LANGUAGE,
-    WORDS,
-    Language,
-    Transfer,
-    bounded,
-    check_kind,
-    check_rates,
-    check_start,
-)
+from etude.language import knobs
+from etude.language.knobs import LANGUAGE, WORDS, Language, Transfer
 from etude.package import Package
 
 CLASSIFYING: Scores = {"loss": "lower", "accuracy": "higher", "macro_f1": "higher"}
 SCORES: Scores = {**CLASSIFYING, **LANGUAGE}
 MEANINGS = {
+    **knobs.MEANINGS,
     "loss": (
         "minus the natural logarithm of the probability that was given to the truth, in nats: of a classifier to the "
         "category, mean over questions; of a language model to the next token, mean over tokens (ends of questions "
@@ -31,22 +24,12 @@ MEANINGS = {
         "F1 = 2 PR / (P + R) of precision P and recall R, mean over the categories that occur, in truth or as an "
         "answer; from 0 to 1"
     ),
-    "perplexity": (
-        "the exponential of a language model's loss: among how many equally likely tokens it hesitates; of different "
-        "vocabularies it does not compare"
-    ),
     "majority": "accuracy of always saying the category that is most frequent in training",
     "unknown_words": (
         "the part of the words (or pieces) without a vector, or, where no vectors are given, that training lacks, "
         "from 0 to 1"
     ),
     "questions": "how many questions were scored",
-    "tokens": "of a language model: how many tokens were scored",
-    "vocabulary": "of a language model: how many tokens it tells apart",
-    "kneser_ney": "perplexity of trigrams with modified Kneser-Ney smoothing (Chen & Goodman 1999), on the same tokens",
-    "perplexity_forward": (
-        "perplexity of the direction alone that reads from the beginning, where a language model reads both ways"
-    ),
 }
 DATA = ("sample", "trec", "amazon")
 
@@ -140,7 +123,7 @@ class Model:
     2.6 times slower than the one above; that, and one more layer learns from each epoch on (Howard & Ruder 2018)"""
 
     def __post_init__(self) -> None:
-        check_start(self, OF_START)
+        knobs.check_start(self, OF_START)
         at_least(1, "model", self, "embedding", "units", "layers")
         probabilities("model", self, "dropout", "spatial_dropout", "word_dropout")
         if self.hidden and min(self.hidden) < 1:
@@ -151,7 +134,7 @@ class Model:
             raise UserError(
                 f"model.pooling last is the last state of an LSTM: it needs --model.kind lstm, not {self.kind}"
             )
-        check_kind(self, OF_KINDS)
+        knobs.check_kind(self, OF_KINDS)
         if self.residual and self.kind == "cnn" and self.arrangement == "parallel":
             raise UserError("model.residual does nothing with parallel convolutions: add --model.arrangement sequence")
         if self.rate != 1 and self.embeddings != "tuned" and not self.start:
@@ -160,7 +143,7 @@ class Model:
             raise UserError("model.unknown does nothing without vectors: give --vectors glove.6B.50d, or a file")
         if self.embedding != Model.embedding and self.embeddings != "random":
             raise UserError("model.embedding does nothing with vectors, which have a length of their own: leave it out")
-        bounded("model", self)
+        knobs.bounded("model", self)
 
     def weights(self) -> int:
         """About how many there are."""
@@ -219,12 +202,12 @@ class Config:
                 raise UserError("a language model learns its vectors itself: leave --vectors out")
             if self.data.labels != 1:
                 raise UserError("a language model reads questions without their labels: leave data.labels out")
-            bounded("language", self.language)
+            knobs.bounded("language", self.language)
         elif self.language != Language():
             raise UserError("the knobs of language are for a language model: train language")
         if self.model.start and self.vectors != "none":
             raise UserError("the words of model.start have vectors of their own: leave --vectors out")
-        check_rates(self.model, self.fit.optimizer)
+        knobs.check_rates(self.model, self.fit.optimizer)
         if self.vectors_most < 1:
             raise UserError(f"vectors-most must be at least 1, not {self.vectors_most}")
         if self.model.embeddings != "random" and self.vectors == "none":

@@ -8,6 +8,19 @@ from etude.config import Scores, absolute, at_least, dashed, probabilities
 from etude.errors import UserError
 
 LANGUAGE: Scores = {"loss": "lower", "perplexity": "lower"}
+MEANINGS = {
+    "perplexity": (
+        "the exponential of a language model's loss: among how many equally likely tokens it hesitates; of different "
+        "vocabularies it does not compare"
+    ),
+    "perplexity_forward": (
+        "perplexity of the direction alone that reads from the beginning, where a language model reads both ways"
+    ),
+    "kneser_ney": "perplexity of trigrams with modified Kneser-Ney smoothing (Chen & Goodman 1999), on the same tokens",
+    "tokens": "of a language model: how many tokens were scored",
+    "vocabulary": "of a language model: how many tokens it tells apart",
+    "unknown_words": "of a language model: the part of the tokens that its vocabulary lacks, from 0 to 1",
+}
 WORDS = 10_000  # about so many a vocabulary has, which is not known before data are read
 Transfer = Literal["scratch", "frozen", "whole", "discriminative", "gradual"]
 
