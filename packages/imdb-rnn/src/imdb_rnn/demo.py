@@ -53,27 +53,27 @@ def reasons(task: Predictor, line: str) -> list[Influence | Lines]:
     model, where = task.model, task.model.share.device
     ids = torch.from_numpy(encode([line], task.tokenizer, task.config.text)[0])[None].to(where)
     lengths = torch.tensor([ids.shape[1]], device=where)
-    found: list[Influence | Lines] = []
     missing = words(task, line, [float(id == task.tokenizer.unk_id) for id in ids[0].tolist()])
     unknown = [n for n, (_, lacks) in enumerate(missing) if lacks]
-    if model.linear is not None and not len(model.readers):
+
+    def readers() -> torch.Tensor:
+        odds = torch.stack([reader(ids, lengths)[0] for reader in model.readers])
+        return (model.share[-len(model.readers) :] * odds).sum()
+
+    if len(model.readers):
+        weights = influence(readers, ids)
+        note = "An estimate, gradient × input: to first order, the log-odds would lose so much without the word."
+    else:
+        assert model.linear is not None
         with torch.inference_mode():
             weights, bias = model.linear.shares(ids).tolist(), float(model.linear.bias)
         note = (
-            f"Exact: with {bias:+.2f}, which is always there, they add up to the log-odds of "
-            "praise. What words say only together is shared out equally among them."
+            f"Exact: with {bias:+.2f}, which is always there, they add up to the log-odds of praise. What words say "
+            "only together is shared out equally among them."
         )
-        found.append(Influence("Which words mattered", words(task, line, weights), "praise", note, unknown=unknown))
-    if len(model.readers):
-        share = model.share[-len(model.readers) :]
-
-        def readers() -> torch.Tensor:
-            odds = torch.stack([reader(ids, lengths)[0] for reader in model.readers])
-            return (share * odds).sum()
-
-        weights = influence(readers, ids)
-        note = "An estimate, gradient × input: to first order, the log-odds would lose so much without the word."
-        found.append(Influence("Which words mattered", words(task, line, weights), "praise", note, unknown=unknown))
+    found: list[Influence | Lines] = [
+        Influence("Which words mattered", words(task, line, weights), "praise", note, unknown=unknown)
+    ]
     if model.linear is not None and len(model.readers):
         with torch.inference_mode():
             odds = float(model.linear(ids, lengths)[0]), float(readers())

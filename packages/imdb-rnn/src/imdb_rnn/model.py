@@ -199,8 +199,13 @@ class NGrams(nn.Module):
     def numbers(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The number of every n-gram among the known ones, int64 [B, M], and whether it counts, bool [B, M]."""
         keys, first = ngrams(ids, lengths, self.longest)
+        numbers, known = self.find(keys)
+        return numbers, first & known
+
+    def find(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """The number of each of these n-grams, and whether it is known, in the shape of `keys`."""
         numbers = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
-        return numbers, first & (self.keys[numbers] == keys)
+        return numbers, self.keys[numbers] == keys
 
     def shares(self, ids: Tensor) -> Tensor:
         """What each token of a review, ids [1, T], adds to its log-odds: all of them, but for the bias. float [T].
@@ -209,14 +214,14 @@ class NGrams(nn.Module):
         """
         numbers, counted = self.numbers(ids, torch.tensor([ids.shape[1]], device=ids.device))
         length = (self.ratio[numbers] * counted).norm().clamp(min=1e-6)
-        added, found = self.factor * self.ratio / length, torch.zeros(ids.shape[1], device=ids.device)
+        found = torch.zeros(ids.shape[1], device=ids.device)
         for n, (keys,) in enumerate(in_order(ids, self.longest), 1):
-            number = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
-            known = self.keys[number] == keys
-            number = number[known]
-            places = torch.bincount(number, minlength=len(self.keys))[number]
+            number, known = self.find(keys)
+            number, (at,) = number[known], known.nonzero(as_tuple=True)
+            _, which, places = number.unique(return_inverse=True, return_counts=True)
+            added = self.factor[number] * self.ratio[number] / length / places[which]
             for step in range(n):
-                found.index_add_(0, torch.nonzero(known)[:, 0] + step, added[number] / places / n)
+                found.index_add_(0, at + step, added / n)
         return found
 
     def penalty(self) -> Tensor:
