@@ -1,7 +1,5 @@
 """Pictures as they are loaded: floats in [-1, 1], each training picture a little otherwise in every epoch."""
 
-import io
-
 import numpy as np
 import torch
 from PIL import Image
@@ -10,6 +8,7 @@ from torch import Tensor
 from cifar_vae.config import SIDE
 from cifar_vae.data import Part
 from etude.draw import uniform
+from etude.pictures import png as encoded
 
 REACH = 4  # pixels that a picture is moved by, at most
 
@@ -51,7 +50,5 @@ def reflected(at: Tensor) -> Tensor:
 
 def png(picture: Tensor) -> bytes:
     """A picture, float [3, 32, 32] in [-1, 1], as the content of a PNG file."""
-    out = io.BytesIO()
     bytes_of = ((picture.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    Image.fromarray(bytes_of.permute(1, 2, 0).contiguous().numpy()).save(out, "PNG")
-    return out.getvalue()
+    return encoded(Image.fromarray(bytes_of.permute(1, 2, 0).contiguous().numpy()))
