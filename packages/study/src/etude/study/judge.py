@@ -37,6 +37,7 @@ No verdict is given where the numbers cannot bear one: see `obstacle` and `untra
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 LEVEL = 0.05  # how many studies may have a false verdict
@@ -133,18 +134,46 @@ class Verdict:
 # --------------------------------------------------------------------------------------------------------- Student's t
 
 
+# Written out, since SciPy would be a third of what an installation has beside torch, for two functions.
+
+
 def beyond(t: float, freedom: float) -> float:
     """P(T > t) of Student's t."""
-    from scipy.special import stdtr  # which takes longer to import than `--help` should
-
-    return float(stdtr(freedom, -t))
+    whole = freedom + t * t
+    tail = 0.5 * incomplete_beta(freedom / 2, 0.5, freedom / whole, t * t / whole)
+    return tail if t > 0 else 1 - tail
 
 
 def quantile(tail: float, freedom: float) -> float:
-    """The t with P(T > t) = tail."""
-    from scipy.special import stdtrit
+    """The t with P(T > t) = tail, for a tail of at most 1/2."""
+    # Newton's method: P(T > t) is convex, so that from a smaller t it comes nearer from below, until rounding ends it.
+    front = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(freedom * math.pi)
+    t, better = -1.0, -NormalDist().inv_cdf(tail)
+    while better > t * (1 + 1e-12):
+        t = better
+        density = math.exp(front - (freedom + 1) / 2 * math.log1p(t * t / freedom))
+        better = t + (beyond(t, freedom) - tail) / density
+    return t
 
-    return -float(stdtrit(freedom, tail))
+
+def incomplete_beta(a: float, b: float, x: float, y: float) -> float:
+    """The regularised incomplete beta function I_x(a, b), by its continued fraction (DLMF 8.17.22); y = 1 - x."""
+    if x == 0 or y == 0:
+        return 0.0 if x == 0 else 1.0
+    if x > (a + 1) / (a + b + 2):  # there the fraction of the other tail converges faster
+        return 1 - incomplete_beta(b, a, y, x)
+    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(y)
+    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
+    fraction, m = d, 0
+    while True:  # Lentz's method, as Thompson & Barnett (1986) have it
+        m += 1
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for term in (even, odd):
+            c, d = 1 + term / c, 1 / (1 + term * d)
+            fraction *= c * d
+        if abs(c * d - 1) < 1e-15:
+            return math.exp(log_front) * fraction / a
 
 
 # ----------------------------------------------------------------------------------------------- errors of means
