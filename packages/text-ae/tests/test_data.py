@@ -447,6 +447,22 @@ def test_as_many_messages_as_asked_for(put):
         data.load(name, 0, messages=2)
 
 
+def test_messages_of_too_many_characters_are_left_out(put):
+    name = put([*(("0", "x" * n) for n in range(1, 21)), ("1", "&lt;" * 5)])
+    got = data.load(name, 0, 0.2, longest=5)
+    assert sorted(everything(got)) == ["<<<<<", *("x" * n for n in range(1, 6))]  # counted as they are read
+    assert got.description.endswith("(left out: 0 repeats, 0 empty after normalising, 15 of more than 5 characters)")
+    assert everything(data.load(name, 0, 0.2, longest=20)) == everything(data.load(name, 0, 0.2))
+    with pytest.raises(UserError, match="has 1 distinct messages .* 20 of more than 1 characters"):
+        data.load(name, 0, longest=1)
+    for part in PARTS:
+        whole, short = (getattr(data.load("sample", 0, longest=n), part) for n in (0, 30))
+        kept = [(text, label) for text, label in zip(whole.texts, whole.labels, strict=True) if len(text) <= 30]
+        assert [*zip(short.texts, short.labels, strict=True)] == kept and 0 < len(kept) < len(whole.texts)
+    with pytest.raises(UserError, match="no part of the sample may be empty"):
+        data.load("sample", 0, longest=1)
+
+
 def test_the_sample(home):
     got = data.load("sample", 0)
     assert [len(getattr(got, part).texts) for part in PARTS] == [6000, 750, 750] and got.classes == ["0.0", "1.0"]

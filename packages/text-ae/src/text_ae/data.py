@@ -71,22 +71,26 @@ class Dataset:
         return replace(self, test=test, description=told)
 
 
-def load(name: str, seed: int, held_out: float = 0.1, normalise: bool = True, messages: int = 0) -> Dataset:
+def load(
+    name: str, seed: int, held_out: float = 0.1, normalise: bool = True, messages: int = 0, longest: int = 0
+) -> Dataset:
     """`sample`, `twitter` (see `tweets`) or the path of a CSV file (see `read_csv`).
 
     The texts are `normalised`, or with `normalise` off exactly as they are in the file; the parts hold the same
-    messages either way. Of messages that are the same (see `distinct`) the first is kept, so that none is in two parts,
-    and those of which `normalised` leaves nothing are left out. Of the rest `messages` are drawn by `seed`, 0 or more
-    than there are for all. A share of `held_out` of these, drawn by `seed`, is the validation part, and as many others
-    are the test part, at least one each; every part is in the order of the file.
+    messages either way. Of messages that are the same (see `distinct`) the first is kept, so that none is in two
+    parts, and those of which `normalised` leaves nothing are left out, as are those that then have more than
+    `longest` characters, unless that is 0. Of the rest `messages` are drawn by `seed`, 0 or more than there are for
+    all. A share of `held_out` of these, drawn by `seed`, is the validation part, and as many others are the test
+    part, at least one each; every part is in the order of the file.
 
-    The sample has parts of its own and is always the same; `messages` shortens each of its parts to its share.
+    The sample has parts of its own and is always the same; `longest` leaves out of each of them, and `messages`
+    shortens each to its share.
 
     Raises UserError for a file that is missing or not what it should be, and if a part would be empty.
     """
     match name:
         case "sample":
-            return generated(messages)
+            return generated(messages, longest)
         case "twitter":
             texts, labels, classes = read_csv(tweets(root() / "twitter"))
         case _ if is_path(name, ".csv"):
@@ -96,6 +100,10 @@ def load(name: str, seed: int, held_out: float = 0.1, normalise: bool = True, me
     kept, clean, repeated = distinct(texts)
     empty = len(texts) - len(kept) - repeated
     out = f"left out: {repeated:,} repeats, {empty:,} empty after normalising"
+    if longest:
+        short = kept[[len(clean[i]) <= longest for i in kept.tolist()]]
+        out += f", {len(kept) - len(short):,} of more than {longest} characters"
+        kept = short
     n = len(kept)
     if n < 3:
         raise UserError(
@@ -115,16 +123,27 @@ def sizes(*parts: Messages) -> str:
     return f"{' / '.join(f'{len(part.texts):,}' for part in parts)} messages to train, validate and test"
 
 
-def generated(messages: int) -> Dataset:
-    """The sample; with `messages` as many, the first ones of each part."""
+def generated(messages: int, longest: int) -> Dataset:
+    """The sample; without what has more than `longest` characters; with `messages` as many, the first of each part."""
     train, valid, test = (Messages(texts, np.array(labels, np.int64)) for texts, labels in sample.parts())
-    n = sum(sample.COUNTS)
+    if longest:
+        train, valid, test = (short(part, longest) for part in (train, valid, test))
+    n = sum(len(part.texts) for part in (train, valid, test))
+    if not (train.texts and valid.texts and test.texts):
+        raise UserError(
+            f"no part of the sample may be empty, but few of its messages have {longest} characters or less"
+        )
     if 0 < messages < n:
         if messages < 3:
             raise UserError(few(messages))
         held = max(1, round(messages * len(test.texts) / n))
         train, valid, test = start(train, messages - 2 * held), start(valid, held), start(test, held)
     return Dataset("sample", [*sample.CLASSES], train, valid, test, f"sample, {sizes(train, valid, test)}")
+
+
+def short(part: Messages, longest: int) -> Messages:
+    kept = [i for i, text in enumerate(part.texts) if len(text) <= longest]
+    return Messages([part.texts[i] for i in kept], part.labels[kept])
 
 
 def start(part: Messages, n: int) -> Messages:

@@ -274,7 +274,7 @@ def make(config: Config, where: torch.device) -> Task:
 
 def load(config: Config) -> Dataset:
     given = config.data
-    return data.load(given.name, config.fit.seed, given.held_out, given.normalise, given.messages)
+    return data.load(given.name, config.fit.seed, given.held_out, given.normalise, given.messages, given.longest)
 
 
 def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Predictor:
