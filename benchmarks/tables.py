@@ -13,8 +13,9 @@ and in CONTRIBUTING.md:
     <!-- end -->
 
 A file is looked for in `results` beside the README, and PACKAGE/FILE in those of that package. In Russian a number
-has a comma. What has a decimal point, in a table, and is not made was noted by hand: the section has to
-say that there is NO_FILE behind it; `python benchmarks/tables.py --check` (and so CI) sees to that, too.
+has a comma, and what is made of a study is in Russian, too. What has a decimal point, in a table, and is not made was
+noted by hand: the section has to say that there is NO_FILE behind it; `python benchmarks/tables.py --check` (and so CI)
+sees to that, too.
 """
 
 import importlib
@@ -46,6 +47,10 @@ def documents() -> list[Path]:
     return [*sorted(ROOT.glob("README*.md")), ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("packages/*/README*.md"))]
 
 
+def russian(document: Path) -> bool:
+    return document.stem.endswith(".ru")
+
+
 def result(document: Path, name: str) -> Path:
     """The file of results that a document calls so."""
     package, _, file = name.rpartition("/")
@@ -62,7 +67,7 @@ def made(document: Path, told: str) -> str:
     """What the words after `made:` ask for."""
     what, *words = shlex.split(told)
     if what == "study":
-        return "\n".join(studies.section(studies.package(document.parent.name), *words))
+        return "\n".join(studies.section(studies.package(document.parent.name), *words, russian=russian(document)))
     if what in COUNTS:
         return number(COUNTS[what], result(document, words[0]), *words[1:])
     module, _, function = what.partition(".")
@@ -82,7 +87,7 @@ def remade(document: Path, text: str) -> str:
             raise ValueError(f"{document.relative_to(ROOT)}: {told!r} cannot be made ({error!r})") from error
         inline = not opening.endswith("\n")
         closing = closing if inline else "\n<!-- end -->"
-        return f"{opening}{new.replace('.', ',') if inline and document.stem.endswith('.ru') else new}{closing}"
+        return f"{opening}{new.replace('.', ',') if inline and russian(document) else new}{closing}"
 
     if text.count("<!-- made:") != len(MADE.findall(text)) or text.count("<!-- made:") != text.count("<!-- end -->"):
         raise ValueError(f"{document.relative_to(ROOT)}: a comment `made` has no `end`, or the other way round")
