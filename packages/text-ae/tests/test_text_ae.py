@@ -809,6 +809,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(flags, messag
 def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
     studies = [
         "batch-norm",
+        "code",
         "dropout",
         "hidden-size",
         "latent-search",
