@@ -13,6 +13,7 @@ import make_site
 import pages
 import prose
 import pytest
+import studies
 from beside import beside
 
 from etude.study.file import available, load
@@ -37,7 +38,9 @@ def written(site):
 def cards_of(page):
     """By package and study, the cards of a page."""
     cards = re.findall(r'<article class="card">.*?</article>', page, flags=re.DOTALL)
-    return {re.search(r'href="[./]*studies/([\w-]+)/([\w-]+)\.html"', card).groups(): card for card in cards}
+    leads = re.compile(r'href="[./]*(?:studies/([\w-]+)/|etudes/([\w-]+)\.html#study-\2-)([\w-]+?)(?:\.html)?"')
+    found = [(leads.search(card).groups(), card) for card in cards]
+    return {(english or russian, study): card for (english, russian, study), card in found}
 
 
 def test_the_gallery_shows_every_study_whose_results_are_committed(written):
@@ -50,8 +53,10 @@ def test_the_gallery_shows_every_study_whose_results_are_committed(written):
             if (ROOT / "packages" / package.name / "src" / package.module / "studies" / f"{file.stem}.yaml").is_file()
         }
         assert cards.keys() == there and len(there) > 10
-        assert {key for package in PACKAGES for key in cards_of(written[f"ru/etudes/{package.name}"])} == there
         for name, study in there:
+            russian = written[f"ru/etudes/{name}"]
+            assert f"\n(study-{name}-{study})=\n### " in russian
+            assert f"](site:../../studies/{name}/{study}.html)" in russian
             assert f"\n(study-{name}-{study})=\n#" in written[f"etudes/{name}"]
             assert f"[Report](site:../studies/{name}/{study}.html)" in written[f"etudes/{name}"]
             assert f"/studies/{name}/{study}>" in written[f"etudes/{name}"]
@@ -140,10 +145,61 @@ def test_an_etude_in_russian_has_its_row_of_the_readme_and_leads_on(written):
     readme = (ROOT / "README.ru.md").read_text("utf-8")
     for package in PACKAGES:
         text = written[f"ru/etudes/{package.name}"]
-        question = re.search(rf"^\| \[{package.name}\]\([^)]*\) \| (.*?) \|", readme, flags=re.MULTILINE)[1]
-        assert f"**Вопрос.** {question}\n" in text and "<!--" not in text
+        row = re.search(rf"^\| \[{package.name}\]\([^)]*\) \| (.*?) \| (.*?) \|", readme, flags=re.MULTILINE)
+        assert text.startswith(f"# {package.name}. {row[1]}\n\n**Ответ.** {row[2]}\n") and "<!--" not in text
         assert f"по-английски](site:../../etudes/{package.name}.html)" in text
         assert f"[{package.name}](etudes/{package.name}.md)" in written["ru/index"]
+
+
+def test_a_study_is_concluded_in_russian_beside_its_chart(written):
+    """The verdicts are those of the English README, in the words of the gallery; the conclusion is Russian prose."""
+    words = {kind: told["ru"] for kind, (_, told) in gallery.VERDICTS.items()}
+    assert words == studies.RUSSIAN
+    for package in PACKAGES:
+        english, russian = (
+            (ROOT / "packages" / package.name / f"README{end}.md").read_text("utf-8") for end in ("", ".ru")
+        )
+        shown = list(gallery.studies(ROOT / "packages", package))
+        assert written[f"ru/etudes/{package.name}"].count('<svg class="chart"') == len(shown)
+        for study in shown:
+            said = pages.MADE.sub("", prose.prose(russian, study.name))
+            assert len(said) > 100 and len(re.findall("[а-яё]", said)) > len(said) / 2, study.name
+            made = [
+                re.search(rf"<!-- made: study {study.name} -->\n(.*?)<!-- end -->", of, re.DOTALL)[1]
+                for of in (english, russian)
+            ]
+            verdicts = [re.findall(r"^- (.+?): ([а-я]+|[a-z ]+) \(", of, flags=re.MULTILINE) for of in made]
+            assert [(claim, words[told]) for claim, told in verdicts[0]] == verdicts[1], study.name
+
+
+def test_both_readmes_of_an_etude_show_the_same_commands():
+    for package in PACKAGES:
+        both = [(ROOT / "packages" / package.name / f"README{end}.md").read_text("utf-8") for end in ("", ".ru")]
+        shown = [[line.partition("#")[0].strip() for line in text.split("```")[1].splitlines()] for text in both]
+        assert shown[0] == shown[1], package.name
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("# cnn-emnist. Что", "# cnn-emnist. Кто", "has to begin with '# cnn-emnist. Что"),
+        ("<!-- made: study layers -->", "<!-- made: study other -->", "has no section '### Сколько свёрток"),
+        ("### Лучше ли читает", "### Хуже ли читает", "has no section '### Лучше ли читает"),
+        (None, None, "is not there"),
+    ],
+)
+def test_a_study_that_russian_leaves_out_is_refused(tmp_path, old, new, said):
+    (package,) = (package for package in PACKAGES if package.name == "cnn-emnist")
+    file = tmp_path / "packages/cnn-emnist/README.ru.md"
+    file.parent.mkdir(parents=True)
+    (tmp_path / "README.ru.md").write_text((ROOT / "README.ru.md").read_text("utf-8"), "utf-8")
+    if old is not None:
+        text = (ROOT / "packages/cnn-emnist/README.ru.md").read_text("utf-8")
+        assert text.count(old) == 1
+        file.write_text(text.replace(old, new), "utf-8")
+    shown = list(gallery.studies(ROOT / "packages", package))
+    with pytest.raises(ValueError, match=re.escape(said)):
+        make_site.in_russian(pages.Site(tmp_path, {}), package, shown)
 
 
 # -------------------------------------------------------------------------------------------------------- the glossary

@@ -64,9 +64,16 @@ def question(shown: Shown, language: Language) -> str:
 
 
 def card(shown: Shown, page: str) -> Markup:
-    """What the gallery on a page says of one study, as HTML; the chart is that of its report, to which it links."""
-    language = language_of(page)
-    address = from_page(page, f"studies/{shown.package.name}/{shown.name}.html")
+    """What the gallery on a page says of one study, as HTML, with the chart of its report.
+
+    It leads to the report, or in Russian to the section of README.ru.md, which says the same in short.
+    """
+    language, package = language_of(page), shown.package.name
+    leads = {
+        "en": f"studies/{package}/{shown.name}.html",
+        "ru": f"ru/etudes/{package}.html#study-{package}-{shown.name}",
+    }
+    address = from_page(page, leads[language])
     said = [verdict(each.claim.text, each.verdict, language) for each in verdicts(shown)]
     said = said or [Markup("<li>{}</li>").format(WORDS["none"][language])]
     if shown.found.problems:
@@ -87,6 +94,12 @@ def thumbnail(shown: Shown) -> Markup:
     drawn = report.scores(shown.found)
     assert drawn is not None, shown.name
     return Markup(re.sub(r"\n+", "\n", drawn))  # an empty line would end the HTML within Markdown
+
+
+def chart(shown: Shown) -> Markup:
+    """A card with nothing but the chart, as HTML that may stand in Markdown."""
+    card = Markup('<div class="gallery" lang="en">\n<article class="card">\n{}\n</article>\n</div>\n')
+    return card.format(thumbnail(shown))
 
 
 def verdict(claim: str, found: str, language: Language) -> Markup:

@@ -20,7 +20,7 @@ import links
 import pages
 import yaml
 from beside import beside
-from gallery import Shown, cards, gallery, studies, styles
+from gallery import Shown, chart, gallery, question, studies, styles
 from glossary import glossary
 from pages import BrokenLink, Language, Site
 from reported import reported
@@ -50,19 +50,13 @@ HEADINGS = {
         "be chance. A card leads to the report: table, reasons, every run, and what was concluded.",
         "ru": "Все исследования, результаты которых есть в репозитории: вопрос, оценка каждой настройки с "
         "интервалом и сбылось ли то, что ожидали заранее. *Неясно* значит, что разница может быть "
-        "случайной. Карточка ведёт к отчёту по-английски: таблица, обоснования, все запуски и выводы.",
+        "случайной. Карточка ведёт к странице этюда: таблица, выводы и ссылка на отчёт со всеми запусками.",
     },
-    "studies": {"en": "Studies", "ru": "Исследования"},
     "etudes": {"en": "Études", "ru": "Этюды"},
     "data": {"en": "Data", "ru": "Данные"},
     "project": {"en": "Project", "ru": "Проект"},
 }
-ROW = ("Вопрос", "Ответ", "Число и с чем его сравнить")  # the cells of a row of README.ru.md
-ENGLISH = (
-    "Данные, модель, все результаты и команды, которыми они получены, — "
-    "[на странице этюда по-английски](site:../../etudes/{}.html); "
-    "о данных подробнее — [в их карточке, тоже по-английски](site:../../data/{}.html)."
-)
+ROW = ("Ответ", "Число и с чем его сравнить")  # the cells of a row of README.ru.md, after the question
 
 
 def tasks(root: Path) -> list[Package]:
@@ -87,6 +81,7 @@ def plan(root: Path, packages: Iterable[Package]) -> Site:
         found.setdefault(f"docs/{file.name}", file.stem)
     for package in packages:
         found[f"packages/{package.name}/README.md"] = f"etudes/{package.name}"
+        found[f"packages/{package.name}/README.ru.md"] = f"ru/etudes/{package.name}"
         found[f"packages/{package.name}/src/{package.module}/DATA.md"] = f"data/{package.name}"
     found |= {file: page for file, (page, _, _) in LITERAL.items() if (root / file).is_file()}
     return Site(root, found, repository(root))
@@ -96,6 +91,8 @@ def sources(site: Site, packages: list[Package]) -> dict[str, str]:
     """The Markdown of every page, by page. Raises BrokenLink, ValueError."""
     written = {}
     for file, page in site.pages.items():
+        if page.startswith("ru/etudes/"):
+            continue
         text = (site.root / file).read_text("utf-8")
         if file in LITERAL:
             _, language, title = LITERAL[file]
@@ -133,18 +130,31 @@ def home(readme: str, cards: str, language: Language) -> str:
 
 
 def in_russian(site: Site, package: Package, shown: list[Shown]) -> str:
-    """The Russian page of an étude: its row of README.ru.md, and its studies. Raises BrokenLink, ValueError."""
-    name, file = package.name, "README.ru.md"
-    row = re.search(rf"^\| \[{name}\]\(.*?\) (\|.*\|)$", (site.root / file).read_text("utf-8"), re.MULTILINE)
+    """The Russian page of an étude: its README.ru.md, with the answer that the repository's has, and the charts.
+
+    Raises BrokenLink, and ValueError if it does not ask what it is asked there, or a study with results is left out.
+    """
+    name, page, all_of_them = package.name, f"ru/etudes/{package.name}", "README.ru.md"
+    file = f"packages/{name}/README.ru.md"
+    row = re.search(
+        rf"^\| \[{name}\]\(.*?\) \| (.*?) (\|.*\|)$", (site.root / all_of_them).read_text("utf-8"), re.MULTILINE
+    )
     if row is None:
-        raise ValueError(f"{file} has no row of {name} in its table")
-    said = pages.put(site, file, row[1], f"ru/etudes/{name}").strip("|").split("|")
-    lines = [f"**{what}.** {words.strip()}" for what, words in zip(ROW, said, strict=True)]
-    text = "\n\n".join([f"# {name}", *lines, ENGLISH.format(name, name)])
-    if shown:
-        page = f"ru/etudes/{name}"
-        text += f"\n\n## {HEADINGS['studies']['ru']}\n\n{HEADINGS['about']['ru']}\n\n{cards(shown, page)}"
-    return text
+        raise ValueError(f"{all_of_them} has no row of {name} in its table")
+    if not (site.root / file).is_file():
+        raise ValueError(f"{file} is not there, which is the page of {name} in Russian")
+    text = (site.root / file).read_text("utf-8")
+    title = f"# {name}. {row[1]}\n"
+    if not text.startswith(title):
+        raise ValueError(f"{file} has to begin with {title.strip()!r}, as {all_of_them} asks")
+    for study in shown:
+        heading, made = f"\n### {question(study, 'ru')} (`{study.name}`)\n", f"<!-- made: study {study.name} -->\n"
+        if heading not in text or made not in text:
+            raise ValueError(f"{file} has no section {heading.strip()!r} with {made.strip()!r} and what was concluded")
+        text = text.replace(made, f"{chart(study)}\n{made}")
+    said = pages.put(site, all_of_them, row[2], page).strip("|").split("|")
+    answer = "\n\n".join(f"**{what}.** {words.strip()}" for what, words in zip(ROW, said, strict=True))
+    return pages.put(site, file, text, page).replace(title, f"{title}\n{answer}\n", 1)
 
 
 def tree(entries: Iterable[str], caption: str = "") -> str:

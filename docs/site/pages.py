@@ -12,6 +12,10 @@ from markdown_it import MarkdownIt
 
 Language = Literal["en", "ru"]
 MADE = re.compile(r"^<!-- (?:made: [^\n]*?|end) -->\n|<!-- (?:made: [^\n]*?|end) -->", re.MULTILINE)
+REPORT: dict[Language, tuple[str, str]] = {
+    "en": ("Report", "chart, verdicts, every run"),
+    "ru": ("Отчёт по-английски", "почему ожидали именно этого, все запуски, выводы подробнее"),
+}
 STUDY = re.compile(r"^<!-- made: study (\S+) -->$", re.MULTILINE)
 
 
@@ -70,7 +74,7 @@ def put(site: Site, file: str, text: str, page: str) -> str:
             text = re.sub(rf"(?<!!)\[([^\[\]]*)\]\({re.escape(address)}\)", r"\1", text)
         else:
             text = text.replace(f"]({address})", f"]({new})")
-    return MADE.sub("", anchored(text, page.rpartition("/")[2]))
+    return MADE.sub("", anchored(text, page))
 
 
 def picture(site: Site, page: str, path: str) -> str:
@@ -81,8 +85,6 @@ def picture(site: Site, page: str, path: str) -> str:
 def linked(site: Site, page: str, path: str, fragment: str) -> str | None:
     """What a link to a file of the repository is in a page of the site."""
     end, to = f"#{fragment}" * bool(fragment), site.page_of(path)
-    if to and to.startswith("etudes/") and language_of(page) == "ru" and not fragment:
-        to = f"ru/{to}"  # which says what there is in Russian, and leads on
     if to and language_of(to) == language_of(page):
         return f"{from_page(page, to)}.md{end}"
     if to:  # another book for Sphinx; the check of the finished site sees to it
@@ -90,10 +92,11 @@ def linked(site: Site, page: str, path: str, fragment: str) -> str | None:
     return f"{site.address}/{path}{end}" if site.address else None
 
 
-def anchored(text: str, package: str) -> str:
+def anchored(text: str, page: str) -> str:
     """With an anchor `study-PACKAGE-NAME` at the heading of each section on a study, and a link to its report."""
+    package, (link, holds) = page.rpartition("/")[2], REPORT[language_of(page)]
     for study in reversed([*STUDY.finditer(text)]):
-        report = f"[Report](site:../studies/{package}/{study[1]}.html): chart, verdicts, every run.\n\n"
+        report = f"[{link}](site:{from_page(page, f'studies/{package}/{study[1]}')}.html): {holds}.\n\n"
         text = f"{text[: study.start()]}{report}{text[study.start() :]}"
         heading = max((found.start() for found in re.finditer("^#+ ", text[: study.start()], re.M)), default=None)
         if heading is not None:
