@@ -580,7 +580,8 @@ def test_pieces_of_a_pretrained_tokenizer_from_a_folder(tmp_path, capsys):
 
     one = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     one.normalizer, one.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    texts = [" ".join(made().corpus.sentence(n)[0]) for n in range(300)]
+    corpus = made().corpus
+    texts = [" ".join(corpus.sentence(n)[0]) for n in range(300)]
     one.train_from_iterator(
         texts, trainers.WordPieceTrainer(vocab_size=500, special_tokens=["[UNK]", "[CLS]", "[SEP]", "[PAD]"])
     )
