@@ -28,7 +28,7 @@ def package(name: str) -> Package:
     return found
 
 
-def section(package: Package, name: str, russian: bool = False) -> list[str]:
+def section(package: Package, name: str, *, russian: bool = False) -> list[str]:
     """The lines for one study, whose results.csv is committed. Raises UserError if that is another study's."""
     study = load(name, package.module, package.scores)
     outcome = conclude(study, kept(study, PACKAGES / package.name / "results" / f"{name}.csv"))
