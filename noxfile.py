@@ -49,12 +49,11 @@ HANDIN = {
     "lstm-pos": ("--data nerus --data.documents 10000", "direction --data sample --fit.epochs 1"),
     "names-rnn": ("best", "drawing --data sample --fit.epochs 2"),
     "qa-category": ("--data trec", "normalisation --data sample --fit.epochs 1"),
-    "text-ae": ("--data twitter", "batch-norm --fit.epochs 1"),
+    "text-ae": ("--data twitter", "batch-norm --data sample --fit.epochs 1"),
 }
 # The flags with which a task's studies are run on real data, where the studies themselves do not say it.
 REAL = {
     "coco-caption": "--data coco --data.images 10000 --encoder.backbone mobilenet_v2",
-    "text-ae": "--data twitter",
 }
 # Of a task, the preset that answers for a file of the data folder, one answer a line, and that file.
 ANSWERS = {"imdb-rnn": ("out-of-domain", "yelp/reviews.txt")}
