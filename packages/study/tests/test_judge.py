@@ -225,3 +225,15 @@ def test_settings_that_differ_by_the_margin_are_seldom_called_as_good():
 def test_what_is_there_is_found():
     assert verdicts.power(100, 3, 3.0, 10)[0] > 0.95
     assert verdicts.power(100, 1, 3.0, 5)[0] > 0.9
+
+
+@pytest.mark.parametrize("errors", [(Error(1e-20, 49),), (Error(1e-20, 49), Error(1e-21, 4)), (Error(1e-20, 1),)])
+def test_what_varies_by_rounding_alone_has_a_probability_and_no_traceback(errors):
+    """As of runs that differ by the same in every seed, but for the last bits."""
+    t = 1 / math.sqrt(sum(error.variance for error in errors))
+    most = stats.t.sf(t, min(error.freedom for error in errors))
+    assert 0 <= Estimate(1.0, errors).tail(1.0) <= most * (1 + 1e-9)
+
+
+def test_what_is_not_a_number_has_no_probability():
+    assert math.isnan(judge.beyond(math.nan, 4))

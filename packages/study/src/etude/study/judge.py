@@ -41,6 +41,7 @@ from statistics import NormalDist
 from typing import Literal
 
 LEVEL = 0.05  # how many studies may have a false verdict
+NOTHING = 1e-150  # a probability so small that what is computed with it leaves the range of floats
 CONFIDENCE = f"{100 * (1 - LEVEL):g} %"  # of an interval, in words
 AT_FLOOR = 0.05  # a setting that is above its floor by this part of it at most did not train
 ROUNDING = 1e-9  # differences that are smaller than this part of the scores are none
@@ -102,7 +103,10 @@ class Estimate:
         if distance <= 0:
             return 1 - self.tail(-distance) if distance < 0 else 0.5
         t = distance / math.sqrt(math.fsum(e.variance for e in self.errors))
-        low, high = sorted(math.log(beyond(t, pick(e.freedom for e in self.errors))) for pick in (min, max))
+        least, most = sorted(beyond(t, pick(e.freedom for e in self.errors)) for pick in (min, max))
+        if least < NOTHING:
+            return most
+        low, high = math.log(least), math.log(most)
         x, y, nearer = low, self.excess(low, distance), high  # the answers if all errors had least or most freedom
         while abs(nearer - x) > 1e-9:  # secant method: in logarithms tails are nearly straight
             before, x, y_before, y = x, nearer, y, self.excess(nearer, distance)
@@ -134,7 +138,7 @@ class Verdict:
 # --------------------------------------------------------------------------------------------------------- Student's t
 
 
-# Written out, since SciPy would be a third of what an installation has beside torch, for two functions.
+# Written out, since SciPy would add 143 MB to the 190 that an installation has beside torch, for two functions.
 
 
 def beyond(t: float, freedom: float) -> float:
@@ -165,15 +169,14 @@ def incomplete_beta(a: float, b: float, x: float, y: float) -> float:
     log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(y)
     c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
     fraction, m = d, 0
-    while True:  # Lentz's method, as Thompson & Barnett (1986) have it
+    while abs(c * d - 1) >= 1e-15 or not m:  # Lentz's method, as Thompson & Barnett (1986) have it; NaN ends it
         m += 1
         even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
         odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
         for term in (even, odd):
             c, d = 1 + term / c, 1 / (1 + term * d)
             fraction *= c * d
-        if abs(c * d - 1) < 1e-15:
-            return math.exp(log_front) * fraction / a
+    return math.exp(log_front) * fraction / a
 
 
 # ----------------------------------------------------------------------------------------------- errors of means
