@@ -36,12 +36,10 @@ def section(package: Package, name: str, *, russian: bool = False) -> list[str]:
     rows = [[literal(cell) for cell in line] for line in cells]
     rows.insert(1, ["---:"] * len(rows[0]))
     lines = [f"| {' | '.join(row)} |" for row in rows]
-    if russian:
-        said = [*(russian_verdict(verdict, study.metric) for verdict in outcome.verdicts), *russian_notes(outcome)]
-    else:
-        said = [*(verdict_line(verdict, study.metric) for verdict in outcome.verdicts)]
-        said += [*outcome.edges, *outcome.problems]
-    return [*lines, "", *(f"- {literal(line)}" for line in said)]
+    line = russian_verdict if russian else verdict_line
+    notes = russian_notes(outcome) if russian else [*outcome.edges, *outcome.problems]
+    said = [*(line(verdict, study.metric) for verdict in outcome.verdicts), *notes]
+    return [*lines, "", *(f"- {literal(each)}" for each in said)]
 
 
 def russian_table(outcome: Outcome) -> list[list[str]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 from markupsafe import Markup, escape
 from pages import Language, from_page, language_of
+from studies import RUSSIAN as IN_RUSSIAN
 
 from etude.package import Package
 from etude.report import page as report
@@ -20,9 +21,9 @@ from etude.study.judge import Verdict
 
 # One word for a verdict, and a sign, as a colour never stands alone; what judge.py calls it gives the class of CSS.
 VERDICTS = {
-    "as expected": ("✓", {"en": "expected", "ru": "сбылось"}),
-    "not expected": ("✗", {"en": "unexpected", "ru": "опровергнуто"}),
-    "unclear": ("?", {"en": "unclear", "ru": "неясно"}),
+    "as expected": ("✓", {"en": "expected", "ru": IN_RUSSIAN["as expected"]}),
+    "not expected": ("✗", {"en": "unexpected", "ru": IN_RUSSIAN["not expected"]}),
+    "unclear": ("?", {"en": "unclear", "ru": IN_RUSSIAN["unclear"]}),
 }
 WORDS = {
     "incomplete": {"en": "incomplete", "ru": "не закончено"},

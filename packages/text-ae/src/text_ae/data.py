@@ -101,9 +101,9 @@ def load(
     empty = len(texts) - len(kept) - repeated
     out = f"left out: {repeated:,} repeats, {empty:,} empty after normalising"
     if longest:
-        short = kept[[len(clean[i]) <= longest for i in kept.tolist()]]
-        out += f", {len(kept) - len(short):,} of more than {longest} characters"
-        kept = short
+        fits = np.array([len(clean[i]) <= longest for i in kept.tolist()], bool)
+        out += f", {(~fits).sum():,} of more than {longest} characters"
+        kept = kept[fits]
     n = len(kept)
     if n < 3:
         raise UserError(
