@@ -104,7 +104,7 @@ def shared(
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         jobs = [pool.submit(work, package, places, made, at, workers, os.getpid()) for at in range(workers)]
         asked = False
-        while wait(jobs, 0.5).not_done:
+        while wait(jobs, 0.1).not_done:
             if not asked and (signals or any(job.done() and job.exception() for job in jobs)):
                 asked = True
                 for process in active_children():
