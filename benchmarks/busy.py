@@ -15,12 +15,13 @@ over its time. The script wants a machine that is quiet but for its own neighbou
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -91,54 +92,59 @@ def busy(seconds: float = 2.0) -> float:
     return psutil.cpu_percent(seconds) / 100 * (psutil.cpu_count() or 1)
 
 
+def compare(task: str, rounds: int, limit: float, ways: Collection[str] = WAYS.keys()) -> dict[int, float]:
+    """Neighbours -> how many times the fair share of time an epoch takes; infinite if more than `limit`."""
+    cores, alone, used, shares = os.cpu_count() or 1, 0.0, 0.0, {}
+    heads = "".join(f"  {way + ' (of fair)':>20}" for way in ways)
+    print(f"\n{task} {' '.join(TASKS[task])}\n{'neighbours':>10}  {'fair share':>10}{heads}  theirs / ours")
+    for count in NEIGHBOURS:
+        times: dict[str, list[float]] = {way: [] for way in ways}
+        fair = alone * max(1.0, (used + count) / cores)
+        works, notes = [], set()
+        with neighbours(count):
+            time.sleep(1)  # until they are at work
+            for _ in range(rounds):
+                for way, taken in times.items():
+                    if fair and taken and taken[-1] > 3 * fair:
+                        continue
+                    found = epoch(task, way, limit)
+                    taken.append(found[0] if found else limit)
+                    if found and way == "ours":
+                        works.append(found[1])
+                        notes.add(found[2])
+        if not works:
+            print(f"{count:>10}  ours took longer than {limit:g} s: give a higher --limit")
+            shares[count] = math.inf
+            continue
+        middle = {way: statistics.median(taken) for way, taken in times.items()}
+        if count == 0:
+            alone = middle["ours"]
+            used = min(cores, max(1.0, statistics.median(works) / alone))
+            fair = alone
+        shares[count] = middle["ours"] / fair
+        cells = "".join(
+            f"  {('> ' if seconds >= limit else '') + f'{seconds:.1f} s ({seconds / fair:.2f})':>20}"
+            for seconds in middle.values()
+        )
+        ratio = f"  {middle['theirs'] / middle['ours']:.2f}" if "theirs" in middle else ""
+        print(f"{count:>10}  {fair:>8.1f} s{cells}{ratio}", flush=True)
+        for note in sorted(notes - {""}):
+            print(f"{'':>12}{note}")
+    return shares
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--task", choices=TASKS, action="append", help="all, if none is given")
     parser.add_argument("--limit", type=float, default=120, help="seconds after which a run is given up")
     asked = parser.parse_args()
-    cores, others = os.cpu_count() or 1, busy()
-    print(f"{cores} cores, of which others keep {others:.1f} busy; medians of {asked.rounds} rounds")
+    others = busy()
+    print(f"{os.cpu_count()} cores, of which others keep {others:.1f} busy; medians of {asked.rounds} rounds")
     if others > 0.2:
         print("this machine is not quiet: the times below are no measure of anything but each other")
     for task in asked.task or TASKS:
-        alone = used = 0.0
-        print(f"\n{task} {' '.join(TASKS[task])}".rstrip())
-        print(
-            f"{'neighbours':>10}  {'fair share':>10}"
-            + "".join(f"  {way + ' (of fair)':>20}" for way in WAYS)
-            + "  theirs / ours"
-        )
-        for count in NEIGHBOURS:
-            times: dict[str, list[float]] = {way: [] for way in WAYS}
-            fair = alone * max(1.0, (used + count) / cores)
-            works, notes = [], set()
-            with neighbours(count):
-                time.sleep(1)  # until they are at work
-                for _ in range(asked.rounds):
-                    for way, taken in times.items():
-                        if fair and taken and taken[-1] > 3 * fair:
-                            continue
-                        found = epoch(task, way, asked.limit)
-                        taken.append(found[0] if found else asked.limit)
-                        if found and way == "ours":
-                            works.append(found[1])
-                            notes.add(found[2])
-            if not works:
-                print(f"{count:>10}  ours took longer than {asked.limit:g} s: give a higher --limit")
-                continue
-            middle = {way: statistics.median(taken) for way, taken in times.items()}
-            if count == 0:
-                alone = middle["ours"]
-                used = min(cores, max(1.0, statistics.median(works) / alone))
-                fair = alone
-            cells = "".join(
-                f"  {('> ' if seconds >= asked.limit else '') + f'{seconds:.1f} s ({seconds / fair:.2f})':>20}"
-                for seconds in middle.values()
-            )
-            print(f"{count:>10}  {fair:>8.1f} s{cells}  {middle['theirs'] / middle['ours']:.2f}", flush=True)
-            for note in sorted(notes - {""}):
-                print(f"{'':>12}{note}")
+        compare(task, asked.rounds, asked.limit)
 
 
 if __name__ == "__main__":

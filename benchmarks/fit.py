@@ -84,8 +84,9 @@ def by_hand(parsed: Config, where: device.Device) -> float:
     return time.perf_counter() - began
 
 
-def main() -> None:
-    parsed = config.parse(Config, ["--data", "fashion-mnist", "--fit.epochs", "1", *sys.argv[1:]])
+def measure(flags: list[str]) -> float:
+    """How many times the time of the loop by hand `fit` takes."""
+    parsed = config.parse(Config, ["--data", "fashion-mnist", "--fit.epochs", "1", *flags])
     where = device.choose(parsed.fit)
     print(f"{BATCHES} batches of {parsed.fit.batch_size}, {where}")
     by_hand(parsed, where)  # warm up
@@ -96,7 +97,8 @@ def main() -> None:
             print(f"round {number + 1}: fit {times[-1][0]:.2f} s, by hand {times[-1][1]:.2f} s")
     ratio = statistics.median(ours for ours, _ in times) / statistics.median(theirs for _, theirs in times)
     print(f"fit takes {ratio:.3f} times the time of the hand-written loop (median of {ROUNDS} rounds)")
+    return ratio
 
 
 if __name__ == "__main__":
-    main()
+    measure(sys.argv[1:])

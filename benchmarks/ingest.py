@@ -65,8 +65,8 @@ def repeated(file: Path, times: int, folder: str) -> Path:
     return large
 
 
-def main() -> None:
-    file = Path(sys.argv[1]) if len(sys.argv) > 1 else root() / "nerus" / "nerus_lenta.conllu.gz"
+def measure(file: Path) -> tuple[float, float, float]:
+    """How many times as fast as `nerus` ours reads; MB at most, of the file once and of it TIMES[1] times."""
     with tempfile.TemporaryDirectory() as folder:
         large = repeated(file, TIMES[0], folder)
         ratios: list[tuple[float, float]] = []
@@ -79,12 +79,15 @@ def main() -> None:
             print(f"round {i + 1}: {rates}, {ratios[-1][0]:.1f} x, of processor time {ratios[-1][1]:.1f} x")
         wall, work = (statistics.median(ratio) for ratio in zip(*ratios, strict=True))
         print(f"{words:,} words, median: {wall:.1f} x as fast as nerus, of processor time {work:.1f} x")
-        print(
-            f"memory at most: {peak(IMPORT):,.0f} MB before it is read, {peak(READ, str(file)):,.0f} MB read once, ",
-            end="",
-        )
-        print(f"{peak(READ, str(repeated(file, TIMES[1], folder))):,.0f} MB read {TIMES[1]} times")
+        once, often = peak(READ, str(file)), peak(READ, str(repeated(file, TIMES[1], folder)))
+        print(f"memory at most: {peak(IMPORT):,.0f} MB before it is read, {once:,.0f} MB read once, ", end="")
+        print(f"{often:,.0f} MB read {TIMES[1]} times")
+    return wall, once, often
+
+
+def default() -> Path:
+    return root() / "nerus" / "nerus_lenta.conllu.gz"
 
 
 if __name__ == "__main__":
-    main()
+    measure(Path(sys.argv[1]) if len(sys.argv) > 1 else default())

@@ -11,6 +11,8 @@ process is not counted. The replicas differ in seed and learning rate, the reade
 - lstm-ragged: the same, of 5 to 30 words, in batches by length: alone a batch is as long as its longest text, together
   as the longest of all replicas
 
+- flow: grad-flow as it is by default, without its pictures
+
 Of `vae` and `lstm` also the training steps alone.
 """
 
@@ -34,6 +36,9 @@ from torch.nn import functional as F
 import gauss_vae.config
 import gauss_vae.data
 import gauss_vae.task
+import grad_flow.config
+import grad_flow.data
+import grad_flow.task
 from etude.config import MAX_REPLICAS, Fit, Scores
 from etude.fingerprint import fingerprint
 from etude.layers.pooling import Pooling
@@ -49,7 +54,7 @@ from etude.train.totals import Sums, Totals
 SCORES: Scores = {"loss": "lower"}
 
 ALONE = 4  # runs that are timed one after the other
-ROUNDS = {"vae": 3, "vae-whole": 1, "lstm": 3, "lstm-ragged": 3}
+ROUNDS = {"vae": 3, "vae-whole": 1, "lstm": 3, "lstm-ragged": 3, "flow": 1}
 EPOCHS = 2
 
 
@@ -142,6 +147,21 @@ def unseen(config: gauss_vae.config.Config) -> Unseen:
     return Unseen(config, mixture)
 
 
+class Unshown(grad_flow.task.Dense):
+    def show(self, run: Run, when: str, step: int) -> None:
+        pass
+
+
+def flow(n: int) -> grad_flow.config.Config:
+    default = grad_flow.config.Config()
+    fit = dataclasses.replace(default.fit, seed=n, lr=default.fit.lr * (1 + n / 32))
+    return dataclasses.replace(default, fit=fit)
+
+
+def unshown(config: grad_flow.config.Config) -> Unshown:
+    return Unshown(config, grad_flow.data.load(config.data, config.fit.seed), torch.device("cpu"))
+
+
 def texts(n: int) -> Config:
     fit = Fit(epochs=EPOCHS, batch_size=32, seed=n, lr=1e-3 * (1 + n / 32), precision="fp32")
     return Config(dropout=0.1 + n / 100, fit=fit)
@@ -156,6 +176,7 @@ KINDS: dict[str, tuple[Callable[[int], Any], Callable[[Any], Task]]] = {
     "vae-whole": (whole_vae, lambda config: gauss_vae.task.make(config, torch.device("cpu"))),
     "lstm": (texts, Texts),
     "lstm-ragged": (ragged, Texts),
+    "flow": (flow, unshown),
 }
 
 

@@ -34,23 +34,31 @@ def seconds(command: list[str]) -> float:
     return time.perf_counter() - began
 
 
-def main() -> None:
+def measure() -> dict[str, float]:
+    """Medians in seconds: of `train --help`, of `import torch`, to the first step, and of that beyond torch."""
     shown, torch, first = [], [], []
     with TemporaryDirectory() as folder:
         for number in range(ROUNDS):
             shown.append(seconds([*COMMAND, "train", "--help"]))
             torch.append(seconds([sys.executable, "-c", "import torch"]))
             first.append(seconds([sys.executable, "-c", FIRST_STEP, f"{folder}/{number}"]))
-        print(f"cnn-emnist train --help: {statistics.median(shown):.2f} s")
-        print(f"import torch: {statistics.median(torch):.2f} s")
-        beyond = statistics.median(a - b for a, b in zip(first, torch, strict=True))
-        print(f"command to first step, sample: {statistics.median(first):.2f} s, {beyond:.2f} s beyond import torch")
-        if (root() / "FashionMNIST").is_dir():
+    beyond = [a - b for a, b in zip(first, torch, strict=True)]
+    told = {"help": shown, "torch": torch, "first": first, "beyond": beyond}
+    return {name: statistics.median(took) for name, took in told.items()}
+
+
+def main() -> None:
+    took = measure()
+    print(f"cnn-emnist train --help: {took['help']:.2f} s")
+    print(f"import torch: {took['torch']:.2f} s")
+    print(f"command to first step, sample: {took['first']:.2f} s, {took['beyond']:.2f} s beyond import torch")
+    if (root() / "FashionMNIST").is_dir():
+        with TemporaryDirectory() as folder:
             flags = ["--data", "fashion-mnist", "--fit.epochs", "1", "--run", f"{folder}/memory"]
             subprocess.run([*COMMAND, "train", *flags], check=True, capture_output=True, env=os.environ)
-            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-            unit = 1 if sys.platform == "darwin" else 1024
-            print(f"peak resident memory of an epoch of Fashion-MNIST: {peak * unit / 1e9:.2f} GB")
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        unit = 1 if sys.platform == "darwin" else 1024
+        print(f"peak resident memory of an epoch of Fashion-MNIST: {peak * unit / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":

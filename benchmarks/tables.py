@@ -4,7 +4,7 @@
     python benchmarks/tables.py --check # writes nothing, and names what differs
 
 What is made stands between two comments, on lines of their own or within a line, in every README.md and README.ru.md
-and in CONTRIBUTING.md:
+and in CONTRIBUTING.md and docs/speed.md:
 
     <!-- made: study cell -->                                        table and verdicts of results/cell.csv
     <!-- made: slopes.table slopes.csv -->                           what benchmarks/slopes.py makes of that
@@ -44,7 +44,8 @@ COUNTS: dict[str, Callable[[list[float]], float]] = {
 
 
 def documents() -> list[Path]:
-    return [*sorted(ROOT.glob("README*.md")), ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("packages/*/README*.md"))]
+    own = [ROOT / "CONTRIBUTING.md", ROOT / "docs" / "speed.md"]
+    return [*sorted(ROOT.glob("README*.md")), *own, *sorted(ROOT.glob("packages/*/README*.md"))]
 
 
 def russian(document: Path) -> bool:

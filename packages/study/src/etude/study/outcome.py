@@ -22,6 +22,7 @@ NEEDS = {"valid": dict, **dict.fromkeys(("best_epoch", "seconds", "parameters"),
 Interval = tuple[float, float] | None  # None: not available
 OF_DATA = {"text", "start", "transfer", "morphology"}  # parts of knobs that say, too, what is learnt from
 EDGE = 0.05  # so much of a range, at each of its ends, is its edge
+SHOWN = 10  # runs that are named where many have one problem
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ def conclude(study: Study, runs: list[Scored]) -> Outcome:
         counted = [run for run in best if not run.problem]
         untested = [f"{run.trial}{f' ({run.untested})' if run.untested else ''}" for run in counted if run.test is None]
         if untested:
-            problems.append(f"no test score yet: {', '.join(untested)}")
+            problems.append(f"no test score yet: {some(untested)}")
         scores = by_seed[of] = {
             run.trial.seed: Score(
                 run.test,
@@ -306,7 +307,7 @@ def what_is_missing(study: Study, runs: Sequence[Scored]) -> tuple[list[str], li
     problems, notes = told[False], [f"{line}; this point cannot win" for line in told[True]]
     missing = [str(run.trial) for run in runs if run.problem == "not run"]
     if missing:
-        problems.append(f"{len(missing)} of {len(runs)} runs are missing: {', '.join(missing)}")
+        problems.append(f"{len(missing)} of {len(runs)} runs are missing: {some(missing)}")
     for of in study.names() if study.search else ():
         tried = {run.trial.group for run in runs if run.trial.of == of and run.trial.tuning}
         if len(tried) < study.points:
@@ -316,11 +317,18 @@ def what_is_missing(study: Study, runs: Sequence[Scored]) -> tuple[list[str], li
     return problems, notes
 
 
+def some(names: Sequence[str]) -> str:
+    """So many that they can be read, and how many others there are."""
+    if len(names) <= SHOWN + 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:SHOWN])} and {len(names) - SHOWN:,} others"
+
+
 def and_seeds(runs: Sequence[Scored]) -> str:
     """What is said of the other runs of a setting that do not count, after what the first one's problem is."""
     if len(runs) < 2:
         return "".join(f"; nor does seed {run.trial.seed} count, as results.csv says" for run in runs)
-    return f"; neither do seeds {', '.join(str(run.trial.seed) for run in runs)} count, as results.csv says"
+    return f"; neither do seeds {some([str(run.trial.seed) for run in runs])} count, as results.csv says"
 
 
 def at_the_edge(study: Study, row: Row, runs: Sequence[Scored]) -> list[str]:

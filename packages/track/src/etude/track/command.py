@@ -71,12 +71,12 @@ def once(package: Package, places: list[Path], tracker: Tracker) -> int:
     Many runs are shared among processes, as nearly all of the time is MLflow's own work on one processor.
     """
     count = len({run.id for place in places for run in runs(package, place)})
-    workers = min(WORKERS, os.cpu_count() or 1, count // ENOUGH) if isinstance(tracker, trackers.Mlflow) else 1
+    workers = min(WORKERS, os.cpu_count() or 1, count // ENOUGH)
     with watch_signals() as signals:
-        if workers < 2:
-            count, sent = share(package, places, tracker, 0, 1, signals)
-        else:
+        if isinstance(tracker, trackers.Mlflow) and workers > 1:
             count, sent = shared(package, places, tracker.made, workers, signals)
+        else:
+            count, sent = share(package, places, tracker, 0, 1, signals)
     print(f"sent     {count} runs, {sent:,} new points")
     return signals[0] if signals else 0
 
