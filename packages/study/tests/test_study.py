@@ -292,6 +292,13 @@ def test_runs_of_a_setting_that_failed_are_told_in_one_line(failed: list[int], t
     assert conclude(first.study, runs).problems == [f"kernel=3 seed=0: left out: 0{told}"]
 
 
+def test_of_many_runs_with_one_problem_a_few_are_named() -> None:
+    (told,) = summarise(written(KERNEL + "seeds: 30\n"), Path("out")).problems
+    assert told.startswith("90 of 90 runs are missing: kernel=1 seed=0, ")
+    assert told.endswith(" and 80 others")
+    assert told.count("seed=") == 10
+
+
 def test_a_best_checkpoint_that_is_not_the_runs_is_not_scored_as_the_runs() -> None:
     carried_out(KERNEL)
     folder = Path("out/kernel=3/seed=0")
