@@ -2,8 +2,8 @@
 
     ETUDE_DATA=... uv run --package etude-core python benchmarks/gigabyte.py
 
-The text is the IMDb training texts over and over, read as a stream, every time with a suffix of its own on every fifth
-word, so that there are new words to the end, as there are in real text.
+The text is the IMDb training texts over and over, read as a stream, every time with letters of its own behind every
+fifth word, so that there are new words to the end, as there are in real text.
 """
 
 import resource
@@ -21,9 +21,10 @@ def stream(texts: list[str]) -> Iterator[str]:
     """At least BYTES of text."""
     sent = turn = 0
     while sent < BYTES:
+        suffix = "".join(chr(ord("a") + int(digit)) for digit in str(turn))
         for text in texts:
             words = text.split(" ")
-            words[::5] = [f"{word}{turn}" for word in words[::5]]
+            words[::5] = [word + suffix for word in words[::5]]
             changed = " ".join(words)
             sent += len(changed.encode())
             yield changed

@@ -3,7 +3,8 @@
     ETUDE_DATA=... uv run --package imdb-rnn python benchmarks/negations.py OUT   # writes results/negations.csv
 
 OUT is the folder of the study `model-search`. A review has a negation if one of the words below stands among those that
-were read of it (`text.max-length`, roughly: words are counted here, pieces there).
+were read of it (`text.max-length`, roughly: words are counted here, pieces there). How far it stands from what it
+negates is not looked at.
 """
 
 import argparse

@@ -1,9 +1,10 @@
 """Every figure of speed that is asked of etude, measured by the scripts here, beside what is asked: docs/speed.md.
 
-    ETUDE_DATA=... uv run --all-packages python benchmarks/speed.py [FIGURE ...]   # all of them: half an hour, quiet
+    ETUDE_DATA=... uv run --all-packages python benchmarks/speed.py [FIGURE ...]   # all of them: two hours
 
 Adds to packages/core/results/speed.csv, of which `python benchmarks/tables.py` makes the table. The ratio is that to
-what is asked, so that a machine that is slow as a whole misses figures that are times, and keeps those that are ratios.
+what is asked, so that a machine that is slow as a whole misses figures that are times, and may keep those that are
+ratios.
 What `peers.py` and `gpu.py` measure has files of its own.
 """
 
@@ -52,8 +53,16 @@ FIGURES = {
     "busy-2": Figure("an epoch of gauss-vae beside 2 busy neighbours", 1.3, FAIR, "busy.py --task gauss-vae"),
     "busy-4": Figure("the same beside 4", 1.3, FAIR, "busy.py --task gauss-vae"),
     "busy-6": Figure("the same beside 6", 1.3, FAIR, "busy.py --task gauss-vae"),
-    "vae": Figure("32 whole gauss-vae at once, with pictures", 4, " times the runs", "stacked.py 32 vae-whole", True),
-    "flow": Figure("64 grad-flow at once, without pictures", 8, " times the runs", "stacked.py 64 flow", True),
+    "vae": Figure(
+        "32 whole gauss-vae at once, with pictures",
+        4,
+        " times the runs in the same time",
+        "stacked.py 32 vae-whole",
+        True,
+    ),
+    "flow": Figure(
+        "64 grad-flow at once, without pictures", 8, " times the runs in the same time", "stacked.py 64 flow", True
+    ),
     "watch-cnn": Figure("a step with `--fit.watch`, cnn-emnist", 1.1, " times one without", "watch.py cnn"),
     "watch-lstm": Figure("the same, imdb-rnn", 1.1, " times one without", "watch.py lstm"),
     "watch-mlp": Figure("the same, ten dense layers of 256", 1.1, " times one without", "watch.py mlp"),
@@ -164,7 +173,7 @@ def machine() -> str:
 def table(found: Iterable[Mapping[str, str]]) -> list[str]:
     """The Markdown table: what is asked and what was measured, the ratio first."""
     told = {line["figure"]: line for line in found}
-    lines = ["| of what is asked | | measured | asked | `benchmarks/` |", "|---:|---|---:|---:|---|"]
+    lines = ["| measured / asked | | measured | asked | `benchmarks/` |", "|---:|---|---:|---:|---|"]
     for name, figure in FIGURES.items():
         if name not in told:
             lines.append(f"| not measured | {figure.what} | | {figure.bound()} | `{figure.script}` |")

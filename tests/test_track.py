@@ -3,16 +3,12 @@
 import json
 import math
 import os
-import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from datetime import datetime
 
-import psutil
 import pytest
 
 import names_rnn.config
@@ -271,37 +267,6 @@ def test_a_study(tmp_path):
     assert verdicts.info.end_time <= 1000 * (place / "results.csv").stat().st_mtime + 1000
     assert "hidden=8 > hidden=4" in verdicts.data.tags["mlflow.note.content"]
     assert {file.path for file in client.list_artifacts(verdicts.info.run_id)} >= {"results.csv", "results.md"}
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_many_runs_are_shared_among_processes(run, tmp_path):
-    """And are there as one process sends them: each once, whole, also a copy of one, and after a stop on the way."""
-    uri, folders = f"sqlite:///{tmp_path}/mlflow.db", [tmp_path / f"run{at}" for at in range(40)]
-    start = json.loads((run / "environment.json").read_text())
-    for at, folder in enumerate(folders):
-        shutil.copytree(run, folder)
-        started = f"2026-11-30T12:00:{at % 39:02d}+0000"
-        (folder / "environment.json").write_text(json.dumps([start[0] | {"started": started}]))
-    command = [sys.executable, "-m", "names_rnn", "track", *map(str, folders), "--to", "mlflow", "--uri", uri]
-    most, there = 0, 0
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as sending:
-        while sending.poll() is None and not there:
-            time.sleep(0.02)
-            with suppress(psutil.NoSuchProcess):  # it has just ended
-                most = max(most, len(psutil.Process(sending.pid).children()))
-            with suppress(sqlite3.OperationalError), sqlite3.connect(tmp_path / "mlflow.db") as database:
-                ((there,),) = database.execute("select count(*) from runs")
-        sending.terminate()
-        assert sending.wait(120) == 128 + signal.SIGTERM, sending.stderr.read()
-    assert (most > 2) == ((os.cpu_count() or 1) > 1)  # one looks after what they share
-    sent = track(*folders, "--to", "mlflow", "--uri", uri)
-    assert sent.returncode == 0, sent.stderr
-    assert sent.stdout.startswith("sent     40 runs")
-    found = in_mlflow(tmp_path)[1]
-    assert len(found) == 39
-    for one, history in found.values():
-        assert one.info.status == "FINISHED"
-        assert of_curves(history) == {tag: sorted(points.items()) for tag, points in curves(run).items()}
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,7 @@
 
 import gc
 import hashlib
-import os
 import time
-from concurrent.futures import ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +10,7 @@ from etude import claims, files
 from etude.arguments import Parser
 from etude.errors import UserError
 from etude.package import Package
-from etude.signals import end_with, watch_signals
+from etude.signals import watch_signals
 from etude.track import trackers
 from etude.track.follow import Followed, numbers, runs
 from etude.track.trackers import Entry, Tracker
@@ -26,8 +22,6 @@ is not sent again. What `evaluate` finds out after a run has ended comes with th
 --uri, W&B and Trackio by their own environment variables (WANDB_MODE=offline)."""
 
 PAUSE = 2.0  # seconds between two looks
-WORKERS = 4  # at most, that send many runs: they wait for each other where the tracker writes
-ENOUGH = 10  # runs for each of them, as to import MLflow takes as long as to send some
 STILL = 5  # looks in a row that found nothing new, before it is asked whether a process is still at work
 
 
@@ -61,79 +55,23 @@ def send(package: Package, places: list[Path], tracker: Tracker, follow: bool) -
             if (place / "study.yaml").is_file():
                 tracker.study(study_id(package, place), place)
     except tracker.failures as error:
-        raise failed(error) from None
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        again = "what it has it keeps; send the rest with the same command"
+        raise UserError(f"the tracker failed ({why}): {again}") from None
     return 128 + signal if signal else 0
 
 
 def once(package: Package, places: list[Path], tracker: Tracker) -> int:
-    """Sends the runs as they are, one after the other: not hundreds are open at a time. Returns a signal, or 0.
-
-    Many runs are shared among processes, as nearly all of the time is MLflow's own work on one processor.
-    """
-    count = len({run.id for place in places for run in runs(package, place)})
-    workers = min(WORKERS, os.cpu_count() or 1, count // ENOUGH)
-    with watch_signals() as signals:
-        if isinstance(tracker, trackers.Mlflow) and workers > 1:
-            count, sent = shared(package, places, tracker.made, workers, signals)
-        else:
-            count, sent = share(package, places, tracker, 0, 1, signals)
-    print(f"sent     {count} runs, {sent:,} new points")
-    return signals[0] if signals else 0
-
-
-def share(
-    package: Package, places: list[Path], tracker: Tracker, at: int, of: int, signals: list[int]
-) -> tuple[int, int]:
-    """Sends every `of`-th run from `at` on; returns how many that were, and how many new points.
-
-    Folders of one run, such as copies, come to one process, which sends the second time what is new.
-    """
+    """Sends the runs as they are, one after the other: not hundreds are open at a time. Returns a signal, or 0."""
     count = sent = 0
-    seen: dict[str, int] = {}
-    for run in (run for place in places for run in runs(package, place)):
-        if seen.setdefault(run.id, len(seen)) % of == at and not signals:
+    with watch_signals() as signals:
+        for run in (run for place in places for run in runs(package, place)):
             sent += finish(run, tracker.begin(run))
             count += 1
-    return count, sent
-
-
-def shared(
-    package: Package, places: list[Path], made: tuple[str, str, str | None], workers: int, signals: list[int]
-) -> tuple[int, int]:
-    """Has every run sent by one of several processes; returns how many that were, and how many new points."""
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        jobs = [pool.submit(work, package, places, made, at, workers, os.getpid()) for at in range(workers)]
-        asked = False
-        while wait(jobs, 0.1).not_done:
-            if not asked and (signals or any(job.done() and job.exception() for job in jobs)):
-                asked = True
-                for process in active_children():
-                    process.terminate()  # which ends it after the run that it is at
-        try:
-            done = [job.result() for job in jobs]
-        except BrokenProcessPool:
-            if not signals:
-                raise UserError("a process that was sending was killed: send the rest with the same command") from None
-            done = [job.result() for job in jobs if not job.exception()]  # one had not begun to listen
-    return sum(count for count, _ in done), sum(sent for _, sent in done)
-
-
-def work(
-    package: Package, places: list[Path], made: tuple[str, str, str | None], at: int, of: int, parent: int
-) -> tuple[int, int]:
-    """The share of one process."""
-    with watch_signals() as signals:
-        end_with(parent)
-        tracker = trackers.open_one(*made)
-        try:
-            return share(package, places, tracker, at, of, signals)
-        except tracker.failures as error:
-            raise failed(error) from None
-
-
-def failed(error: Exception) -> UserError:
-    why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return UserError(f"the tracker failed ({why}): what it has it keeps; send the rest with the same command")
+            if signals:
+                break
+    print(f"sent     {count} runs, {sent:,} new points")
+    return signals[0] if signals else 0
 
 
 def rounds(package: Package, places: list[Path], tracker: Tracker) -> int:

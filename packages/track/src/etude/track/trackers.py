@@ -81,8 +81,6 @@ class Mlflow:
 
     def __init__(self, project: str, uri: str | None) -> None:
         """Raises UserError if it cannot be reached."""
-        self.made = "mlflow", project, uri
-        """what opens it once more (see `open_one`)"""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         try:
