@@ -517,9 +517,11 @@ def test_a_table_that_differs_from_its_results_is_found(tmp_path):
     shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks")
     names = tmp_path / "packages" / "names-rnn"
     shutil.copytree(ROOT / "packages" / "names-rnn" / "results", names / "results")
-    for file in ("CONTRIBUTING.md", "packages/names-rnn/README.md"):
+    (tmp_path / "docs").mkdir()
+    for file in ("CONTRIBUTING.md", "docs/speed.md", "packages/names-rnn/README.md"):
         shutil.copy(ROOT / file, tmp_path / file)
-    shutil.copytree(ROOT / "packages/study/results", tmp_path / "packages/study/results")
+    for package in ("core", "study"):
+        shutil.copytree(ROOT / f"packages/{package}/results", tmp_path / f"packages/{package}/results")
     check = [sys.executable, str(tmp_path / "benchmarks/tables.py"), "--check"]
 
     def said():
