@@ -95,8 +95,8 @@ def busy(seconds: float = 2.0) -> float:
 def compare(task: str, rounds: int, limit: float, ways: Collection[str] = WAYS.keys()) -> dict[int, float]:
     """Neighbours -> how many times the fair share of time an epoch takes; infinite if more than `limit`."""
     cores, alone, used, shares = os.cpu_count() or 1, 0.0, 0.0, {}
-    heads = "".join(f"  {way + ' (of fair)':>20}" for way in ways)
-    print(f"\n{task} {' '.join(TASKS[task])}\n{'neighbours':>10}  {'fair share':>10}{heads}  theirs / ours")
+    heads = "".join(f"  {way + ' (of fair)':>20}" for way in ways) + ("  theirs / ours" if "theirs" in ways else "")
+    print(f"\n{task} {' '.join(TASKS[task])}\n{'neighbours':>10}  {'fair share':>10}{heads}")
     for count in NEIGHBOURS:
         times: dict[str, list[float]] = {way: [] for way in ways}
         fair = alone * max(1.0, (used + count) / cores)
@@ -115,6 +115,8 @@ def compare(task: str, rounds: int, limit: float, ways: Collection[str] = WAYS.k
         if not works:
             print(f"{count:>10}  ours took longer than {limit:g} s: give a higher --limit")
             shares[count] = math.inf
+            if not alone:
+                break  # there is nothing to hold the others against
             continue
         middle = {way: statistics.median(taken) for way, taken in times.items()}
         if count == 0:

@@ -38,11 +38,17 @@ BACK = (0, 1, 2, 5, 10, 20, 50, 100)
 LONG = 500  # reviews that the gradient is measured on
 
 
-def measured(run: Path) -> list[dict[str, Any]]:
+def restored(run: Path) -> tuple[Config, task.Sentiment]:
+    """What a run was asked, and its classifier with its data."""
     parsed, state = read_config(run, Config), checkpoint.read(run)
     one = task.restore(parsed, state["assets"], torch.device("cpu"))
     assert isinstance(one, task.Sentiment)
     checkpoint.fill(one.model, state, run)
+    return parsed, one
+
+
+def measured(run: Path) -> list[dict[str, Any]]:
+    parsed, one = restored(run)
     texts, labels = one.parts.rows("test"), one.parts.reviews("test").labels
     lengths = np.array([len(row) for row in texts])
     right = (one.odds(texts) > 0) == labels

@@ -7,6 +7,7 @@ fifth word, so that there are new words to the end, as there are in real text.
 """
 
 import resource
+import sys
 import time
 from collections.abc import Iterator
 
@@ -37,7 +38,7 @@ def measure() -> float:
     began = time.perf_counter()
     BPE.train(stream(texts), SIZE)
     took = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
     print(f"{SIZE:,} tokens of BPE from {BYTES / 1e9:g} GB of text: {took:.0f} s, at most {peak:.1f} GB of memory")
     return took
 

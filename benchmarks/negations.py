@@ -13,16 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from forgetting import restored
 from rows import write
 
 from etude.study.file import load
-from etude.study.outcome import leaders, measure
+from etude.study.outcome import fresh, measure
 from etude.study.search import found as searched
-from etude.train import checkpoint
-from etude.train.run import read_config
-from imdb_rnn import task
-from imdb_rnn.config import PACKAGE, Config
+from imdb_rnn.config import PACKAGE
 
 RESULTS = Path(__file__).parents[1] / "packages/imdb-rnn/results/negations.csv"
 NEGATION = re.compile(r"\b(not|no|never|nothing|nobody|none|nor|neither|without|hardly|cannot)\b|n't\b", re.IGNORECASE)
@@ -30,10 +27,7 @@ NEGATION = re.compile(r"\b(not|no|never|nothing|nobody|none|nor|neither|without|
 
 def measured(run: Path) -> list[dict[str, Any]]:
     """A line for the reviews with a negation, and one for those without."""
-    parsed, state = read_config(run, Config), checkpoint.read(run)
-    one = task.restore(parsed, state["assets"], torch.device("cpu"))
-    assert isinstance(one, task.Sentiment)
-    checkpoint.fill(one.model, state, run)
+    parsed, one = restored(run)
     reviews = one.parts.reviews("test")
     right = (one.odds(one.parts.rows("test")) > 0) == reviews.labels
     read = [" ".join(text.split()[: parsed.text.max_length]) for text in reviews.texts]
@@ -50,9 +44,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     place = parser.parse_args().out
     asked = searched(load(str(place / "study.yaml"), PACKAGE.module, PACKAGE.scores), place)
-    best = {trial.group for trial in leaders(asked, [measure(asked, place, trial) for trial in asked.trials()])}
-    runs = [trial.folder(place) for trial in asked.trials() if trial.group in best and not trial.tuning]
-    lines = [line for run in runs for line in measured(run)]
+    best = fresh(asked, [measure(asked, place, trial) for trial in asked.trials()])
+    lines = [line for trial in best for line in measured(trial.folder(place))]
     write(RESULTS, lines)
     for kind in dict.fromkeys(line["kind"] for line in lines):
         for name in ("yes", "no"):

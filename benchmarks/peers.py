@@ -264,11 +264,11 @@ def measure(peer: str, workload: str, python: Path, data: Path) -> dict[str, Any
 
 def compared(workload: str, peers: list[str], rounds: int, quick: bool) -> Iterator[dict[str, Any]]:
     """The lines of a workload, round by round."""
+    from etude.train.run import git_commit  # with torch, which tables are made without
+
     of = WORKLOADS[workload]
     pythons = {peer: environment(peer) for peer in peers}
     known = {peer: versions(python, PEERS[peer][1], "torch") for peer, python in pythons.items()}
-    commit = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    git = subprocess.run(commit, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     with TemporaryDirectory() as name:
         data = Path(name)
         of.data(data, of.sizes[quick])
@@ -284,7 +284,7 @@ def compared(workload: str, peers: list[str], rounds: int, quick: bool) -> Itera
                 if (found["steps"], size) != alike:
                     both = f"{found['steps']} steps and {size:,} parameters"
                     sys.exit(f"{peer} is not comparable: {both}, etude {alike[0]} and {alike[1]:,}")
-                yield told | {"torch": known[peer][1], "commit": git}
+                yield told | {"torch": known[peer][1], "commit": git_commit()}
 
 
 # ------------------------------------------------------------------------------------------------------------ tables

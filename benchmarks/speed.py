@@ -10,8 +10,6 @@ What `peers.py` and `gpu.py` measure has files of its own.
 
 import argparse
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -162,14 +160,6 @@ WAYS: tuple[Callable[[], dict[str, float]], ...] = (
 )  # fmt: skip
 
 
-def machine() -> str:
-    """The processor, as Linux names it, and its cores."""
-    names = [
-        line.partition(":")[2] for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines() if "model name" in line
-    ]
-    return f"{(names or [platform.processor()])[0].strip()}, {os.cpu_count()} cores"
-
-
 def table(found: Iterable[Mapping[str, str]]) -> list[str]:
     """The Markdown table: what is asked and what was measured, the ratio first."""
     told = {line["figure"]: line for line in found}
@@ -180,7 +170,8 @@ def table(found: Iterable[Mapping[str, str]]) -> list[str]:
             continue
         value = float(told[name]["value"])
         ratio = f"{value / figure.asked:.2f}{'' if figure.holds(value) else ' **short**'}"
-        lines.append(f"| {ratio} | {figure.what} | {value:.3g}{figure.unit} | {figure.bound()} | `{figure.script}` |")
+        shown = f"{value:.{2 if value < 10 else 0}f}{figure.unit}"
+        lines.append(f"| {ratio} | {figure.what} | {shown} | {figure.bound()} | `{figure.script}` |")
     return lines
 
 
@@ -199,19 +190,16 @@ def main() -> None:
     known = {way.__name__: way for way in WAYS}
     if unknown := sorted(set(asked) - known.keys()):
         parser.error(f"there is no figure {', '.join(unknown)}; there are: {', '.join(known)}")
-    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    import torch
+
+    from etude.train.run import git_commit
+
+    machine = f"{torch.cpu.get_capabilities().get('cpu_name') or 'CPU'}, {os.cpu_count()} cores"
+    about = {"machine": machine, "date": date.today(), "commit": git_commit()}
     for name in asked or known:
         began = time.perf_counter()
         for figure, value in known[name]().items():
-            line = {
-                "figure": figure,
-                "value": f"{value:.4g}",
-                "machine": machine(),
-                "date": date.today(),
-                "commit": commit,
-            }
-            put(RESULTS, [line], "figure")
+            put(RESULTS, [{"figure": figure, "value": f"{value:.4g}", **about}], "figure")
         print(f"-- {name}: {time.perf_counter() - began:.0f} s\n", flush=True)
 
 
