@@ -34,6 +34,12 @@ def make(folder: Path, steps: int, seed: int) -> None:
     events.close()
 
 
+def processor() -> float:
+    """Seconds of a processor that this process and those that it waited for have had."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
 def measure(runs: int, steps: int, to: str) -> float:
     """Seconds until so many runs are sent for the first time."""
     took = {}
@@ -44,11 +50,11 @@ def measure(runs: int, steps: int, to: str) -> float:
         for seed, folder in enumerate(folders):
             make(folder, steps, seed)
         for how in ("first", "again"):
-            began, used = time.perf_counter(), time.process_time()
+            began, used = time.perf_counter(), processor()
             tracker = trackers.open_one(to, "bench", f"sqlite:///{name}/mlflow.db")
             send(PACKAGE, folders, tracker, False)
             took[how] = time.perf_counter() - began
-            spent = time.process_time() - used
+            spent = processor() - used
             print(f"{how:6} {runs} runs of {steps:,} steps to {to}: {took[how]:.1f} s, {spent:.1f} s of processor")
     return took["first"]
 

@@ -3,19 +3,23 @@
 import json
 import math
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime
 
+import psutil
 import pytest
 
 import names_rnn.config
 from etude import cli, torch_private
 from etude.errors import UserError
 from etude.events import EventFile
-from etude.track import trackers
+from etude.track import shares, trackers
 from etude.track.follow import Followed
 
 NAMES = names_rnn.config.PACKAGE
@@ -267,6 +271,87 @@ def test_a_study(tmp_path):
     assert verdicts.info.end_time <= 1000 * (place / "results.csv").stat().st_mtime + 1000
     assert "hidden=8 > hidden=4" in verdicts.data.tags["mlflow.note.content"]
     assert {file.path for file in client.list_artifacts(verdicts.info.run_id)} >= {"results.csv", "results.md"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_many_runs_are_shared_among_processes(run, tmp_path):
+    """And are there as one process sends them: each once, whole, also a copy of one, and after a stop on the way."""
+    uri, folders = f"sqlite:///{tmp_path}/mlflow.db", [tmp_path / f"run{at}" for at in range(12)]
+    start = json.loads((run / "environment.json").read_text())
+    for at, folder in enumerate(folders):
+        shutil.copytree(run, folder)
+        started = f"2026-11-30T12:00:{at % 11:02d}+0000"
+        (folder / "environment.json").write_text(json.dumps([start[0] | {"started": started}]))
+    program = (
+        "import sys\nfrom etude import cli\nfrom etude.track import shares\nfrom names_rnn.config import PACKAGE\n"
+    )
+    program += "shares.ENOUGH = 1\nshares.os.cpu_count = lambda: 3\nsys.exit(cli.main(PACKAGE, sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "track", *map(str, folders), "--to", "mlflow", "--uri", uri]
+    most, there = 0, 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as sending:
+        while sending.poll() is None and not there:
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                most = max(most, len(psutil.Process(sending.pid).children()))
+            with suppress(sqlite3.OperationalError), sqlite3.connect(tmp_path / "mlflow.db") as database:
+                ((there,),) = database.execute("select count(*) from runs")
+        sending.terminate()
+        said, wrong = sending.communicate(timeout=120)
+    assert sending.returncode == 128 + signal.SIGTERM, wrong
+    assert most == 3
+    stopped = int(said.split()[1])
+    assert 0 < stopped < 12
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.startswith("sent     12 runs")
+    client = in_mlflow(tmp_path)[0]
+    experiment = client.get_experiment_by_name("names-rnn")
+    entries = client.search_runs([experiment.experiment_id])
+    assert len(entries) == len({entry.data.tags["etude.id"] for entry in entries}) == 11
+    for entry in entries:
+        assert entry.info.status == "FINISHED"
+        tags = entry.data.metrics
+        history = {t: [(p.step, p.value) for p in client.get_metric_history(entry.info.run_id, t)] for t in tags}
+        assert of_curves(history) == {tag: sorted(points.items()) for tag, points in curves(run).items()}
+
+
+SENDER = """
+import json, os, signal, sys, time
+from etude.signals import watch_signals
+(how, mark), ids = sys.argv[1:3], sys.argv[4].split(",")
+if how == "fails" and "b" in ids:
+    print("names-rnn: it is full", file=sys.stderr)
+    sys.exit(2)
+if how == "killed" and "b" in ids:
+    os.kill(os.getpid(), signal.SIGKILL)
+if how == "deaf" and "b" in ids:  # it has not begun to listen
+    open(mark, "w").close()
+    time.sleep(600)
+with watch_signals() as signals:
+    if how != "sends":
+        open(mark + ids[0], "w").close()
+        while not signals:
+            time.sleep(0.01)
+    print(json.dumps([len(ids), 10 * len(ids)]))
+sys.exit(128 + signals[0] if signals else 0)
+"""
+
+
+@pytest.mark.parametrize("how", ["sends", "fails", "killed", "deaf", "listens"])
+def test_shares(how, tmp_path):
+    """What several processes have sent is added up; none waits for one that fails, is killed, or is asked to stop."""
+    mark = tmp_path / "mark"
+    marks = [tmp_path / "marka", mark if how == "deaf" else tmp_path / "markb"]
+
+    class Asked(list[int]):
+        def __bool__(self):
+            return how in ("deaf", "listens") and all(file.exists() for file in marks)
+
+    command = [sys.executable, "-c", SENDER, how, str(mark)]
+    if told := {"fails": "it is full", "killed": "ended \\(-9\\)"}.get(how):
+        with pytest.raises(UserError, match=told):
+            shares.send(command, ["a", "b", "c"], 2, Asked())
+        return
+    assert shares.send(command, ["a", "b", "c"], 2, Asked()) == {"deaf": (2, 20)}.get(how, (3, 30))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,8 +15,14 @@ from typing import Any
 import psutil
 
 ASKING = [signal.SIGINT, signal.SIGTERM]
+# OWN starts a process (`subprocess.Popen`) in a group of its own, which Ctrl-C in the terminal does not reach; STOP
+# asks it to save and end.
+OWN: dict[str, Any]
 if sys.platform == "win32":
-    ASKING.append(signal.SIGBREAK)  # the only one that a process there can send to another
+    ASKING.append(signal.SIGBREAK)  # the only one that a process there can send to another: SIGTERM ends it at once
+    STOP, OWN = signal.CTRL_BREAK_EVENT, {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+else:
+    STOP, OWN = signal.SIGTERM, {"process_group": 0}
 
 
 class Stopped(Exception):

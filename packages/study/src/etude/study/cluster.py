@@ -26,7 +26,8 @@ from typing import Any
 from etude import claims, files
 from etude.claims import Claim
 from etude.errors import UserError
-from etude.study.jobs import STOP, failure, popen
+from etude.signals import STOP
+from etude.study.jobs import failure, popen
 
 RETRIES = 10  # times that a task is tried again after its machine was lost
 PATIENCE = 60.0  # seconds in which a node has to say what it sees

@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -26,18 +25,13 @@ from etude import claims, files
 from etude.claims import Claim
 from etude.config import MAX_REPLICAS, flatten, stackable
 from etude.errors import UserError
+from etude.signals import OWN, STOP
 from etude.study.outcome import choose, last_line, measure
 from etude.study.question import Study, Trial, flags_of
 from etude.study.table import cell
 
 # Of a process for several trials: folder -> why it is to be done alone; folders.
 ANSWER = {"left": dict, "failed": list}
-
-# What asks a process to stop: SIGTERM would end it at once on Windows.
-if sys.platform == "win32":
-    STOP, OWN = signal.CTRL_BREAK_EVENT, {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-else:
-    STOP, OWN = signal.SIGTERM, {"process_group": 0}
 
 
 @contextmanager
@@ -127,7 +121,7 @@ def popen(
     command: list[str], given: bytes, log: Path, threads: int, more: Mapping[str, str], inherited: Sequence[int] = ()
 ) -> subprocess.Popen[bytes]:
     """A process in a group of its own: Ctrl-C in the terminal reaches the study alone, which asks each to stop."""
-    own: Any = OWN if sys.platform == "win32" else {**OWN, "pass_fds": inherited}
+    own = OWN if sys.platform == "win32" else {**OWN, "pass_fds": inherited}
     # Unbuffered, so that the last line of the log is the last thing that happened.
     env = {**os.environ, **more, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     with log.open("ab") as out:

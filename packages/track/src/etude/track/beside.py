@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from etude.errors import UserError
+from etude.signals import OWN
 
 LONGEST = 60.0  # seconds that a run waits for its follower at the end
-OWN: dict[str, Any] = {"start_new_session": True}  # Ctrl-C stops the run alone, whose end is sent, too
-if sys.platform == "win32":
-    OWN = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
 
 
 class Beside:
@@ -30,7 +28,12 @@ class Beside:
         self.said = run / "track.txt"
         try:
             with self.said.open("ab") as out:
-                more: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out, **OWN}
+                more: dict[str, Any] = {
+                    "stdin": subprocess.DEVNULL,
+                    "stdout": out,
+                    "stderr": out,
+                    **OWN,
+                }  # OWN: the end of a stopped run is sent, too
                 self.process = subprocess.Popen([*self.command, str(run)], **more)
         except OSError as error:
             return f"it could not be started ({error.strerror}); later: {' '.join(self.command[2:4])} {run}"

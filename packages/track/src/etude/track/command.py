@@ -1,8 +1,12 @@
 """The verb `track`: reads run folders and sends what they say to a tracker, once or as they grow."""
 
+import argparse
 import gc
 import hashlib
+import json
+import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +15,15 @@ from etude.arguments import Parser
 from etude.errors import UserError
 from etude.package import Package
 from etude.signals import watch_signals
-from etude.track import trackers
+from etude.track import shares, trackers
 from etude.track.follow import Followed, numbers, runs
 from etude.track.trackers import Entry, Tracker
 
 HELP = """\
 Sends configuration, every curve, samples, results and verdicts of folders of runs and studies to a tracker. It reads
 the folders from outside: it may be started beside a run (--follow), or a year later, or twice; what is there already
-is not sent again. What `evaluate` finds out after a run has ended comes with the next `track`. MLflow is found by
---uri, W&B and Trackio by their own environment variables (WANDB_MODE=offline)."""
+is not sent again. What `evaluate` finds out after a run has ended comes with the next `track`. Many runs go to MLflow
+by several processes. It is found by --uri, W&B and Trackio by their own environment variables (WANDB_MODE=offline)."""
 
 PAUSE = 2.0  # seconds between two looks
 STILL = 5  # looks in a row that found nothing new, before it is asked whether a process is still at work
@@ -33,6 +37,7 @@ def main(package: Package, words: list[str], _call: str) -> int:
     takes.add_argument("--project", help=f"its name there (default: {package.name})")
     takes.add_argument("--uri", help="MLflow's server or database, such as http://host:5000 or sqlite:///mlflow.db")
     takes.add_argument("--follow", action="store_true", help="go on until nothing is at work in the folders")
+    takes.add_argument("--ids", help=argparse.SUPPRESS)  # of the runs that are this process's share; see `shared`
     given = takes.parse_intermixed_args(words)
     if given.uri is not None and given.to != "mlflow":
         raise UserError("--uri is MLflow's: W&B has WANDB_BASE_URL, Trackio TRACKIO_DIR")
@@ -40,7 +45,8 @@ def main(package: Package, words: list[str], _call: str) -> int:
     for place in places:
         list(runs(package, place))  # that they are what they should be, before anything is sent
     project = given.project or package.name
-    return send(package, places, trackers.open_one(given.to, project, given.uri), given.follow)
+    tracker = trackers.open_one(given.to, project, given.uri)
+    return share(package, places, tracker, given.ids) if given.ids else send(package, places, tracker, given.follow)
 
 
 def send(package: Package, places: list[Path], tracker: Tracker, follow: bool) -> int:
@@ -55,23 +61,56 @@ def send(package: Package, places: list[Path], tracker: Tracker, follow: bool) -
             if (place / "study.yaml").is_file():
                 tracker.study(study_id(package, place), place)
     except tracker.failures as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        again = "what it has it keeps; send the rest with the same command"
-        raise UserError(f"the tracker failed ({why}): {again}") from None
+        raise failed(error) from None
     return 128 + signal if signal else 0
 
 
+def failed(error: Exception) -> UserError:
+    why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return UserError(f"the tracker failed ({why}): what it has it keeps; send the rest with the same command")
+
+
 def once(package: Package, places: list[Path], tracker: Tracker) -> int:
-    """Sends the runs as they are, one after the other: not hundreds are open at a time. Returns a signal, or 0."""
-    count = sent = 0
+    """Sends the runs as they are, one after the other: not hundreds are open at a time. Returns a signal, or 0.
+
+    Many runs are shared out among processes, if what they write to is one and the same.
+    """
+    ids = {run.folder: run.id for place in places for run in runs(package, place)}
+    workers = shares.workers(ids) if tracker.again else 1
     with watch_signals() as signals:
-        for run in (run for place in places for run in runs(package, place)):
-            sent += finish(run, tracker.begin(run))
-            count += 1
-            if signals:
-                break
+        if workers > 1:
+            words = ["track", *tracker.again, *(str(place.absolute()) for place in places)]
+            command = [sys.executable, "-m", package.module, *words]
+            count, sent = shares.send(command, list(dict.fromkeys(ids.values())), workers, signals)
+        else:
+            count, sent = one_by_one(package, places, tracker, ids.values(), signals)
     print(f"sent     {count} runs, {sent:,} new points")
     return signals[0] if signals else 0
+
+
+def share(package: Package, places: list[Path], tracker: Tracker, ids: str) -> int:
+    """Sends the runs of these ids, and prints how many that were, and how many new points; for `shares.send`."""
+    gc.freeze()
+    with watch_signals() as signals:
+        try:
+            print(json.dumps(one_by_one(package, places, tracker, frozenset(ids.split(",")), signals)))
+        except tracker.failures as error:
+            raise failed(error) from None
+    return 128 + signals[0] if signals else 0
+
+
+def one_by_one(
+    package: Package, places: list[Path], tracker: Tracker, ids: Collection[str], signals: list[int]
+) -> tuple[int, int]:
+    """Sends those of these ids, until a signal; returns how many folders that were, and how many new points."""
+    count = sent = 0
+    for run in (run for place in places for run in runs(package, place)):
+        if signals:
+            break
+        if run.id in ids:
+            sent += finish(run, tracker.begin(run))
+            count += 1
+    return count, sent
 
 
 def rounds(package: Package, places: list[Path], tracker: Tracker) -> int:

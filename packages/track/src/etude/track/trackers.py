@@ -43,6 +43,8 @@ class Tracker(Protocol):
 
     failures: Failures
     """what it raises when it fails on the way"""
+    again: Sequence[str]
+    """by what words of `track` another process opens it; empty if only one may at a time, or would gain nothing"""
 
     def begin(self, run: Followed) -> Entry:
         """Opens the entry of a run, or makes it."""
@@ -89,6 +91,7 @@ class Mlflow:
         except ImportError:
             raise missing("mlflow") from None
         self.failures: Failures = (MlflowException, OSError)
+        self.again: Sequence[str] = ["--to", "mlflow", "--project", project, *(["--uri", uri] if uri else [])]
         try:
             self.client = MlflowClient(uri)
             found = self.client.get_experiment_by_name(project)
@@ -169,6 +172,7 @@ class Wandb:
         except ImportError:
             raise missing("wandb") from None
         self.wandb, self.project = wandb, project
+        self.again: Sequence[str] = ()
         self.failures: Failures = (wandb.Error, OSError)
         self.settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True)
 
@@ -248,6 +252,7 @@ class Trackio:
         except ImportError:
             raise missing("trackio") from None
         self.trackio, self.storage, self.project = trackio, SQLiteStorage, project
+        self.again: Sequence[str] = ()
         self.failures: Failures = (OSError, RuntimeError)
 
     def begin(self, run: Followed) -> "TrackioEntry":
