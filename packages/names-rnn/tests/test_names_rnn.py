@@ -29,6 +29,7 @@ KINDS = [
     ["--model.cell", "gru", "--model.layers", "2", "--model.pooling", "attention", "--model.ngrams", "3"],
 ]
 BEST = [*KINDS[3], "--model.ngrams", "3", "--label-smoothing", "0.1", "--logit-adjustment", "0.2"]
+LEFT = ["--model.letter-dropout", "0.2"]
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +57,7 @@ def classifier(flags, letters=57, languages=5):
 # -- the promises of every task
 
 
-@pytest.mark.parametrize("flags", [POINTS, [*BEST, "--data.letters", "unicode"]])
+@pytest.mark.parametrize("flags", [POINTS, [*BEST, *LEFT, "--data.letters", "unicode"]])
 def test_the_battery(flags, tmp_path):
     runs = tmp_path / "runs"
     runs.mkdir()
@@ -176,6 +177,9 @@ def test_n_grams_are_those_counted_the_obvious_way():
         length = math.sqrt(sum(idf[gram] ** 2 for gram in known))
         total = sum(idf[gram] / length * layer.weight[bucket[gram]] for gram in known)
         torch.testing.assert_close(row, total)
+    # A letter that is left out, 0, is part of none: as with a letter that training has not.
+    torch.testing.assert_close(layer(*padded([[5, 6, 0, 5, 6]])), layer(*padded([[5, 6, 99, 5, 6]])))
+    assert not torch.allclose(layer(*padded([[5, 6, 0, 5, 6]])), layer(*padded([[5, 6, 5, 6]])))
     assert layer(*padded([[20, 21]]))[0].tolist() != [0, 0]  # the edge alone, which all names have
     layer.idf.zero_()
     assert layer(*padded([[20, 21]])).tolist() == [[0, 0]]
@@ -203,6 +207,21 @@ def test_logit_adjustment_is_added_in_training_alone():
     for model in (one.model, plain.model):
         model.eval()
     torch.testing.assert_close(one.model(*batch[:2]), plain.model(*batch[:2]))
+
+
+@pytest.mark.parametrize("flags", [KINDS[1], BEST])
+def test_letters_are_left_out_whole_and_in_training_alone(flags):
+    """As if they were given as 0; the same name in evaluation is read as it is."""
+    model, plain = classifier([*flags, "--model.letter-dropout", "0.4"]), classifier(flags)
+    ids, lengths = torch.randint(1, 58, (64, 9)), torch.randint(4, 10, (64,))
+    torch.testing.assert_close(model(ids, lengths), plain(ids, lengths))
+    torch.manual_seed(3)
+    found = model.train()(ids, lengths)
+    torch.manual_seed(3)
+    left = torch.rand(ids.shape) < 0.4
+    assert 0.35 < left.float().mean() < 0.45
+    torch.testing.assert_close(found, plain(ids.where(~left, 0), lengths))
+    assert not torch.allclose(found, plain(ids, lengths))
 
 
 # -- the lab's step

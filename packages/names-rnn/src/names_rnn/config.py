@@ -70,10 +70,14 @@ class Model:
     dropout: float = 0.0
     """the fraction of the letters' numbers, between layers, and of the pooled vector, that is zeroed in training"""
 
+    letter_dropout: float = 0.0
+    """the fraction of the letters that are left out in training, each whole (Gal & Ghahramani 2016), which makes names
+    harder to learn by heart"""
+
     def __post_init__(self) -> None:
         at_least(1, "model", self, "embedding", "hidden", "layers", "channels")
         at_least(0, "model", self, "ngrams")
-        probabilities("model", self, "dropout")
+        probabilities("model", self, "dropout", "letter_dropout")
         if self.widths and min(self.widths) < 1:
             raise UserError("model.widths must be numbers of letters, each at least 1: for instance 2 3 4")
         if self.embedding != Model.embedding and self.order == "one-hot":

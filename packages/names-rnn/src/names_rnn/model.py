@@ -111,14 +111,20 @@ class NGrams(nn.Module):
         self.register_buffer("idf", torch.ones(BUCKETS))
 
     def buckets(self, ids: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Letters [B, T] -> for each length of n-gram int64 [B, P], where it is kept, and bool [B, P], if it is one."""
+        """Letters [B, T] -> for each length of n-gram int64 [B, P], where it is kept, and bool [B, P], if it is one.
+
+        A letter that is left out, 0, is part of none.
+        """
         framed = F.pad(ids + EDGE, (1, 1))
         place = torch.arange(framed.shape[1], device=ids.device)
-        framed = framed.where((place > 0) & (place <= lengths[:, None]), EDGE)
-        key = torch.zeros_like(framed)
+        inside = (place > 0) & (place <= lengths[:, None])
+        known = ~inside | (framed > EDGE)
+        framed = framed.where(inside, EDGE)
+        key, whole = torch.zeros_like(framed), torch.ones_like(known)
         for n in range(1, min(self.longest, framed.shape[1]) + 1):
             key = (key[:, : framed.shape[1] - n + 1] * 1_000_003 + framed[:, n - 1 :] + 7_919) % 2_147_483_647
-            yield key % BUCKETS, place[: key.shape[1]] + n <= lengths[:, None] + 2
+            whole = whole[:, : known.shape[1] - n + 1] & known[:, n - 1 :]
+            yield key % BUCKETS, whole & (place[: key.shape[1]] + n <= lengths[:, None] + 2)
 
     def count(self, batches: Iterable[Sequence[Tensor]]) -> None:
         """The idf of the n-grams of training names, 1 + ln((1 + N) / (1 + df)); 0 of those that one name alone has."""
@@ -143,7 +149,7 @@ class Classifier(nn.Module):
     """Letters -> log-probabilities of K languages."""
 
     def __init__(self, config: Model, letters: int, languages: int) -> None:
-        """`letters`: the highest id of a letter; 0 is padding."""
+        """`letters`: the highest id of a letter; 0 is padding, or a letter that is left out."""
         super().__init__()
         self.reading = config.reading
         both = config.reading == "both"
@@ -158,13 +164,15 @@ class Classifier(nn.Module):
         width = (1 + both) * config.hidden
         self.convolutions = Convolutions(size, config.widths, config.channels) if config.widths else None
         self.ngrams = NGrams(config.ngrams, languages, config.dropout) if config.ngrams else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout, self.letter_dropout = nn.Dropout(config.dropout), config.letter_dropout
         self.output = nn.Linear(width + (self.convolutions.size if self.convolutions else 0), languages)
         self.offset: Tensor
         self.register_buffer("offset", torch.zeros(languages), persistent=False)
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """int64 [B, T], [B] -> [B, K]. While it is trained, `offset` is added to the logits."""
+        """int64 [B, T], [B] -> [B, K]. In training letters are left out, and `offset` is added to the logits."""
+        if self.training and self.letter_dropout:
+            ids = ids.where(torch.rand(ids.shape, device=ids.device) >= self.letter_dropout, 0)
         logits = self.output(self.dropout(self.vector(ids, lengths)))
         if self.ngrams is not None:
             logits = logits + self.ngrams(ids, lengths)
