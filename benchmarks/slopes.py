@@ -2,8 +2,8 @@
 
 `python benchmarks/slopes.py` draws networks anew for every setting and seed, measures the norm of the gradient by layer
 before the first step, fits the line through its logarithm, and writes packages/grad-flow/results/slopes.csv, a line a
-network, and profiles.csv, a line a layer. Then it prints the table of the README and draws docs/grad-flow.png, which
-`--table` does from these files alone. No training.
+network, and profiles.csv, a line a layer. Then it prints the table of the README and draws docs/first.png and
+docs/grad-flow.png, which `--table` does from these files alone. No training.
 
 The images are 128 of the training part, the same for all networks, so a seed is another network only. `signal` is the
 gradient by pre-activations (all units and images one vector), over all hidden layers: what theory calls the factor.
@@ -28,6 +28,7 @@ from grad_flow.model import DeepDenseNet
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PICTURE = ROOT / "packages/grad-flow/results", ROOT / "docs/grad-flow.png"
+FIRST = ROOT / "docs/first.png"
 DEPTH = 12  # hidden layers
 LIMITS = (0.05, 0.02)  # how far from the theory a factor may be, in narrower networks and from 2,048 units on
 SIGMA_B = 0.05**0.5  # of Schoenholz et al. 2017
@@ -168,6 +169,33 @@ def picture(found: list[Row], file: Path) -> None:
     figure.savefig(file, dpi=110, metadata={"Software": None})
 
 
+def first(found: list[Row], file: Path) -> None:
+    """The gradient by pre-activations as the first screen of the root README shows it, to be read on a phone."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 5.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for number, name in enumerate(name for name in SHOWN if "sigma_w" not in name):
+        chosen = [r for r in found if (r["setting"], r["of"], r["width"]) == (name, "signals", "512")]
+        predicted, middle = (np.array([float(r[k]) for r in chosen]) for k in ("predicted", "measured"))
+        layer, last = np.arange(1, len(chosen) + 1), predicted[-1]
+        axes.plot(layer, predicted / last, "-", color=f"C{number}", lw=2, zorder=1)
+        axes.plot(layer, middle / last, "osD^v<>"[number], color=f"C{number}", ms=9)
+        told = name.removesuffix(", torch's default")
+        where = (1.0, float(predicted[0] / last))
+        axes.annotate(
+            told, where, (-12, 0), textcoords="offset points", ha="right", va="center", color=f"C{number}", fontsize=16
+        )
+    axes.set(yscale="log", xlim=(-4.6, DEPTH + 0.5), xticks=range(1, DEPTH + 1, 2))
+    axes.set_xlabel("layer", fontsize=16)
+    axes.set_title("Gradient left in each layer, last = 1.\nLines: theory. Points: networks.", fontsize=17, loc="left")
+    axes.tick_params(labelsize=14)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=100, metadata={"Software": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--table", action="store_true", help="only table and picture, of the files that are there")
@@ -186,6 +214,7 @@ def main() -> None:
                 print(f"{width} {name}", file=sys.stderr, flush=True)
     print("\n".join(table(rows(files[0]))))
     picture(rows(files[1]), PICTURE)
+    first(rows(files[1]), FIRST)
 
 
 if __name__ == "__main__":

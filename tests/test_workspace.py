@@ -255,7 +255,7 @@ def test_one_line_installs_a_task_from_the_repository(tmp_path):
     done = sh(here, "git init -q && git add . && git -c user.name=x -c user.email=x@x commit -qm x")
     assert done.returncode == 0, done.stderr
     env = {"UV_TOOL_DIR": f"{tmp_path}/tools", "UV_TOOL_BIN_DIR": f"{tmp_path}/bin"}
-    (line,) = re.findall(r"^uv tool install (.+)$", (ROOT / "README.md").read_text("utf-8"), flags=re.M)
+    (line,) = re.findall(r"^uv tool install (.+)$", (ROOT / "docs/tour.md").read_text("utf-8"), flags=re.M)
     local = re.sub(r"git\+https://[^#]+", f"git+file://{here}", line)
     assert local != line
     done = sh(tmp_path, f"uv tool install {local}", **env)
@@ -443,7 +443,8 @@ def test_readme(package):
     shown = 0
     first = (package / "README.md").read_text("utf-8").split("```")[1]
     assert package == ROOT or all(f"\n{package.name} {verb} " in first for verb in ("demo", "export", "track"))
-    for words in map(str.split, fenced(package / "README.md")):
+    lines = fenced(package / "README.md") + (fenced(ROOT / "docs/tour.md") if package == ROOT else [])
+    for words in map(str.split, lines):
         if words[:2] == ["uv", "run"] and "--package" in words:
             words = words[words.index("--package") + 1 :]
         elif not (names.intersection(words[:1]) or VERBS.intersection(words[1:2])):
@@ -477,10 +478,11 @@ def numbers(text):
 
 
 def test_both_readmes_say_the_same():
-    """The same commands, and the same numbers in the table of results."""
+    """The same commands, and the same numbers in the table of results; so do both tours."""
     english, russian = ROOT / "README.md", ROOT / "README.ru.md"
-    commands = [[line.partition("#")[0].strip() for line in fenced(readme)] for readme in (english, russian)]
-    assert commands[0] == commands[1]
+    for pair in ((english, russian), (ROOT / "docs/tour.md", ROOT / "docs/tour.ru.md")):
+        commands = [[line.partition("#")[0].strip() for line in fenced(readme)] for readme in pair]
+        assert commands[0] and commands[0] == commands[1]
     tables = [re.findall(r"^\| \[.*$", readme.read_text("utf-8"), flags=re.M) for readme in (english, russian)]
     assert [numbers(line) for line in tables[0]] == [numbers(line.replace(",", ".")) for line in tables[1]]
     assert {task.name for task in TASKS} == {line[3:].partition("]")[0] for line in tables[0]}

@@ -32,16 +32,18 @@ LOOP = "packages/core/src/etude/train/loop.py"
 # The pages beside those of the tasks: by file, where they are.
 PAGES = {
     "README.md": "index",
+    "docs/tour.md": "tour",
     "docs/loop.md": "built",
     "CONTRIBUTING.md": "contributing",
     "CHANGELOG.md": "changelog",
     "LOG.md": "log",
     "SECURITY.md": "security",
     "README.ru.md": "ru/index",
+    "docs/tour.ru.md": "ru/tour",
     "docs/loop.ru.md": "ru/built",
 }
 LITERAL = {"CITATION.cff": ("citation", "yaml", "How to cite"), "LICENSE": ("licence", "text", "Licence")}
-ORDER = ("built", "glossary", "contributing", "log", "changelog")  # in the tree of pages; then the others by name
+ORDER = ("tour", "built", "glossary", "contributing", "log", "changelog")  # in the tree of pages; then the others by name
 HEADINGS = {
     "gallery": {"en": "What was asked, and what came out", "ru": "О чём спрашивали и что вышло"},
     "about": {
@@ -168,7 +170,7 @@ def contents(of: list[str], language: Language) -> str:
     trees: dict[str, list[str]] = {"": [], "etudes": [], "data": [], "project": []}
     for page in sorted(of, key=lambda page: (ORDER.index(page) if page in ORDER else len(ORDER), page)):
         name = page.removeprefix("ru/")
-        folder = name.partition("/")[0] if "/" in name else "" if name in ("built", "glossary") else "project"
+        folder = name.partition("/")[0] if "/" in name else "" if name in ("tour", "built", "glossary") else "project"
         if name != "index" and folder in trees:  # a study is under its étude
             trees[folder].append(f"{name.rpartition('/')[2]} <{name}>" if "/" in name else name)
     return "".join(tree(names, HEADINGS[folder][language] if folder else "") for folder, names in trees.items())
