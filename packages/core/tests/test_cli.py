@@ -61,6 +61,18 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, message, capsys, tmp_path)
     assert [p.name for p in tmp_path.iterdir() if p.name != "study.yaml"] == []
 
 
+def test_a_run_of_another_task_is_told_as_that(capsys, tmp_path):
+    assert toy("train", "--run", "r", "--fit.epochs", "1") == 0
+    about = json.loads((tmp_path / "r" / "about.json").read_text())
+    (tmp_path / "r" / "about.json").write_text(json.dumps(about | {"task": "cnn_emnist"}))
+    capsys.readouterr()
+    for words in (["evaluate", "r"], ["predict", "r", "1"]):
+        assert toy(*words) == 2
+        captured = capsys.readouterr()
+        assert "r is a run of cnn-emnist: say cnn-emnist, in the workspace `uv run --package cnn-emnist" in captured.err
+        assert (captured.out, captured.err.count("\n")) == ("", 1)
+
+
 def test_evaluate_keeps_a_picture_of_the_checkpoint_that_it_scores(monkeypatch, capsys, tmp_path):
     import torch
     from PIL import Image

@@ -342,7 +342,7 @@ def test_what_cannot_be_started_from_is_refused(start, home, capsys, tmp_path):
     test.write_text(test.read_text() + f"\n{known[0]}\n{known[1]}")
     cases = [
         (["--model.start", "run"], "is a classifier: model.start takes the run of a language model"),
-        (["--model.start", "nowhere"], "nowhere is no run folder"),
+        (["--model.start", "nowhere"], "there is no language model at"),
         (["--model.start", "empty"], "is no run folder"),
         (["--model.start", "broken"], "broken"),
         (["--model.start", "other"], "other"),

@@ -143,4 +143,5 @@ def gone(name: str, tasks: set[str]) -> str:
 
 def commands(tasks: set[str]) -> str:
     """The commands that leave no doubt, for an error message."""
-    return ", ".join(f"`{name} train`" for name in sorted(tasks)) or "no task installed: `uv sync --all-packages`"
+    told = ", ".join(f"`{name} train`" for name in sorted(tasks))
+    return f"{told}; or `uv run --package X train`" if told else "no task installed: `uv sync --all-packages`"

@@ -1,6 +1,7 @@
 """imdb-rnn as a Task: is a film review praise or blame?"""
 
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache, cached_property
@@ -228,6 +229,9 @@ def make(config: Config, where: torch.device) -> Task:
 def begun(config: Config) -> Start:
     """The language model that a classifier begins as. Raises UserError if it is none."""
     folder = Path(config.model.start)
+    if not folder.exists():
+        make = f"imdb-rnn train language --data {shlex.quote(config.data)} --run {shlex.quote(str(folder))}"
+        raise UserError(f"there is no language model at {folder} to start from: train one first by {make}")
     of = runs.read_config(folder, Config)
     found = Start.of_run(folder, of, "imdb-rnn")
     found.assets["text"] = {name: getattr(of.text, name) for name in OF_VOCABULARY}

@@ -40,10 +40,20 @@ def new_folder(package: str) -> Path:
 
 
 def read_config(folder: Path, config: type[C], flags: list[str] | None = None) -> C:
-    """The configuration of the run in `folder`, with `flags` on top. Raises UserError if it is no run folder."""
+    """The configuration of the run in `folder`, with `flags` on top.
+
+    Raises UserError if it is no run folder, or one of another task.
+    """
     file = folder / "config.yaml"
     if not file.is_file():
         raise UserError(f"{folder} is no run folder: it has no config.yaml")
+    about = files.read_json(folder / "about.json", dict, "put a copy of it there, or delete it", {}) or {}
+    asked = config.__module__.partition(".")[0]
+    if (task := about.get("task", asked)) != asked:
+        name = str(task).replace("_", "-")
+        raise UserError(
+            f"{folder} is a run of {name}: say {name}, in the workspace `uv run --package {name} {name} ...`"
+        )
     if not file.read_bytes().endswith(b"\n"):  # what is missing would be taken for left at its default
         raise UserError(f"{file} is cut short: put a copy of it there, or train again in another folder")
     return configs.parse(config, [str(file), *(flags or [])])
