@@ -55,7 +55,9 @@ def table(found: list[Row]) -> list[str]:
     lines.append(f"| of all | {' | '.join(f'{100 * share / sum(shares):.1f} %' for share in shares)} | |")
     for command in dict.fromkeys(row["command"] for row in found):
         kinds = [some[command, kind] for kind in (NEW, SAME, OTHER)]
-        right = [told([int(row["right"]) / int(row["rows"]) for row in kind], 100, 1, " %") for kind in kinds]
+        parts = [[int(row["right"]) / int(row["rows"]) for row in kind] for kind in kinds]
+        # Two seeds have an interval of no use.
+        right = [told(part if len(part) > 2 else [mean(part)], 100, 1, " %") for part in parts]
         lines.append(f"| right: `{command}` | {' | '.join(right)} | {len(kinds[0])} |")
     return lines
 
