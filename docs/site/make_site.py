@@ -43,7 +43,7 @@ PAGES = {
     "docs/loop.ru.md": "ru/built",
 }
 LITERAL = {"CITATION.cff": ("citation", "yaml", "How to cite"), "LICENSE": ("licence", "text", "Licence")}
-ORDER = ("tour", "built", "glossary", "contributing", "log", "changelog")  # in the tree of pages; then the others by name
+ORDER = ("tour", "built", "glossary", "contributing", "log", "changelog")  # of the pages, then the others by name
 HEADINGS = {
     "gallery": {"en": "What was asked, and what came out", "ru": "О чём спрашивали и что вышло"},
     "about": {
