@@ -629,7 +629,7 @@ def test_a_failed_download_leaves_nothing(
         message = str(error.value)
         del error
         gc.collect()
-    assert re.fullmatch(f"{name} could not be downloaded .*; try --data fashion-mnist", message)
+    assert re.fullmatch(f"{name} could not be downloaded .*; try --data fashion-mnist or --data sample, .*", message)
     assert contents(home) == {} and [p.name for p in home.iterdir()] == [data.SOURCES[name].kind]
     if fault != "no server":
         server.answers.clear()
@@ -668,7 +668,8 @@ def test_fashion_mnist_falls_back_on_the_sample(server: Server, home: Path, monk
 
     monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
     monkeypatch.setattr(datasets.FashionMNIST, "resources", [("t10k-images-idx3-ubyte.gz", "0" * 32)])
-    with pytest.raises(UserError, match="fashion-mnist could not be downloaded .*try --data sample$"):
+    remedy = "try --data sample, which needs no network$"
+    with pytest.raises(UserError, match=f"fashion-mnist could not be downloaded .*{remedy}"):
         data.load("fashion-mnist", 0)
 
 
