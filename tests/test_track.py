@@ -317,27 +317,33 @@ def test_many_runs_are_shared_among_processes(run, tmp_path):
 SENDER = """
 import json, os, signal, sys, time
 from etude.signals import watch_signals
-(how, mark), ids = sys.argv[1:3], sys.argv[4].split(",")
+how, mark = sys.argv[1:]
+ids = json.load(sys.stdin)
 if how == "fails" and "b" in ids:
     print("names-rnn: it is full", file=sys.stderr)
     sys.exit(2)
-if how == "killed" and "b" in ids:
-    os.kill(os.getpid(), signal.SIGKILL)
+if how == "crashes" and "b" in ids:
+    raise ValueError("a bug")
+if how in ("killed", "ended") and "b" in ids:
+    os.kill(os.getpid(), signal.SIGKILL if how == "killed" else signal.SIGTERM)
 if how == "deaf" and "b" in ids:  # it has not begun to listen
     open(mark, "w").close()
     time.sleep(600)
 with watch_signals() as signals:
-    if how != "sends":
+    if how == "stopped" and "b" in ids:
+        os.kill(os.getpid(), signal.SIGTERM)
+    elif how != "sends":
         open(mark + ids[0], "w").close()
         while not signals:
             time.sleep(0.01)
     print(json.dumps([len(ids), 10 * len(ids)]))
 sys.exit(128 + signals[0] if signals else 0)
 """
+ENDS = {"fails": "it is full", "crashes": r"\(1\)", "killed": r"\(-9\)", "ended": r"\(-15\)", "stopped": r"\(143\)"}
 
 
-@pytest.mark.parametrize("how", ["sends", "fails", "killed", "deaf", "listens"])
-def test_shares(how, tmp_path):
+@pytest.mark.parametrize("how", ["sends", *ENDS, "deaf", "listens"])
+def test_shares(how, tmp_path, capsys):
     """What several processes have sent is added up; none waits for one that fails, is killed, or is asked to stop."""
     mark = tmp_path / "mark"
     marks = [tmp_path / "marka", mark if how == "deaf" else tmp_path / "markb"]
@@ -347,11 +353,23 @@ def test_shares(how, tmp_path):
             return how in ("deaf", "listens") and all(file.exists() for file in marks)
 
     command = [sys.executable, "-c", SENDER, how, str(mark)]
-    if told := {"fails": "it is full", "killed": "ended \\(-9\\)"}.get(how):
+    if told := ENDS.get(how):
         with pytest.raises(UserError, match=told):
             shares.send(command, ["a", "b", "c"], 2, Asked())
+        assert ("ValueError: a bug" in capsys.readouterr().err) == (how == "crashes")
         return
     assert shares.send(command, ["a", "b", "c"], 2, Asked()) == {"deaf": (2, 20)}.get(how, (3, 30))
+
+
+def test_there_are_never_more_processes_than_runs(run, tmp_path, monkeypatch):
+    """However large a run is, and however often it is copied."""
+    monkeypatch.setattr(shares, "ENOUGH", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert [shares.workers(ids, [run, run]) for ids in (0, 1, 2, 9)] == [1, 1, 2, 3]
+    monkeypatch.setattr(shares, "ENOUGH", 10**9)
+    assert shares.workers(9, [run]) == 1
+    told = track("--share", run, "--to", "mlflow", "--uri", f"sqlite:///{tmp_path}/mlflow.db")
+    assert (told.returncode, told.stderr.count("\n")) == (2, 1) and "leave it out" in told.stderr
 
 
 @pytest.mark.parametrize(

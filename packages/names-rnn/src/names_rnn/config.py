@@ -71,7 +71,7 @@ class Model:
     """the fraction of the letters' numbers, between layers, and of the pooled vector, that is zeroed in training"""
 
     letter_dropout: float = 0.0
-    """the fraction of the letters that are left out in training, each whole (Gal & Ghahramani 2016), which makes names
+    """the fraction of the letters that are left out in training, each whole (Iyyer et al. 2015), which makes names
     harder to learn by heart"""
 
     def __post_init__(self) -> None:

@@ -171,8 +171,9 @@ class Classifier(nn.Module):
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """int64 [B, T], [B] -> [B, K]. In training letters are left out, and `offset` is added to the logits."""
-        if self.training and self.letter_dropout:
-            ids = ids.where(torch.rand(ids.shape, device=ids.device) >= self.letter_dropout, 0)
+        left_out = self.letter_dropout
+        if self.training and (torch.is_tensor(left_out) or left_out):  # a tensor: of stacked runs that differ in it
+            ids = ids.where(torch.rand(ids.shape, device=ids.device) >= left_out, 0)
         logits = self.output(self.dropout(self.vector(ids, lengths)))
         if self.ngrams is not None:
             logits = logits + self.ngrams(ids, lengths)

@@ -49,8 +49,8 @@ def read_config(folder: Path, config: type[C], flags: list[str] | None = None) -
         raise UserError(f"{folder} is no run folder: it has no config.yaml")
     about = files.read_json(folder / "about.json", dict, "put a copy of it there, or delete it", {}) or {}
     asked = config.__module__.partition(".")[0]
-    if (task := about.get("task", asked)) != asked:
-        name = str(task).replace("_", "-")
+    if isinstance(task := about.get("task"), str) and task != asked:
+        name = task.replace("_", "-")
         raise UserError(
             f"{folder} is a run of {name}: say {name}, in the workspace `uv run --package {name} {name} ...`"
         )

@@ -28,13 +28,9 @@ class Beside:
         self.said = run / "track.txt"
         try:
             with self.said.open("ab") as out:
-                more: dict[str, Any] = {
-                    "stdin": subprocess.DEVNULL,
-                    "stdout": out,
-                    "stderr": out,
-                    **OWN,
-                }  # OWN: the end of a stopped run is sent, too
-                self.process = subprocess.Popen([*self.command, str(run)], **more)
+                # OWN: Ctrl-C stops the run alone, whose end is sent, too.
+                streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out}
+                self.process = subprocess.Popen([*self.command, str(run)], **streams, **OWN)
         except OSError as error:
             return f"it could not be started ({error.strerror}); later: {' '.join(self.command[2:4])} {run}"
         return f"what it says is in {self.said}"

@@ -4,6 +4,7 @@ import argparse
 import gc
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Collection
@@ -22,8 +23,9 @@ from etude.track.trackers import Entry, Tracker
 HELP = """\
 Sends configuration, every curve, samples, results and verdicts of folders of runs and studies to a tracker. It reads
 the folders from outside: it may be started beside a run (--follow), or a year later, or twice; what is there already
-is not sent again. What `evaluate` finds out after a run has ended comes with the next `track`. Many runs go to MLflow
-by several processes. It is found by --uri, W&B and Trackio by their own environment variables (WANDB_MODE=offline)."""
+is not sent again. What `evaluate` finds out after a run has ended comes with the next `track`. MLflow is found by
+--uri, W&B and Trackio by their own environment variables (WANDB_MODE=offline). Many runs go to MLflow by up to four
+processes."""
 
 PAUSE = 2.0  # seconds between two looks
 STILL = 5  # looks in a row that found nothing new, before it is asked whether a process is still at work
@@ -37,16 +39,18 @@ def main(package: Package, words: list[str], _call: str) -> int:
     takes.add_argument("--project", help=f"its name there (default: {package.name})")
     takes.add_argument("--uri", help="MLflow's server or database, such as http://host:5000 or sqlite:///mlflow.db")
     takes.add_argument("--follow", action="store_true", help="go on until nothing is at work in the folders")
-    takes.add_argument("--ids", help=argparse.SUPPRESS)  # of the runs that are this process's share; see `shared`
+    takes.add_argument("--share", action="store_true", help=argparse.SUPPRESS)  # of `shares.send`, which gives the ids
     given = takes.parse_intermixed_args(words)
     if given.uri is not None and given.to != "mlflow":
         raise UserError("--uri is MLflow's: W&B has WANDB_BASE_URL, Trackio TRACKIO_DIR")
+    if given.share and claims.WORKER not in os.environ:
+        raise UserError("--share is what track itself says to its processes: leave it out")
     places = [files.given(word) for word in given.folders]
     for place in places:
         list(runs(package, place))  # that they are what they should be, before anything is sent
     project = given.project or package.name
     tracker = trackers.open_one(given.to, project, given.uri)
-    return share(package, places, tracker, given.ids) if given.ids else send(package, places, tracker, given.follow)
+    return share(package, places, tracker) if given.share else send(package, places, tracker, given.follow)
 
 
 def send(package: Package, places: list[Path], tracker: Tracker, follow: bool) -> int:
@@ -76,38 +80,39 @@ def once(package: Package, places: list[Path], tracker: Tracker) -> int:
     Many runs are shared out among processes, if what they write to is one and the same.
     """
     ids = {run.folder: run.id for place in places for run in runs(package, place)}
-    workers = shares.workers(ids) if tracker.again else 1
+    different = list(dict.fromkeys(ids.values()))
+    workers = shares.workers(len(different), ids) if tracker.again else 1
     with watch_signals() as signals:
         if workers > 1:
-            words = ["track", *tracker.again, *(str(place.absolute()) for place in places)]
+            words = ["track", "--share", *tracker.again, *(str(place.absolute()) for place in places)]
             command = [sys.executable, "-m", package.module, *words]
-            count, sent = shares.send(command, list(dict.fromkeys(ids.values())), workers, signals)
+            count, sent = shares.send(command, different, workers, signals)
         else:
-            count, sent = one_by_one(package, places, tracker, ids.values(), signals)
+            count, sent = one_by_one(package, places, tracker, None, signals)
     print(f"sent     {count} runs, {sent:,} new points")
     return signals[0] if signals else 0
 
 
-def share(package: Package, places: list[Path], tracker: Tracker, ids: str) -> int:
-    """Sends the runs of these ids, and prints how many that were, and how many new points; for `shares.send`."""
+def share(package: Package, places: list[Path], tracker: Tracker) -> int:
+    """Sends the runs whose ids stdin has, and prints how many that were, and how many new points; for `shares.send`."""
     gc.freeze()
     with watch_signals() as signals:
         try:
-            print(json.dumps(one_by_one(package, places, tracker, frozenset(ids.split(",")), signals)))
+            print(json.dumps(one_by_one(package, places, tracker, frozenset(json.load(sys.stdin)), signals)))
         except tracker.failures as error:
             raise failed(error) from None
     return 128 + signals[0] if signals else 0
 
 
 def one_by_one(
-    package: Package, places: list[Path], tracker: Tracker, ids: Collection[str], signals: list[int]
+    package: Package, places: list[Path], tracker: Tracker, ids: Collection[str] | None, signals: list[int]
 ) -> tuple[int, int]:
-    """Sends those of these ids, until a signal; returns how many folders that were, and how many new points."""
+    """Sends those of these ids, or all, until a signal; returns how many folders that were, and how many new points."""
     count = sent = 0
     for run in (run for place in places for run in runs(package, place)):
         if signals:
             break
-        if run.id in ids:
+        if ids is None or run.id in ids:
             sent += finish(run, tracker.begin(run))
             count += 1
     return count, sent

@@ -91,7 +91,7 @@ class Mlflow:
         except ImportError:
             raise missing("mlflow") from None
         self.failures: Failures = (MlflowException, OSError)
-        self.again: Sequence[str] = ["--to", "mlflow", "--project", project, *(["--uri", uri] if uri else [])]
+        self.again: Sequence[str] = ["--to=mlflow", f"--project={project}", *([f"--uri={uri}"] if uri else [])]
         try:
             self.client = MlflowClient(uri)
             found = self.client.get_experiment_by_name(project)
