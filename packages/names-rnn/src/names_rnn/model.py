@@ -164,7 +164,8 @@ class Classifier(nn.Module):
         width = (1 + both) * config.hidden
         self.convolutions = Convolutions(size, config.widths, config.channels) if config.widths else None
         self.ngrams = NGrams(config.ngrams, languages, config.dropout) if config.ngrams else None
-        self.dropout, self.letter_dropout = nn.Dropout(config.dropout), config.letter_dropout
+        self.dropout = nn.Dropout(config.dropout)
+        self.letter_dropout: float | Tensor = config.letter_dropout  # a tensor where stacked runs differ in it
         self.output = nn.Linear(width + (self.convolutions.size if self.convolutions else 0), languages)
         self.offset: Tensor
         self.register_buffer("offset", torch.zeros(languages), persistent=False)
@@ -172,7 +173,7 @@ class Classifier(nn.Module):
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """int64 [B, T], [B] -> [B, K]. In training letters are left out, and `offset` is added to the logits."""
         left_out = self.letter_dropout
-        if self.training and (torch.is_tensor(left_out) or left_out):  # a tensor: of stacked runs that differ in it
+        if self.training and (torch.is_tensor(left_out) or left_out):
             ids = ids.where(torch.rand(ids.shape, device=ids.device) >= left_out, 0)
         logits = self.output(self.dropout(self.vector(ids, lengths)))
         if self.ngrams is not None:
