@@ -179,7 +179,7 @@ def test_n_grams_are_those_counted_the_obvious_way():
         torch.testing.assert_close(row, total)
     # A letter that is left out, 0, is part of none: as with a letter that training has not.
     torch.testing.assert_close(layer(*padded([[5, 6, 0, 5, 6]])), layer(*padded([[5, 6, 99, 5, 6]])))
-    assert not torch.allclose(layer(*padded([[5, 6, 0, 5, 6]])), layer(*padded([[5, 6, 5, 6]])))
+    assert not torch.allclose(layer(*padded([[5, 0, 6]])), layer(*padded([[5, 6]])))
     assert layer(*padded([[20, 21]]))[0].tolist() != [0, 0]  # the edge alone, which all names have
     layer.idf.zero_()
     assert layer(*padded([[20, 21]])).tolist() == [[0, 0]]
