@@ -9,12 +9,11 @@ shorter than those that were learnt from, as in TREC.
 import argparse
 from pathlib import Path
 
+import finished
 import numpy as np
 import torch
 from rows import put
 
-from etude.train import checkpoint
-from etude.train.run import read_config
 from qa_category import task
 from qa_category.config import Config
 
@@ -25,10 +24,8 @@ AT_ONCE = 100
 @torch.inference_mode()
 def answered(run: Path) -> tuple[np.ndarray, np.ndarray]:
     """Of each test question of a run whether it is answered rightly, bool [N], and its words, int64 [N]."""
-    state, config = checkpoint.read(run), read_config(run, Config)
-    found = task.restore(config, state["assets"], torch.device("cpu"))
+    _, found = finished.restored(run, Config, task, torch.device("cpu"))
     assert isinstance(found, task.Categories)
-    checkpoint.fill(found.model, state, run)
     found.model.eval()
     right, words = [], []
     for ids in found.plan("test", 0, AT_ONCE):

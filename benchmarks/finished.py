@@ -10,13 +10,17 @@ import argparse
 import json
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
 from rows import Row, put, rows
 
 from etude.errors import UserError
+from etude.train import checkpoint
+from etude.train.run import read_config
 
 PACKAGES = Path(__file__).parents[1] / "packages"
+C = TypeVar("C")
 
 
 def row(command: str, run: Path, tried: bool = False) -> dict[str, Any]:
@@ -32,6 +36,17 @@ def row(command: str, run: Path, tried: bool = False) -> dict[str, Any]:
     for part, told in scores.items():
         found |= {f"{part}_{name}": round(x, 6) for name, x in told.items() if isinstance(x, int | float)}
     return found | {"seconds": result["seconds"], "commit": start["git"]}
+
+
+def restored(run: Path, config: type[C], task: ModuleType, *where: Any) -> tuple[C, Any]:
+    """What a run was asked, and what the module `task` of its package makes of its best checkpoint.
+
+    With `where`, a device, that has data and can be scored; without, it predicts.
+    """
+    parsed, state = read_config(run, config), checkpoint.read(run)
+    one = task.restore(parsed, state["assets"], *where)
+    checkpoint.fill(one.model, state, run)
+    return parsed, one
 
 
 def chosen(found: dict[str, Any], *names: str) -> dict[str, Any]:

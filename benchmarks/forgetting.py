@@ -21,12 +21,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import finished
 import numpy as np
 import torch
 from rows import Row, rows, write
 
-from etude.train import checkpoint
-from etude.train.run import read_config
 from imdb_rnn import task
 from imdb_rnn.config import Config
 from imdb_rnn.positions import gradients
@@ -40,10 +39,8 @@ LONG = 500  # reviews that the gradient is measured on
 
 def restored(run: Path) -> tuple[Config, task.Sentiment]:
     """What a run was asked, and its classifier with its data."""
-    parsed, state = read_config(run, Config), checkpoint.read(run)
-    one = task.restore(parsed, state["assets"], torch.device("cpu"))
+    parsed, one = finished.restored(run, Config, task, torch.device("cpu"))
     assert isinstance(one, task.Sentiment)
-    checkpoint.fill(one.model, state, run)
     return parsed, one
 
 

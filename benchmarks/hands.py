@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import finished
 import numpy as np
 import torch
 from PIL import Image
@@ -22,8 +23,6 @@ from torch import Tensor
 
 from cnn_emnist import data, task
 from cnn_emnist.config import Config
-from etude.train import checkpoint
-from etude.train.run import read_config
 
 RESULTS = Path(__file__).parents[1] / "packages/cnn-emnist/results/hands.csv"
 
@@ -47,10 +46,8 @@ def write(letter: Tensor, file: Path, random: np.random.Generator) -> None:
 
 def read(run: Path) -> dict[str, object]:
     """What a finished, evaluated run makes of the letters."""
-    state = checkpoint.read(run)
-    predictor = task.restore(read_config(run, Config), state["assets"])
+    _, predictor = finished.restored(run, Config, task)
     assert isinstance(predictor, task.Predictor)
-    checkpoint.fill(predictor.model, state, run)
     images, labels = letters()
     random = np.random.default_rng(0)
     framed = []

@@ -19,8 +19,6 @@ from rows import Row, put, rows
 
 from etude.download import root
 from etude.errors import UserError
-from etude.train import checkpoint
-from etude.train.run import read_config
 from imdb_rnn import data, task
 from imdb_rnn.config import Config
 from imdb_rnn.reading import encode
@@ -45,10 +43,8 @@ def labelled(file: Path) -> tuple[list[str], np.ndarray]:
 def yelp(run: Path) -> float:
     """The accuracy of a run on the labelled sentences."""
     texts, labels = labelled(root() / "yelp" / "yelp_labelled.txt")
-    state = checkpoint.read(run)
-    found = task.restore(read_config(run, Config), state["assets"])
+    _, found = finished.restored(run, Config, task)
     assert isinstance(found, task.Predictor)
-    checkpoint.fill(found.model, state, run)
     odds = found.odds(encode(texts, found.tokenizer, found.config.text))
     return float(((odds > 0) == labels).mean())
 

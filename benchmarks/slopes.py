@@ -130,6 +130,17 @@ def table(found: list[Row]) -> list[str]:
     return lines
 
 
+def profile(found: list[Row], name: str, of: str) -> list[np.ndarray]:
+    """Of a setting, at width 512, by layer: its number, the gradient predicted, measured, and its interval's ends.
+
+    All are divided by what is predicted of the last layer, so that all lines end at 1.
+    """
+    chosen = [r for r in found if (r["setting"], r["of"], r["width"]) == (name, of, "512")]
+    last = float(chosen[-1]["predicted"])
+    values = [np.array([float(r[k]) for r in chosen]) / last for k in ("predicted", "measured", "low", "high")]
+    return [np.array([int(r["layer"]) for r in chosen]), *values]
+
+
 def picture(found: list[Row], file: Path) -> None:
     """The theory's lines, and what networks of width 512 have: the gradient by pre-activations, and by weights."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -141,18 +152,12 @@ def picture(found: list[Row], file: Path) -> None:
         figure.subplots(1, 2), ("signals", "weights"), ("pre-activations", "weights"), strict=True
     ):
         for number, name in enumerate(SHOWN):
-            chosen = [r for r in found if (r["setting"], r["of"], r["width"]) == (name, of, "512")]
-            layer = [int(r["layer"]) for r in chosen]
-            predicted, middle, low, high = (
-                np.array([float(r[k]) for r in chosen]) for k in ("predicted", "measured", "low", "high")
-            )
-            last = predicted[-1]  # so that all lines end at 1
-            axes.plot(layer, predicted / last, "-", color=f"C{number}", lw=1.3, zorder=1)
-            bars = [(middle - low) / last, (high - middle) / last]
+            layer, predicted, middle, low, high = profile(found, name, of)
+            axes.plot(layer, predicted, "-", color=f"C{number}", lw=1.3, zorder=1)
             axes.errorbar(
                 layer,
-                middle / last,
-                bars,
+                middle,
+                [middle - low, high - middle],
                 fmt="osD^v<>"[number],
                 color=f"C{number}",
                 ms=4.5,
@@ -178,13 +183,11 @@ def first(found: list[Row], file: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for number, name in enumerate(name for name in SHOWN if "sigma_w" not in name):
-        chosen = [r for r in found if (r["setting"], r["of"], r["width"]) == (name, "signals", "512")]
-        predicted, middle = (np.array([float(r[k]) for r in chosen]) for k in ("predicted", "measured"))
-        layer, last = np.arange(1, len(chosen) + 1), predicted[-1]
-        axes.plot(layer, predicted / last, "-", color=f"C{number}", lw=2, zorder=1)
-        axes.plot(layer, middle / last, "osD^v<>"[number], color=f"C{number}", ms=9)
+        layer, predicted, middle, *_ = profile(found, name, "signals")
+        axes.plot(layer, predicted, "-", color=f"C{number}", lw=2, zorder=1)
+        axes.plot(layer, middle, "osD^v<>"[number], color=f"C{number}", ms=9)
         told = name.removesuffix(", torch's default")
-        where = (1.0, float(predicted[0] / last))
+        where = (1.0, float(predicted[0]))
         axes.annotate(
             told, where, (-12, 0), textcoords="offset points", ha="right", va="center", color=f"C{number}", fontsize=16
         )

@@ -68,12 +68,14 @@ def in_mlflow(tmp_path):
 
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("names-rnn")
-    found = {}
-    for one in client.search_runs([experiment.experiment_id]):
-        tags = one.data.metrics
-        history = {tag: [(p.step, p.value) for p in client.get_metric_history(one.info.run_id, tag)] for tag in tags}
-        found[one.info.run_name] = one, history
-    return client, found
+    entries = client.search_runs([experiment.experiment_id])
+    return client, {one.info.run_name: (one, curves_of(client, one)) for one in entries}
+
+
+def curves_of(client, one):
+    """Tag -> [(step, value)] of an entry."""
+    tags = one.data.metrics
+    return {tag: [(p.step, p.value) for p in client.get_metric_history(one.info.run_id, tag)] for tag in tags}
 
 
 def times(run):
@@ -309,9 +311,9 @@ def test_many_runs_are_shared_among_processes(run, tmp_path):
     assert len(entries) == len({entry.data.tags["etude.id"] for entry in entries}) == 11
     for entry in entries:
         assert entry.info.status == "FINISHED"
-        tags = entry.data.metrics
-        history = {t: [(p.step, p.value) for p in client.get_metric_history(entry.info.run_id, t)] for t in tags}
-        assert of_curves(history) == {tag: sorted(points.items()) for tag, points in curves(run).items()}
+        assert of_curves(curves_of(client, entry)) == {
+            tag: sorted(points.items()) for tag, points in curves(run).items()
+        }
 
 
 SENDER = """

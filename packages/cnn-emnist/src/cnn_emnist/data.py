@@ -190,9 +190,8 @@ def fetch(name: str, folder: Path, missing: list[str]) -> None:
             os.replace(work / source.kind / "raw" / file, folder / file)
     except (OSError, RuntimeError, ValueError, HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        other = f"--data {source.otherwise}" if source.otherwise != "sample" else ""
-        remedy = " or ".join(filter(None, (other, "--data sample, which needs no network")))
-        raise UserError(f"{name} could not be downloaded ({reason}); try {remedy}") from error
+        others = " or ".join(f"--data {other}" for other in dict.fromkeys((source.otherwise, "sample")))
+        raise UserError(f"{name} could not be downloaded ({reason}); try {others}, which needs no network") from error
     finally:
         socket.setdefaulttimeout(before)
         shutil.rmtree(work, ignore_errors=True)

@@ -3,14 +3,26 @@
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from etude import files
 from etude.config import Scores
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
     from torch import device as TorchDevice
+
+
+def task_of(folder: Path, remedy: str) -> str | None:
+    """The package whose run a folder is, by its about.json; None if that does not say.
+
+    Raises UserError, with the remedy, if about.json cannot be read.
+    """
+    about = files.read_json(folder / "about.json", dict, remedy, {}) or {}
+    task = about.get("task")
+    return task.replace("_", "-") if isinstance(task, str) else None
 
 
 class TaskModule(Protocol):

@@ -27,6 +27,7 @@ from etude import claims, files, pictures, torch_private
 from etude import config as configs
 from etude.errors import UserError
 from etude.markdown import block
+from etude.package import task_of
 from etude.train import checkpoint
 from etude.train.checkpoint import State
 from etude.train.device import DTYPES, Device
@@ -47,10 +48,8 @@ def read_config(folder: Path, config: type[C], flags: list[str] | None = None) -
     file = folder / "config.yaml"
     if not file.is_file():
         raise UserError(f"{folder} is no run folder: it has no config.yaml")
-    about = files.read_json(folder / "about.json", dict, "put a copy of it there, or delete it", {}) or {}
-    asked = config.__module__.partition(".")[0]
-    if isinstance(task := about.get("task"), str) and task != asked:
-        name = task.replace("_", "-")
+    name = task_of(folder, "put a copy of it there, or delete it")
+    if name not in (None, config.__module__.partition(".")[0].replace("_", "-")):
         raise UserError(
             f"{folder} is a run of {name}: say {name}, in the workspace `uv run --package {name} {name} ...`"
         )

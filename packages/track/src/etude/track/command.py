@@ -7,7 +7,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,20 +59,23 @@ def send(package: Package, places: list[Path], tracker: Tracker, follow: bool) -
 
     Raises UserError if the tracker fails on the way: what it has got it has, and the next time the rest is sent.
     """
-    gc.freeze()  # what was imported is not looked through again and again: a tenth of the time of sending to MLflow
-    try:
+    with using(tracker):
         signal = (rounds if follow else once)(package, places, tracker)
         for place in places:
             if (place / "study.yaml").is_file():
                 tracker.study(study_id(package, place), place)
-    except tracker.failures as error:
-        raise failed(error) from None
     return 128 + signal if signal else 0
 
 
-def failed(error: Exception) -> UserError:
-    why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return UserError(f"the tracker failed ({why}): what it has it keeps; send the rest with the same command")
+@contextmanager
+def using(tracker: Tracker) -> Iterator[None]:
+    """In it its failures are UserErrors."""
+    gc.freeze()  # what was imported is not looked through again and again: a tenth of the time of sending to MLflow
+    try:
+        yield
+    except tracker.failures as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"the tracker failed ({why}): what it has it keeps; {shares.AGAIN}") from None
 
 
 def once(package: Package, places: list[Path], tracker: Tracker) -> int:
@@ -79,9 +83,9 @@ def once(package: Package, places: list[Path], tracker: Tracker) -> int:
 
     Many runs are shared out among processes, if what they write to is one and the same.
     """
-    ids = {run.folder: run.id for place in places for run in runs(package, place)}
+    ids = {run.folder: run.id for place in places for run in runs(package, place)} if tracker.again else {}
     different = list(dict.fromkeys(ids.values()))
-    workers = shares.workers(len(different), ids) if tracker.again else 1
+    workers = shares.workers(len(different), ids)
     with watch_signals() as signals:
         if workers > 1:
             words = ["track", "--share", *tracker.again, *(str(place.absolute()) for place in places)]
@@ -95,12 +99,8 @@ def once(package: Package, places: list[Path], tracker: Tracker) -> int:
 
 def share(package: Package, places: list[Path], tracker: Tracker) -> int:
     """Sends the runs whose ids stdin has, and prints how many that were, and how many new points; for `shares.send`."""
-    gc.freeze()
-    with watch_signals() as signals:
-        try:
-            print(json.dumps(one_by_one(package, places, tracker, frozenset(json.load(sys.stdin)), signals)))
-        except tracker.failures as error:
-            raise failed(error) from None
+    with using(tracker), watch_signals() as signals:
+        print(json.dumps(one_by_one(package, places, tracker, frozenset(json.load(sys.stdin)), signals)))
     return 128 + signals[0] if signals else 0
 
 

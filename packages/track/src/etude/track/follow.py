@@ -13,7 +13,7 @@ import yaml
 
 from etude import files, tested, torch_private
 from etude.errors import UserError
-from etude.package import Package
+from etude.package import Package, task_of
 
 AGAIN = "delete it and start the run again"
 
@@ -62,9 +62,8 @@ class Followed:
 
     def __post_init__(self) -> None:
         """Raises UserError if it is no run folder, or of another task."""
-        about = files.read_json(self.folder / "about.json", dict, AGAIN, {}) or {}
-        task = str(about.get("task", self.package)).replace("_", "-")
-        if task != self.package:
+        task = task_of(self.folder, AGAIN)
+        if task not in (None, self.package):
             raise UserError(f"{self.folder} is of {task}, not of {self.package}: say {task} track")
         file = self.folder / "config.yaml"
         try:

@@ -41,7 +41,6 @@ def send(command: Sequence[str], ids: Sequence[str], count: int, signals: Sequen
         files = [[Path(name, f"{at}.{kind}") for kind in ("in", "out", "err")] for at in range(count)]
         environment = os.environ | {claims.WORKER: str(os.getpid())}
         processes: list[subprocess.Popen[bytes]] = []
-        asked = []
         try:
             for at, (given, out, error) in enumerate(files):
                 given.write_text(json.dumps(ids[at::count]), "utf-8")
