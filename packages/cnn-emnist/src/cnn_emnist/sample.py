@@ -1,5 +1,6 @@
 """Letters with no download: rendered from the fonts that matplotlib ships, framed as EMNIST frames its letters."""
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase
@@ -25,6 +26,7 @@ HELD = 100  # images of each class in the validation and in the test part
 ONCE = 20030803  # the stream those two are distorted by, once and for all
 
 
+@cache
 def parts() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Training, validation and test part: images uint8 [N, 28, 28], classes int64 [N]; the same at every call.
 
