@@ -4,22 +4,28 @@
     python benchmarks/names_runs.py --command "names-rnn train best" RUN ... # first adds finished, evaluated runs
     python benchmarks/names_runs.py --tried --command "names-rnn train best --model.ngrams 0" RUN ... # not evaluated
 
-Means with 95 % intervals (Student's t) over seeds, each of which has its own parts. What was tried was compared on
+Means with 95 % intervals (Student's t) over seeds, each of which draws its own parts of the same names, so that they
+are wider than of independent parts (Nadeau & Bengio 2003, see `etude.study.judge`). What was tried was compared on
 validation, and never scored on the test part.
 """
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import finished
-from rows import Row, put, rows, told
+import rows as files
+from rows import Row, put, rows
+
+from names_rnn.config import PACKAGE
 
 RESULTS = Path(__file__).parents[1] / "packages/names-rnn/results"
 BEST, PEER = "names-rnn train best", "logistic regression, edges"
 ROWS = "--data.protocol rows"
+told = partial(files.told, shared=PACKAGE.redrawn)
 PLAIN = f"{BEST} {ROWS} --logit-adjustment 0"
 LEFT_OUT = f"{PLAIN} --model.letter-dropout 0.2 --fit.epochs 24"
 AIMS = {

@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     place = parser.parse_args().out
-    asked = searched(load(str(place / "study.yaml"), PACKAGE.module, PACKAGE.scores), place)
+    asked = searched(load(str(place / "study.yaml"), PACKAGE.module, PACKAGE.scores, PACKAGE.redrawn), place)
     best = fresh(asked, [measure(asked, place, trial) for trial in asked.trials()])
     lines = [line for trial in best for line in measured(trial.folder(place))]
     write(RESULTS, lines)

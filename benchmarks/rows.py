@@ -39,12 +39,16 @@ def write(file: Path, found: Iterable[Mapping[str, Any]]) -> None:
         writer.writerows(found)
 
 
-def told(values: list[float], factor: float, digits: int, unit: str = "") -> str:
-    """The mean, and its 95 % interval (Student's t) if there are two values or more."""
+def told(values: list[float], factor: float, digits: int, unit: str = "", shared: float = 0.0) -> str:
+    """The mean, and its 95 % interval (Student's t) if there are two values or more.
+
+    `shared`: where each seed draws its own parts of the same data, the size of a test part to that of a training part
+    (`Package.redrawn`; Nadeau & Bengio 2003).
+    """
     from scipy.stats import t as student
 
     middle = f"{factor * mean(values):.{digits}f}"
     if len(values) > 1:
-        half = student.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
+        half = student.ppf(0.975, len(values) - 1) * stdev(values) * (1 / len(values) + shared) ** 0.5
         middle += f" ± {factor * half:.{digits}f}"
     return middle + unit

@@ -30,7 +30,7 @@ def package(name: str) -> Package:
 
 def section(package: Package, name: str, *, russian: bool = False) -> list[str]:
     """The lines for one study, whose results.csv is committed. Raises UserError if that is another study's."""
-    study = load(name, package.module, package.scores)
+    study = load(name, package.module, package.scores, package.redrawn)
     outcome = conclude(study, kept(study, PACKAGES / package.name / "results" / f"{name}.csv"))
     cells = russian_table(outcome) if russian else table(outcome)
     rows = [[literal(cell) for cell in line] for line in cells]
@@ -79,10 +79,15 @@ def russian_notes(outcome: Outcome) -> list[str]:
     found = [EDGE.fullmatch(line) for line in outcome.edges]
     edges = [f"{edge[1]}={edge[2]} ({edge[3]})" for edge in found if edge]
     notes = [f"лучшее из перебранных значений — крайнее, диапазон стоит расширить: {', '.join(edges)}"] if edges else []
+    apart = [line for line in outcome.edges if line.endswith("which may count, too")]
+    for english, russian in (("commits", "коммитах"), ("machines", "машинах")):
+        of = [claims for claims, _, rest in (line.partition(": the two sides") for line in apart) if english in rest]
+        told = ", ".join(re.sub(r"(\d+) of (\d+) claims", r"\1 из \2 ожиданий", claims) for claims in of)
+        notes += [f"{told}: стороны считались на разных {russian}, это тоже могло сказаться"] if told else []
     failed = sum(bool(run.problem) for run in outcome.runs)
     if failed:
         notes.append(f"не учтено запусков: {failed} из {len(outcome.runs)}; почему, сказано в отчёте")
-    if len(edges) < len(outcome.edges) or (outcome.problems and not failed):
+    if len(edges) + len(apart) < len(outcome.edges) or (outcome.problems and not failed):
         notes.append("есть оговорки, о них сказано в отчёте")
     return notes
 

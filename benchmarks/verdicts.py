@@ -1,15 +1,18 @@
 """How often a study gives a verdict that chance gave, and how often it finds what is there.
 
-    uv run --package etude-study python benchmarks/verdicts.py [TIMES]
+    uv run --package etude-study python benchmarks/verdicts.py [TIMES] [NOISE]
 
-It writes packages/study/results/verdicts.csv, a line a rate; `nox -s tables` makes the tables of CONTRIBUTING.md of it.
+With the name of a NOISE it makes the lines of that alone anew. It writes packages/study/results/verdicts.csv, a line
+a rate; `nox -s tables` makes the tables of CONTRIBUTING.md of it.
 Studies are simulated whole and judged by `etude.study.judge.judge`, as `study` does; beside it stands the rule used
 before: the 95 % percentile bootstrap interval of the differences, paired by seed, of each claim alone. Scores are in
 standard deviations of seeds. A study of n claims has n + 1 settings in a row, each claim holds two neighbours against
 each other, so that claims share runs. The noise of the seeds is normal; with heavy tails (Student's t of 3 degrees of
 freedom); or skewed (minus an exponential: now and then a run fails). In `shared test part` all runs are scored on the
 same examples, which favour each setting by chance, with as large an error as that of the mean over the seeds: nothing
-differs, but other examples would have said something else. In `every other skewed` the settings in between are steady:
+differs, but other examples would have said something else. In `parts redrawn from one set` each seed draws a tenth of
+the same 2,000 examples, which favour each setting by chance, and its own noise is as large as the error of such a part:
+settings are alike of all examples there could be. In `every other skewed` the settings in between are steady:
 that is outside of what Student's t promises, and the figure says what is left of it.
 """
 
@@ -22,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rows import Row, write
+from rows import Row, rows, write
 
 from etude.study.judge import LEVEL, Claim, Score, Verdict, judge
 
@@ -30,6 +33,8 @@ SEEDS = (3, 5, 10)
 CLAIMS = (1, 2, 3, 6)
 EFFECTS = (0.5, 1.0, 2.0, 3.0)
 SHARED = "normal, shared test part"
+REDRAWN, POOL, PART = "parts redrawn from one set", 2000, 200
+RATIO = PART / (POOL - 2 * PART)  # test part to training part, where as many validate
 BLOCKS = 50
 Noise = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 Settings = dict[str, dict[int, Score]]
@@ -58,6 +63,19 @@ def settings(rng: np.random.Generator, means: Sequence[float], seeds: int, noise
     return {str(n): {seed: one(n, seed) for seed in range(seeds)} for n in range(len(means))}
 
 
+def redrawn(times: int, count: int, seeds: int) -> Iterator[Settings]:
+    """So many studies in which every seed draws its test part of one pool of examples, and no setting is better."""
+    rng = np.random.default_rng([count, seeds, POOL, PART])
+    for _ in range(times):
+        pool = rng.standard_normal((count + 1, POOL), np.float32) * math.sqrt(PART)
+        parts = [rng.choice(POOL, PART, replace=False) for _ in range(seeds)]
+        found = np.stack([pool[:, part].mean(1) for part in parts], 1) + rng.standard_normal((count + 1, seeds))
+        yield {
+            str(n): {seed: Score(float(found[n, seed]), f"of seed {seed}") for seed in range(seeds)}
+            for n in range(count + 1)
+        }
+
+
 def claims(count: int, relation: Literal[">", "="] = ">", margin: float = 0.0) -> list[Claim]:
     return [Claim("", "", str(n + 1), str(n), relation, margin) for n in range(count)]
 
@@ -71,8 +89,8 @@ def studies(
         yield settings(rng, [step * n for n in range(count + 1)], seeds, NOISES[noise], examples)
 
 
-def verdicts(found: Settings, asked: list[Claim]) -> list[Verdict]:
-    return judge(asked, found, len(found["0"]), 1)
+def verdicts(found: Settings, asked: list[Claim], ratio: float = 0.0) -> list[Verdict]:
+    return judge(asked, found, len(found["0"]), 1, ratio)
 
 
 def before(found: Settings, asked: list[Claim]) -> list[str]:
@@ -103,8 +121,11 @@ def false_rates(times: int, count: int, seeds: int, noise: str = "normal", share
     """The part of studies with any verdict but unclear, though nothing differs: by the rule now, and by that before."""
     now = then = 0
     asked = claims(count)
-    for found in studies(times, count, 0.0, seeds, noise, 1 / math.sqrt(seeds) if shared else 0.0):
-        now += any(v.verdict != "unclear" for v in verdicts(found, asked))
+    simulated = studies(times, count, 0.0, seeds, noise, 1 / math.sqrt(seeds) if shared else 0.0)
+    if noise == REDRAWN:
+        simulated = redrawn(times, count, seeds)
+    for found in simulated:
+        now += any(v.verdict != "unclear" for v in verdicts(found, asked, RATIO if noise == REDRAWN else 0.0))
         then += any(verdict != "unclear" for verdict in before(found, asked))
     return now / times, then / times
 
@@ -126,16 +147,21 @@ def power(times: int, count: int, step: float, seeds: int) -> tuple[float, float
     return now / times / count, then / times / count
 
 
-def rates(times: int) -> Iterator[dict[str, Any]]:
-    """Every rate by the rule now, and by that before; `of`: of studies, or of claims where something is to be found."""
+def rates(times: int, only: str = "") -> Iterator[dict[str, Any]]:
+    """Every rate by the rule now, and by that before; `of`: of studies, or of claims where something is to be found.
+
+    `only`: false verdicts of this noise alone.
+    """
 
     def line(of: str, noise: str, claims: int, seeds: int, effect: float, studies: int, *rate: float) -> dict[str, Any]:
         about = {"of": of, "noise": noise, "claims": claims, "seeds": seeds, "effect": effect, "studies": studies}
         return about | dict(zip(("now", "before"), [f"{x:.5f}" for x in rate] + [""] * (2 - len(rate)), strict=True))
 
     for count, seeds in itertools.product(CLAIMS, SEEDS):
-        for noise in NOISES:
+        for noise in [only] if only else [*NOISES, REDRAWN]:
             yield line("false", noise, count, seeds, 0, times, *false_rates(times, count, seeds, noise))
+        if only:
+            continue
         yield line("false", SHARED, count, seeds, 0, times, *false_rates(times, count, seeds, "normal", True))
         for noise in PROMISED:
             yield line("false equality", noise, count, seeds, 2, times, false_equality(times, count, seeds, noise))
@@ -145,13 +171,14 @@ def rates(times: int) -> Iterator[dict[str, Any]]:
 
 def errors(found: list[Row]) -> list[str]:
     """Markdown: studies with a false verdict, %."""
-    heads = [*PROMISED, SHARED, "equality, the worst of the first three", "every other skewed", "normal, old rule"]
+    heads = [*PROMISED, SHARED, REDRAWN, "equality, the worst of the first three"]
+    heads += ["every other skewed", "normal, old rule"]
     lines = [f"| claims | seeds | {' | '.join(heads)} |", "|---:" * (len(heads) + 2) + "|"]
     for claims, seeds in dict.fromkeys((row["claims"], row["seeds"]) for row in found):
         some = [row for row in found if (row["claims"], row["seeds"]) == (claims, seeds)]
         false = {row["noise"]: row for row in some if row["of"] == "false"}
         equal = max(float(row["now"]) for row in some if row["of"] == "false equality")
-        numbers = [float(false[noise]["now"]) for noise in (*PROMISED, SHARED)]
+        numbers = [float(false[noise]["now"]) for noise in (*PROMISED, SHARED, REDRAWN)]
         numbers += [equal, float(false["every other skewed"]["now"]), float(false["normal"]["before"])]
         lines.append(f"| {claims} | {seeds} | {' | '.join(f'{100 * x:.1f}' for x in numbers)} |")
     return lines
@@ -182,9 +209,9 @@ def finds(found: list[Row]) -> list[str]:
     return lines
 
 
-def main(times: int) -> None:
-    found = []
-    for rate in rates(times):
+def main(times: int, only: str) -> None:
+    found: list[Any] = [row for row in rows(FILE) if row["noise"] != only] if only else []
+    for rate in rates(times, only):
         found.append(rate)
         print(*rate.values(), flush=True)
     FILE.parent.mkdir(exist_ok=True)
@@ -192,4 +219,4 @@ def main(times: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 4000)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 4000, sys.argv[2] if len(sys.argv) > 2 else "")

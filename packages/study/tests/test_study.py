@@ -26,7 +26,7 @@ from etude.study import jobs as jobs_module
 from etude.study.command import configurations, default_out, main, refuse_other_configurations, run
 from etude.study.file import dump, load, with_flags
 from etude.study.judge import Claim
-from etude.study.outcome import Outcome, conclude, kept, on_other_data, summarise
+from etude.study.outcome import Outcome, conclude, kept, lines_of, on_other_data, summarise
 from etude.study.question import Study, Trial, flags_of, folder_name, on_disk
 from etude.study.table import markdown, render
 
@@ -737,6 +737,47 @@ def test_runs_that_learnt_from_different_data_are_not_judged() -> None:
     assert len(again.problems) == 3 and again.problems[0].startswith(first)
     fixed = replace(outcome.study, compare={"model.start": ["1", "3", "5"]})
     assert not on_other_data(fixed, again.runs)  # which says, too, what is learnt from
+
+
+def test_what_keeps_runs_from_being_judged_is_kept_in_the_file() -> None:
+    """Judged from results.csv alone, as README and notebook do, a study says no more than from its folders."""
+    study, every = (outcome := carried_out(KERNEL)).study, outcome.runs
+    for change, told in (
+        ({"learnt": ("other", "v")}, "were trained on different data"),
+        ({"precision": "bf16"}, "in different precisions"),
+    ):
+        as_one = {name: value if name == "precision" else ("as", "v") for name, value in change.items()}
+        as_one |= {"precision": "fp32"} if "precision" in change else {}
+        runs = [replace(run, **(change if run.trial.of == "kernel=5" else as_one)) for run in every]
+        found = conclude(study, runs)
+        with Path("kept.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(lines_of(found))
+        again = conclude(study, kept(study, Path("kept.csv")))
+        assert (again.problems, again.edges, again.verdicts) == (found.problems, found.edges, found.verdicts)
+        assert any(told in line for line in [*again.problems, *again.edges])
+
+
+def test_runs_of_another_study_of_that_name_say_what_was_fixed() -> None:
+    outcome = carried_out(KERNEL)
+    asked = replace(outcome.study, fixed=outcome.study.fixed | {"data": "/home/anna/real", "fit.epochs": 50})
+    [told] = [line for line in conclude(asked, kept(asked, Path("out/results.csv"))).edges if "run with" in line]
+    assert told.endswith("where the study has data=real fit.epochs=50") and "anna" not in told
+    assert not conclude(outcome.study, kept(outcome.study, Path("out/results.csv"))).edges
+    older = [line.rsplit(",", 3)[0] for line in Path("out/results.csv").read_text().splitlines()]
+    Path("older.csv").write_text("\n".join(older))
+    assert not conclude(asked, kept(asked, Path("older.csv"))).edges, "an older file does not say"
+
+
+@pytest.mark.parametrize("mark", ["commit", "machine"])
+def test_a_claim_whose_sides_were_run_on_different_commits_or_machines_says_so(mark: str) -> None:
+    study, every = (outcome := carried_out(KERNEL)).study, outcome.runs
+    of = {"kernel=1": "a", "kernel=3": "b", "kernel=5": "b"}
+    found = conclude(study, [replace(run, **{mark: of[run.trial.of]}) for run in every])
+    [told] = found.edges
+    assert f"the two sides were run on different {mark}s, which may count, too" in told
+    mixed = [replace(run, **{mark: "ab"[(run.trial.seed + (run.trial.of == "kernel=1")) % 2]}) for run in every]
+    assert not conclude(study, mixed).edges, "both sides have runs of either"
+    assert not conclude(study, [replace(run, **{mark: ""}) for run in every]).edges
 
 
 def test_seeds_that_were_scored_before_and_after_the_data_changed_are_not_judged() -> None:

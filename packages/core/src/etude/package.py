@@ -106,6 +106,9 @@ class Package:
     """whether `evaluate` writes what was answered for each example"""
     illustrates: bool = False
     """whether `evaluate` shows pictures of what was answered"""
+    redrawn: float = 0.0
+    """where each seed draws its own test part of one finite set of data: how large it is to the training part; 0: seeds
+    share one, or draw theirs afresh. See `etude.study.judge`"""
     without: bool = False
     """whether it says itself what its scores are without some of the examples"""
 

@@ -148,5 +148,12 @@ class Config:
 
 
 PACKAGE = Package(
-    "text-ae", Config, next_step="--data twitter", scores=SCORES, meanings=MEANINGS, number=3, embeds=True
+    "text-ae",
+    Config,
+    next_step="--data twitter",
+    scores=SCORES,
+    meanings=MEANINGS,
+    number=3,
+    embeds=True,
+    redrawn=1 / 8,  # a tenth of the messages is the test part, eight tenths the training part
 )

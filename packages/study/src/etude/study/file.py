@@ -33,8 +33,11 @@ def available(module: str) -> list[str]:
     return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml")) if folder.is_dir() else []
 
 
-def load(given: str, module: str, scores: Scores) -> Study:
-    """A study file, by path or by its name among the studies of the package `module`, which gives these `scores`."""
+def load(given: str, module: str, scores: Scores, redrawn: float = 0.0) -> Study:
+    """A study file, by path or by its name among the studies of the package `module`, which gives these `scores`.
+
+    `redrawn`: as in `Package`.
+    """
     source: Path | Traversable = Path(given)
     name, where, known = Path(given).stem, given, available(module)
     if Path(given).suffix not in (".yaml", ".yml") and not source.is_file():
@@ -43,7 +46,7 @@ def load(given: str, module: str, scores: Scores) -> Study:
             raise UserError(f"{module} has no study {given!r}: {has}")
         source = folder_of(module) / f"{given}.yaml"
         name, where = given, str(source)
-    return parse(read_raw(source, where), where, name, given, scores)
+    return replace(parse(read_raw(source, where), where, name, given, scores), redrawn=redrawn)
 
 
 def read_raw(source: Path | Traversable, where: str) -> Any:

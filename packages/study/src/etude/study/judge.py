@@ -12,7 +12,12 @@ has two errors.
   block is kept: B * score - (B - 1) * score without the block (Quenouille 1956, Tukey 1958). They are about independent
   and their mean is about the score, whatever it is: a mean, macro-F1, BLEU. They are subtracted block by block where
   both settings have the same part, averaged over the seeds, and their variance v^2 gives v^2 / B, with B - 1. Where
-  each seed has a test part of its own, the spread of the seeds has this error in it already, and nothing is added.
+  each seed has a test part of its own, drawn afresh, the spread of the seeds has this error in it already, and nothing
+  is added.
+- *One set of data, drawn from again and again.* Where each seed draws its own test part of the same finite data, these
+  parts overlap, and so do the training parts, so that more seeds tell less than they seem to: s^2 / S becomes
+  s^2 (1 / S + r), where r is the size of a test part to that of a training part (Nadeau & Bengio 2003, "Inference for
+  the generalization error"; the degrees of freedom stay). However many the seeds, s^2 r is left.
 
 An interval of the mean difference with errors v_i, of f_i degrees of freedom, is +- sqrt(sum of t_i^2 v_i), where t_i
 is Student's quantile for f_i. It covers the truth at least as often as it says, however the errors are shared out
@@ -186,10 +191,15 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def of_mean(values: Sequence[float]) -> Error:
-    """The error of the mean of independent values, two or more."""
+def of_mean(values: Sequence[float], shared: float = 0.0) -> Error:
+    """The error of the mean of values, two or more: independent ones, or with so much of a variance in common."""
     middle, n = mean(values), len(values)
-    return Error(math.fsum((x - middle) ** 2 for x in values) / (n - 1) / n, n - 1)
+    return Error(math.fsum((x - middle) ** 2 for x in values) / (n - 1) * (1 / n + shared), n - 1)
+
+
+def in_common(scores: Sequence[Score], redrawn: float) -> float:
+    """What scores of several seeds have in common, of their variance: nothing, if they share a test part at all."""
+    return redrawn if len({score.part for score in scores}) == len(scores) else 0.0
 
 
 def of_examples(scores: Sequence[Score]) -> list[Error] | None:
@@ -218,13 +228,16 @@ def alike(values: Sequence[float], scale: float) -> bool:
     return max(values) - min(values) <= ROUNDING * scale
 
 
-def estimate(scores: Mapping[int, Score]) -> Estimate | None:
-    """The mean score of a setting, by seed; None where its error is not known."""
+def estimate(scores: Mapping[int, Score], redrawn: float = 0.0) -> Estimate | None:
+    """The mean score of a setting, by seed; None where its error is not known.
+
+    `redrawn`: where each seed draws its test part of the same data, the size of that to the training part.
+    """
     every = list(scores.values())
     values = [score.value for score in every]
     if len(values) < 2 or alike(values, max(map(abs, values))) or (examples := of_examples(every)) is None:
         return None
-    return Estimate(mean(values), (of_mean(values), *examples))
+    return Estimate(mean(values), (of_mean(values, in_common(every, redrawn)), *examples))
 
 
 # ---------------------------------------------------------------------------------------------------------- the claims
@@ -257,8 +270,8 @@ def untrained(side: Mapping[int, Score], sign: int) -> bool:
     return sign * (mean([score.value for score in side.values()]) - mean(floors)) <= AT_FLOOR * abs(mean(floors))
 
 
-def difference(left: Mapping[int, Score], right: Mapping[int, Score]) -> Estimate | None:
-    """The mean of left - right, paired by seed; None if the error of the examples is not known."""
+def difference(left: Mapping[int, Score], right: Mapping[int, Score], redrawn: float = 0.0) -> Estimate | None:
+    """The mean of left - right, paired by seed; None if the error of the examples is not known. `redrawn`: as above."""
     pairs = [(left[seed], right[seed]) for seed in left]
     values = [a.value - b.value for a, b in pairs]
     if all(a.part == b.part and len(a.blocks) == len(b.blocks) for a, b in pairs):
@@ -271,7 +284,8 @@ def difference(left: Mapping[int, Score], right: Mapping[int, Score]) -> Estimat
     else:
         both = [of_examples(list(side.values())) for side in (left, right)]
         examples = None if None in both else [error for errors in both for error in errors or ()]
-    return None if examples is None else Estimate(mean(values), (of_mean(values), *examples))
+    shared = in_common([a for a, _ in pairs], redrawn)
+    return None if examples is None else Estimate(mean(values), (of_mean(values, shared), *examples))
 
 
 def p_values(claim: Claim, found: Estimate, sign: int) -> tuple[float, float]:
@@ -298,15 +312,24 @@ def holm(p: Sequence[float], twofold: Sequence[bool]) -> list[float]:
     return adjusted
 
 
-def judge(claims: Sequence[Claim], settings: Mapping[str, Mapping[int, Score]], seeds: int, sign: int) -> list[Verdict]:
-    """All claims of a study held against the test scores of its settings, by name and seed; `sign`: +1 higher wins."""
+def judge(
+    claims: Sequence[Claim],
+    settings: Mapping[str, Mapping[int, Score]],
+    seeds: int,
+    sign: int,
+    redrawn: float = 0.0,
+) -> list[Verdict]:
+    """All claims of a study held against the test scores of its settings, by name and seed; `sign`: +1 higher wins.
+
+    `redrawn`: where each seed draws its test part of the same data, the size of that to the training part.
+    """
     tried: list[tuple[str, Estimate | None, tuple[float, float]]] = []
     for claim in claims:
         left, right = settings[claim.left], settings[claim.right]
         flat = [of for of in (claim.left, claim.right) if untrained(settings[of], sign)]
         named = f"{' and '.join(flat)} did not train: no better than the floor"
         why = obstacle(left, right, seeds) or named * bool(flat)
-        found = None if why else difference(left, right)
+        found = None if why else difference(left, right, redrawn)
         why = why or ("" if found else "the error of its test part is not known: score the runs again")
         tried.append((why, found, p_values(claim, found, sign) if found else (1.0, 1.0)))
     verdicts = []

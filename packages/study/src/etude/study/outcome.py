@@ -22,6 +22,7 @@ NEEDS = {"valid": dict, **dict.fromkeys(("best_epoch", "seconds", "parameters"),
 Interval = tuple[float, float] | None  # None: not available
 OF_DATA = {"text", "start", "transfer", "morphology"}  # parts of knobs that say, too, what is learnt from
 EDGE = 0.05  # so much of a range, at each of its ends, is its edge
+FEW = 2  # claims that are named where several have something in common
 SHOWN = 10  # runs that are named where many have one problem
 
 
@@ -47,9 +48,11 @@ class Scored:
     untested: str = ""
     """why there is no test score, where there could be one"""
     precision: str = ""
-    """of its computations, fp32, bf16 or fp16; empty: not known, as from a results.csv"""
+    """of its computations, fp32, bf16 or fp16; empty: not known, as from an older results.csv"""
     learnt: tuple[str, ...] = ()
-    """what it was trained and chosen on, by content; none: not known, as from a results.csv"""
+    """what it was trained and chosen on, by content; none: not known, as from an older results.csv"""
+    fixed: str = ""
+    """the knobs that were the same for all, as in `fixed_of`; empty: not known, as from an older results.csv"""
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,14 @@ def measure(study: Study, out: Path, trial: Trial) -> Scored:
         untested=untested,
         precision=str(start.get("precision") or ""),
         learnt=tuple(str(marks[part]) for part in ("train", "valid") if part in marks),
+        fixed=fixed_of(study),
     )
+
+
+def fixed_of(study: Study) -> str:
+    """The knobs that are the same for all runs: "data=names fit.epochs=5"; of a path the last part, spaces escaped."""
+    told = {knob: label(value).replace("\\", "/").rstrip("/").rpartition("/")[2] for knob, value in study.fixed.items()}
+    return " ".join(f"{knob}={value.replace(' ', '%20')}" for knob, value in sorted(told.items()))
 
 
 def best_group(study: Study, runs: Sequence[Scored]) -> list[Scored]:
@@ -224,7 +234,7 @@ def conclude(study: Study, runs: list[Scored]) -> Outcome:
             for run in counted
             if run.test is not None
         }
-        estimated = estimate(scores)
+        estimated = estimate(scores, study.redrawn)
         row = Row(
             setting,
             best[0].trial.tuned if best else dict.fromkeys(study.tune),
@@ -239,7 +249,8 @@ def conclude(study: Study, runs: list[Scored]) -> Outcome:
         notes += at_the_edge(study, row, every) if counted else []
     notes += unlike(study, runs)
     comparable: dict[str, dict[int, Score]] = {of: {} for of in by_seed} if mixed else by_seed
-    return Outcome(study, rows, judge(study.expect, comparable, study.seeds, study.sign()), notes, problems, runs)
+    verdicts = judge(study.expect, comparable, study.seeds, study.sign(), study.redrawn)
+    return Outcome(study, rows, verdicts, notes, problems, runs)
 
 
 def on_other_data(study: Study, runs: Sequence[Scored]) -> list[str]:
@@ -276,11 +287,16 @@ def apart(runs: Sequence[Scored], mark: Callable[[Scored], str]) -> list[str]:
 
 
 def unlike(study: Study, runs: Sequence[Scored]) -> list[str]:
-    """What runs differ in that nobody asked for: the precision; of a claim's sides, how much of a test part is left."""
+    """What runs differ in that nobody asked for: the precision; of a claim's sides, how much of a test part is left.
+
+    And the commit or the machine, where the sides of a claim have none in common: what changed with it is then not told
+    from what is compared. And the knobs that were fixed, where they are not those of the study as it is asked now.
+    """
     sizes: dict[str, set[str]] = {}
     for run in runs:
         if run.part and not run.problem:
             sizes.setdefault(run.trial.of, set()).add(run.part)
+    names = study.names()
     told, kinds = [], {run.precision: str(run.trial) for run in runs if run.precision and not run.problem}
     if len(kinds) > 1 and not any(knob == "fit.precision" for knob in (*study.compare, *study.tune)):
         told.append(f"in different precisions: {', '.join(f'{trial} in {kind}' for kind, trial in kinds.items())}")
@@ -292,7 +308,24 @@ def unlike(study: Study, runs: Sequence[Scored]) -> list[str]:
                 told.append(
                     f"{claim.text}: {n} and {m} examples of one test part: they differ by what was left out, too"
                 )
+    for what, mark in (("commits", "commit"), ("machines", "machine")):
+        marks = {
+            name: {getattr(run, mark) for run in runs if run.trial.of == name and not run.problem} for name in names
+        }
+        apart_in = [claim.text for claim in study.expect if parted(marks[claim.left], marks[claim.right])]
+        if apart_in:
+            which = ", ".join(apart_in) if len(apart_in) <= FEW else f"{len(apart_in)} of {len(study.expect)} claims"
+            told.append(f"{which}: the two sides were run on different {what}, which may count, too")
+    asked = fixed_of(study)
+    for fixed in sorted({run.fixed for run in runs if run.fixed} - {asked}):
+        ran, has = (" ".join(x for x in a.split() if x not in b.split()) for a, b in ((fixed, asked), (asked, fixed)))
+        told.append(f"run with {ran or 'less fixed'}, where the study has {has or 'the default'}")
     return told
+
+
+def parted(left: set[str], right: set[str]) -> bool:
+    """Whether two sets of marks have none in common; an empty mark is not known."""
+    return bool(left and right and not left & right and "" not in left | right)
 
 
 def what_is_missing(study: Study, runs: Sequence[Scored]) -> tuple[list[str], list[str]]:
@@ -360,18 +393,25 @@ FACTS: dict[str, Callable[[str], Any]] = {  # a column for each, and how it is r
     "part": str,
     "blocks": lambda text: tuple(map(float, text.split())),
 }
+LATER: dict[str, Callable[[str], Any]] = {  # columns that older files lack
+    "precision": str,
+    "learnt": lambda text: tuple(text.split()),
+    "fixed": str,
+}
 
 
 def lines_of(outcome: Outcome) -> list[list[str]]:
     """Header and a line for each run: all that `conclude` needs, so that a study can be judged again from this alone.
 
-    The compared and tuned knobs, the seed, every score ("valid_loss", "test_accuracy"), and FACTS; `part` is the test
-    part, `blocks` the pseudo-values of the study's metric there, see `etude.study.judge`. What is not known is empty.
+    The compared and tuned knobs, the seed, every score ("valid_loss", "test_accuracy"), FACTS and LATER; `part` is the
+    test part, `blocks` the pseudo-values of the study's metric there, see `etude.study.judge`; `learnt` what it was
+    trained and chosen on; `fixed` what was the same for all. What is not known is empty.
     """
     names = list(dict.fromkeys(name for run in outcome.runs for name in run.scores))
-    lines = [[*outcome.study.compare, *outcome.study.tune, "seed", *names, *FACTS]]
+    lines = [[*outcome.study.compare, *outcome.study.tune, "seed", *names, *FACTS, *LATER]]
     for run in outcome.runs:
-        facts = {**{name: getattr(run, name) for name in FACTS}, "blocks": " ".join(map(repr, run.blocks))}
+        facts = {name: getattr(run, name) for name in (*FACTS, *LATER)}
+        facts |= {"blocks": " ".join(map(repr, run.blocks)), "learnt": " ".join(run.learnt)}
         cells = [*map(run.scores.get, names), *facts.values()]
         lines.append([*key(run.trial), *("" if x is None else str(x) for x in cells)])
     return lines
@@ -442,4 +482,5 @@ def scored_of(study: Study, trial: Trial, line: Mapping[str, str]) -> Scored:
     if valid is None and not line["problem"]:
         raise ValueError(f"there is no valid_{study.metric}")
     facts = {name: read(line[name]) for name, read in FACTS.items()}
+    facts |= {name: read(line.get(name) or "") for name, read in LATER.items()}
     return Scored(trial, valid=valid, test=test, scores=scores, **facts)

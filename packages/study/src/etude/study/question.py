@@ -94,6 +94,8 @@ class Study:
     """the compared settings, where the file lists them; else they are all combinations of `compare`"""
     listed: "tuple[Trial, ...] | None" = field(default=None, compare=False)
     """the trials of a search as far as they are known, which `etude.study.search` finds out"""
+    redrawn: float = field(default=0.0, compare=False)
+    """how large a test part that each seed draws of the same data is to its training part, see `etude.study.judge`"""
 
     def settings(self) -> list[Values]:
         """Everything that is compared."""

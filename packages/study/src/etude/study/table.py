@@ -65,7 +65,9 @@ def notes(outcome: Outcome) -> list[str]:
     else:
         found.append(
             "Interval: Student's t over the seeds, with the error of the test examples where all seeds share a test "
-            "part. It is of one number; what two settings differ by is judged seed by seed."
+            "part"
+            + (", and with what the parts that the seeds draw of the same data have in common" if study.redrawn else "")
+            + ". It is of one number; what two settings differ by is judged seed by seed."
         )
     if study.changed:
         found.append(f"Not all of it was written down before the runs: {study.changed}.")
