@@ -18,7 +18,7 @@ from tensorboard.plugins.projector import ProjectorConfig
 from cifar_vae import classifying, data, pictures, sample, show, task, yardsticks
 from cifar_vae.__main__ import PACKAGE, main
 from cifar_vae.classifying import VIEWS, Prober
-from cifar_vae.config import CLASSIFYING, RESTORING, Config, Data, Model, Probe
+from cifar_vae.config import CLASSIFYING, RESTORING, Config, Data, Model, Objective, Probe
 from etude import testing
 from etude.errors import UserError
 from etude.study.file import load
@@ -131,7 +131,8 @@ def refused(words, says, capsys):
     assert says in line
 
 
-def test_evaluate_says_errors_in_units_beside_what_is_known_exactly(runs, few, capsys):
+def test_evaluate_says_errors_in_units_beside_what_is_known_exactly(runs, few, capsys, monkeypatch):
+    monkeypatch.setattr(yardsticks, "ENOUGH", 60)
     out, found = evaluated(runs / "ae", capsys)
     assert {"mse", "psnr", "mse_image", "logcosh_image", "bits", "mse_se"} <= found.keys()
     dataset = data.load(Data(few, held_out=0.3))
@@ -309,20 +310,75 @@ def of(part):
 
 
 def test_other_data_are_scored_without_what_the_probe_itself_was_trained_or_chosen_on(runs, tmp_path):
-    ours, theirs = put(tmp_path / "b", range(60)), put(tmp_path / "c", range(59, -1, -1))
+    ours, theirs = put(tmp_path / "b", range(50)), put(tmp_path / "c", range(59, -1, -1))
     config = Config(task="classify", data=Data(ours, held_out=0.3), model=Model(start=str(runs / "ae")))
     one = task.make(config, CPU)
     other = dataclasses.replace(config, data=Data(theirs, held_out=0.3))
-    learnt, whole = of(one.sets["train"]) | of(one.sets["valid"]), of(data.load(other.data).test)
-    assert whole & learnt and whole - learnt
+    learnt, whole = of(one.sets["train"]) | of(one.sets["valid"]), of(data.to_score(tmp_path / "c").test)
+    assert len(whole) == 60 and whole & learnt and whole - learnt
     scored = task.restore(other, one.assets(), CPU)
     assert of(scored.sets["test"]) == whole - learnt and "left out" in scored.data
     assert task.restore(config, one.assets(), CPU).fingerprints == one.fingerprints
-    older = {name: x for name, x in one.assets().items() if name not in ("data", "seen")}
-    assert of(task.restore(other, older, CPU).sets["test"]) == whole
+    older = {name: x for name, x in one.assets().items() if name not in ("data", "seen")}  # not known: its own, maybe
+    assert of(task.restore(other, older, CPU).sets["test"]) == of(data.load(other.data).test)
     everything = one.assets() | {"seen": torch.tensor(sorted(whole))}
-    with pytest.raises(UserError, match="was trained on all 6 test pictures"):
+    with pytest.raises(UserError, match="was trained on all 60 test pictures"):
         task.restore(other, everything, CPU)
+
+
+def test_a_folder_is_scored_whole_beside_yardsticks_of_what_the_run_was_trained_on(tmp_path, capsys):
+    """Of a run that is PCA, trained on other pictures: it is no better than PCA."""
+    many = put(tmp_path / "many", range(40))
+    pca = ["--model.linear", "--model.depth", "0", "--fit.epochs", "1", "--fit.lr", "1e-12", "--fit.weight-decay", "0"]
+    flags = ["--data", many, "--data.held-out", "0.2", "--model.width", "4", "--model.latent", "8", *pca]
+    assert main(["train", *flags, "--run", "r"]) == 0
+    few = put(tmp_path / "few", range(40, 60))
+    out, found = evaluated("r", capsys, "--data", few)
+    assert found["pictures"] == 20 and "few, 20 pictures, 2 classes" in out
+    own = data.load(Data(many, held_out=0.2))
+    theirs = data.to_score(Path(few))
+    exact = yardsticks.pca(yardsticks.spectrum(own.train.pictures), theirs.test.pictures)
+    assert found["pca"] == {"8": pytest.approx(exact[8])}, "28 pictures have no 64 principal components"
+    assert found["mse"] == pytest.approx(exact[8], rel=1e-3)
+    assert f"of the {len(own.train)} training pictures of {many}" in out
+    assert found["rounded"] == [] and "rounded to" not in out, "20 pictures show at most 4 bits of a number"
+    shutil.rmtree(many)
+    out, found = evaluated("r", capsys, "--data", few)
+    assert found["pictures"] == 20 and not found["pca"] and "than PCA" not in out and "are not here" in out
+
+
+def test_pca_of_as_many_numbers_as_there_are_pictures_is_not_made_up(tmp_path, capsys):
+    small = put(tmp_path / "small", range(30))
+    flags = ["--data", small, "--data.held-out", "0.2", "--model.width", "4", "--model.latent", "64"]
+    assert main(["train", *flags, "--fit.epochs", "1", "--run", "r"]) == 0
+    out, found = evaluated("r", capsys)
+    assert not found["pca"] and "than PCA" not in out and "it needs more than the 22 training pictures" in out
+
+
+def test_the_weight_of_kl_rises_from_nothing(few):
+    config = Config(data=Data(few, held_out=0.3), model=Model(kind="vae", latent=4), objective=Objective(warmup=2))
+    one = task.make(config, CPU)
+    weights = [float(one.load("train", np.arange(1), epoch).kl[0]) for epoch in (1, 2, 3, 9)]
+    assert weights == [0, 0.5, 1, 1] and float(one.load("valid", np.arange(1), 0).kl[0]) == 1
+
+
+def test_a_vae_stands_at_the_bits_and_the_error_of_the_same_samples(few):
+    """On the validation part, as in `step`: not at the error of its means, which the bits of the KL do not buy."""
+    config = Config(data=Data(few, held_out=0.3), model=Model(kind="vae", latent=4, width=8))
+    one = task.make(config, CPU)
+    with torch.no_grad():
+        for parameter in one.model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    one.model.eval()
+    count = len(one.sets["valid"])
+    with torch.inference_mode():
+        sums = one.step(one.load("valid", np.arange(count), 0))
+        images = one.parts["valid"][0]
+        [(name, bits, error, _)] = one.points(images, one.latents(images))
+    means = {key: float(total / n) for key, (total, n) in sums.items() if key in ("kl_bits", "mse_sample", "mse_image")}
+    assert name == "vae 4, a sample" and bits == pytest.approx(means["kl_bits"], rel=1e-4)
+    away = abs(means["mse_sample"] - means["mse_image"] / 12288)
+    assert away > 1e-5 and abs(error - means["mse_sample"]) < 0.1 * away
 
 
 def test_what_is_in_both_parts_is_left_out_when_it_is_trained_and_when_it_is_scored(few, capsys, tmp_path):

@@ -204,6 +204,21 @@ def picture(file, seed, size=(32, 32), mode="RGB"):
     Image.fromarray(values).convert(mode).save(file)
 
 
+def test_the_first_pictures_of_a_folder_are_of_all_classes(tmp_path):
+    """Starts, probes and pictures are made of the first so many of a part."""
+    images, classes = sample.drawn("test", 200)
+    for n, k in enumerate(classes):
+        (tmp_path / "set" / f"c{k}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[n].transpose(1, 2, 0)).save(tmp_path / "set" / f"c{k}" / f"{n:03}.png")
+    found = data.load(Data(str(tmp_path / "set"), held_out=0.3, images=90))
+    assert len(found.train) == 90
+    for part in (found.train, found.valid, data.to_score(tmp_path / "set").test):
+        assert len(np.unique(part.classes[:40])) == 10
+        for k in range(10):  # and each with its own class still
+            mine = set(data.marks(part.pictures[part.classes == k]).tolist())
+            assert mine <= set(data.marks(images[classes == k]).tolist())
+
+
 def test_a_folder_of_pictures_of_any_size_and_mode(tmp_path):
     for n in range(24):
         name, mode = f"pets/{'cat' if n % 2 else 'dog'}/sub/{n}.png", ["RGB", "L", "RGBA", "P"][n % 4]

@@ -357,7 +357,12 @@ def pairs_of(counts: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def other_probes(task: Classifying) -> dict[str, float]:
-    """Test accuracies of scikit-learn's probes, fitted to at most REFERENCES training pictures as they are."""
+    """Test accuracies of scikit-learn's probes, fitted to at most REFERENCES training pictures as they are.
+
+    None where the training pictures are not at hand, or of one class.
+    """
+    if len(np.unique(task.sets["train"].classes[:REFERENCES])) < 2:
+        return {}
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning
@@ -366,8 +371,6 @@ def other_probes(task: Classifying) -> dict[str, float]:
 
     x, y = (task.model.white(task.seen(split)[0][0][:REFERENCES]).cpu().numpy() for split in ("train", "test"))
     labels, truth = task.labels["train"].cpu().numpy()[:REFERENCES], task.labels["test"].cpu().numpy()[:REFERENCES]
-    if len(np.unique(labels)) < 2:
-        return {}
     found = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

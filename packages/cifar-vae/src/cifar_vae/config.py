@@ -91,6 +91,8 @@ class Data:
         at_least(0, "data", self, "images")
         if not 0 < self.held_out < 0.5:
             raise UserError(f"data.held-out is a part, above 0 and below 0.5, not {self.held_out}")
+        if self.name == "sample" and self.held_out != type(self).held_out:
+            raise UserError("data.held-out does nothing with the sample, whose validation part is drawn: leave it out")
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ class Objective:
     kl: float = 1.0
     """vae: weight of the KL term, in nats"""
     warmup: int = 0
-    """vae: epochs over which that weight rises linearly from 0"""
+    """vae: epochs over which that weight rises linearly: 0 in the first, whole in the first after them"""
     commitment: float = 0.25
     """vq: weight of the square distance between what the encoder says and its code"""
     noise: float = 0.0
@@ -187,6 +189,8 @@ class Objective:
     def __post_init__(self) -> None:
         at_least(0, "objective", self, "kl", "warmup", "commitment", "noise")
         probabilities("objective", self, "mask")
+        if self.warmup and not self.kl:
+            raise UserError("objective.warmup does nothing with objective.kl 0: leave it out")
         for name in ("kl", "commitment", "noise"):
             if not math.isfinite(getattr(self, name)):
                 raise UserError(f"objective.{name} must be finite, not {getattr(self, name)}")
@@ -210,6 +214,9 @@ class Probe:
         at_least(1, "probe", self, "hidden")
         at_least(0, "probe", self, "depth")
         at_most(DEEPEST, "probe", self, "depth")
+        for name in ("hidden", "dropout"):
+            if not self.depth and getattr(self, name) != getattr(type(self), name):
+                raise UserError(f"probe.{name} does nothing with probe.depth 0, without hidden layers: leave it out")
         if self.hidden * (1 + max(self.depth - 1, 0) * self.hidden) > WEIGHTS:
             raise UserError(
                 f"a probe of probe.depth {self.depth:,} and probe.hidden {self.hidden:,} has more than {WEIGHTS:,} "

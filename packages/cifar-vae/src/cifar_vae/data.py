@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from cifar_vae import batches, sample
-from cifar_vae.config import PUBLISHED, SIDE, Data
+from cifar_vae.config import PUBLISHED, SIDE, VALUES, Data
 from etude import draw, files, images
 from etude.config import is_path
 from etude.download import fetch, root
@@ -47,6 +47,8 @@ class Dataset:
     test: Part
     note: str = ""
     """what a reader should know, for the line `data`"""
+    fitted: str = ""
+    """the data that the training part is of, where it is not that of the test part but stands beside it"""
 
 
 @dataclass(frozen=True)
@@ -68,18 +70,19 @@ CIFAR100 = Source("CIFAR100", "cifar-100-python", ("train",), "test", "meta", "f
 SOURCES = dict(zip(PUBLISHED, (CIFAR10, CIFAR100), strict=True))
 
 
-def load(data: Data) -> Dataset:
+def load(data: Data, may_fetch: bool = True, whole: bool = False) -> Dataset:
     """The pictures that `data` names; a published set is downloaded first if it is not under `root()`.
 
-    The test part is the official one, of a folder of pictures a tenth; the validation part is split off the training
-    part. All of it is the same for every seed. Raises UserError if it cannot be had.
+    The test part is the official one, of a folder of pictures a tenth, or if that is to be scored `whole`, all; the
+    validation part is split off the training part. All of it is the same for every seed. Raises UserError if it cannot
+    be had.
     """
     if data.name == "sample":
         train, valid, test = (Part(*sample.drawn(*of)) for of in (("train", data.images), ("valid",), ("test",)))
         return Dataset("sample", sample.CLASSES, train, valid, test)
     if data.name in SOURCES:
         source = SOURCES[data.name]
-        return published(data.name, root() / source.folder, source, data, may_fetch=True)
+        return published(data.name, root() / source.folder, source, data, may_fetch)
     if not is_path(data.name):
         raise UserError(
             f"there is no data set {data.name!r}: choose sample, {', '.join(SOURCES)}, or the path of a folder"
@@ -91,7 +94,7 @@ def load(data: Data) -> Dataset:
         place = folder if folder.name == source.folder else folder / source.folder
         if place.is_dir():
             return published(str(folder), place, source, data)
-    return of_folder(folder, data)
+    return to_score(folder) if whole else of_folder(folder, data)
 
 
 def published(name: str, folder: Path, source: Source, data: Data, may_fetch: bool = False) -> Dataset:
@@ -155,6 +158,29 @@ def download(name: str, folder: Path, source: Source) -> None:
 def of_folder(folder: Path, data: Data) -> Dataset:
     """One folder of image files for each class: a tenth of the pictures is the test part, drawn once.
 
+    Every part is in an order that is drawn, so that the first pictures of it are of all classes.
+    """
+    name, classes, kept, note = pictures_of(folder)
+    if len(kept) < 10:
+        raise UserError(f"{folder} has {len(kept)} different pictures, too few for three parts: add some")
+    tested = max(2, len(kept) // 10)
+    test, whole = kept.at(np.arange(tested)), kept.at(np.arange(tested, len(kept)))
+    return Dataset(name, classes, *split(whole, data, name), test, note)
+
+
+def to_score(folder: Path) -> Dataset:
+    """One folder of image files for each class, of which a run scores all pictures: they are the test part.
+
+    There is nothing in the other two.
+    """
+    name, classes, kept, note = pictures_of(folder)
+    nothing = kept.at(np.arange(0))
+    return Dataset(name, classes, nothing, nothing, kept, note)
+
+
+def pictures_of(folder: Path) -> tuple[str, tuple[str, ...], Part, str]:
+    """The name of a folder, the classes in it, its pictures in an order that is drawn, and a note.
+
     Pictures that are the same at 32 x 32 pixels count once, so that none is in two parts.
     """
     found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -168,16 +194,10 @@ def of_folder(folder: Path, data: Data) -> Dataset:
     pictures = np.stack([read(file) for _, inside in listed for file in inside])
     classes = np.concatenate([np.full(len(inside), k) for k, (_, inside) in enumerate(listed)])
     _, first = np.unique(marks(pictures), return_index=True)
-    kept = Part(pictures, classes).at(np.sort(first))
+    kept = Part(pictures, classes).at(np.sort(first)[draw.shuffled(len(first), SPLIT, SPLIT)])
     twice = len(classes) - len(kept)
-    order, tested = draw.shuffled(len(kept), SPLIT, SPLIT), max(2, len(kept) // 10)
-    if len(kept) < 10:
-        raise UserError(f"{folder} has {len(kept)} different pictures, too few for three parts: add some")
-    whole = kept.at(np.sort(order[tested:]))
-    train, valid = split(whole, data, str(folder))
     note = f"{twice:,} that are there twice left out" if twice else ""
-    names = tuple(name for name, _ in listed)
-    return Dataset(str(folder), names, train, valid, kept.at(np.sort(order[:tested])), note)
+    return str(folder), tuple(name for name, _ in listed), kept, note
 
 
 def is_picture(file: Path) -> bool:
@@ -215,7 +235,7 @@ def seen(found: Dataset) -> np.ndarray:
 
 def marks(pictures: np.ndarray) -> np.ndarray:
     """A number for the content of each picture [N, 3, 32, 32], int64 [N]; by it a picture is known again."""
-    words = np.ascontiguousarray(pictures).reshape(len(pictures), -1).view(np.uint64)
+    words = np.ascontiguousarray(pictures).reshape(len(pictures), VALUES).view(np.uint64)
     found = np.zeros(len(pictures), np.uint64)
     for column in range(words.shape[1]):
         found = draw.mix((found + words[:, column]) * draw.GOLDEN + np.uint64(column))

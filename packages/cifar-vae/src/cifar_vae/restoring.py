@@ -102,7 +102,7 @@ class Restoring(Restorer):
         if self.config.model.kind == "vae":
             uniform = draw.uniform(ids, self.model.size, self.config.fit.seed, NOISE, PARTS[split], epoch).double()
             noise = torch.special.ndtri(uniform + 2**-25).float()[:, None]  # the middle of its cell, neither 0 nor 1
-        warm = min(1.0, epoch / objective.warmup) if training and objective.warmup else 1.0
+        warm = min(1.0, (epoch - 1) / objective.warmup) if training and objective.warmup else 1.0
         return Batch(pictures.plain(images), noise, torch.full((len(ids),), objective.kl * warm))
 
     def step(self, batch: Batch) -> Sums:
@@ -208,25 +208,32 @@ class Restoring(Restorer):
         if kind == "ae":
             found = rounded(self, x, latents)
             return [(f"ae {self.config.model.latent}, rounded", p["bits"], p["mse"], p["mse_se"]) for p in found]
-        error = squares(x, self.decoded(latents)) / (4 * VALUES)
-        bits = self.config.model.latent * math.log2(self.config.model.book) if kind != "vae" else self.kl_bits(x)
         name = f"{kind} {self.config.model.latent}"
+        if kind == "vae":  # its bits are those of a sample, not of the mean
+            name, (latents, bits) = f"{name}, a sample", self.drawn(len(x))
+        else:
+            bits = self.config.model.latent * math.log2(self.config.model.book)
+        error = squares(x, self.decoded(latents)) / (4 * VALUES)
         return [(name, bits, float(error.mean()), float(error.std() / math.sqrt(len(error))))]
 
     @torch.inference_mode()
-    def kl_bits(self, x: Tensor) -> float:
-        total = 0.0
-        for some in x.split(AT_ONCE):
-            coded = self.model.encode(some.to(self.model.mean.device))
+    def drawn(self, count: int) -> tuple[Tensor, float]:
+        """A sample of q(z | x) for each of the first validation pictures, [N, 1, L], and their mean KL in bits."""
+        found, total, where = [], 0.0, self.model.mean.device
+        for ids in np.split(np.arange(count), range(AT_ONCE, count, AT_ONCE)):
+            batch = self.load("valid", ids, 0)
+            coded = self.model.encode(batch.x.to(where))
             assert coded.log_variance is not None
+            found.append(self.model.read(coded, batch.noise.to(where)).latent.cpu())
             total += float(divergence(coded.mean, coded.log_variance).sum()) / math.log(2)
-        return total / len(x)
+        return torch.cat(found), total / count
 
 
 def words(data: Dataset) -> str:
     sizes = " / ".join(f"{len(part):,}" for part in (data.train, data.valid, data.test))
+    what = f"{sizes} pictures to train, validate and test" if len(data.valid) else f"{len(data.test):,} pictures"
     note = f" ({data.note})" if data.note else ""
-    return f"{data.name}, {sizes} pictures to train, validate and test, {len(data.classes)} classes{note}"
+    return f"{data.name}, {what}, {len(data.classes)} classes{note}"
 
 
 def summary(model: Autoencoder) -> str:
@@ -263,8 +270,11 @@ def rounded(task: Restorer, x: Tensor, latents: Tensor) -> list[dict[str, float]
     """What numbers cost and lose if they are rounded, to steps as long as a part of their standard deviation.
 
     The bits are the entropy of each number by itself, by its frequencies in these very pictures: a little too few, and
-    no code is built that has them. `x`, in [-1, 1], and their latents [N, 1, L].
+    no code is built that has them. Of fewer than ENOUGH pictures they would be far too few, as n pictures show at most
+    log2 n bits of a number: nothing is said then. `x`, in [-1, 1], and their latents [N, 1, L].
     """
+    if len(x) < yardsticks.ENOUGH:
+        return []
     spread, middle, found = latents.std(0), latents.mean(0), []
     for part in STEPS:
         steps = ((latents - middle) / (part * spread).clamp(min=1e-9)).round()
@@ -285,9 +295,11 @@ def describe(task: Restoring, totals: Totals) -> tuple[str, dict[str, Any]]:
     found, n, model = task.scores(totals), len(task.dataset.test), task.config.model
     spread = float(totals.mean("square")) - found["mse_image"] ** 2
     found["mse_se"] = math.sqrt(max(spread, 0) / max(n - 1, 1)) / (4 * VALUES)
-    known = yardsticks.known(task.dataset.train.pictures, task.dataset.test.pictures)
+    learnt = task.dataset.train.pictures
+    known = yardsticks.known(learnt, task.dataset.test.pictures)
     pca, variances = known["pca"], np.array(known["variances"])
     result: dict[str, Any] = dict(found)
+    vae = "mse_sample" in found  # of which not the mean but a sample has the bits of the KL term
     lines = [f"{f'{n:,} pictures':<56}{'bits':>9}{'mse in [0, 1]':>15}{'sum in [-1, 1]':>16}{'PSNR':>8}"]
 
     def line(name: str, error: float, bits: float | None = None) -> None:
@@ -301,8 +313,8 @@ def describe(task: Restoring, totals: Totals) -> tuple[str, dict[str, Any]]:
         return f" (first {first:,})" if first < n else ""
 
     said = f"{model.kind} of this run, {model.latent} {'codes' if task.model.book else 'numbers'}"
-    line(said + (" (float32)" if model.kind == "ae" else ""), found["mse"], found["bits"])
-    if "mse_sample" in found:
+    line(said + (" (float32)" if model.kind == "ae" else ""), found["mse"], None if vae else found["bits"])
+    if vae:
         line("  the same, from a sample of q(z | x)", found["mse_sample"], found["bits"])
     if model.kind == "ae":
         some = task.parts["test"][0][:ROUNDED].cpu()
@@ -313,24 +325,29 @@ def describe(task: Restoring, totals: Totals) -> tuple[str, dict[str, Any]]:
             if peer is not None:
                 line(f"    {yardsticks.TRANSFORM}, at as many", peer, point["bits"])
     sizes = sorted({*yardsticks.SIZES, *([model.latent] if task.model.book is None else [])})
-    result["pca"] = {str(k): pca[min(k, len(pca) - 1)] for k in sizes}
+    result["pca"] = {str(k): pca[k] for k in sizes if k < min(len(pca), len(learnt))}  # n pictures lie in n - 1
     for k, error in result["pca"].items():
         line(f"PCA, {k} numbers of any precision", error)
-    if model.kind != "ae":
+    if model.kind != "ae" and len(variances):
         result["gaussian"] = yardsticks.distortion(variances, found["bits"])
         line("Gaussian rate-distortion at as many bits", result["gaussian"], found["bits"])
     transform = (yardsticks.TRANSFORM,) if model.kind != "ae" else ()
     for kind in (*transform, *yardsticks.QUALITIES):
-        smallest = min((p for p in known["files"] if p["format"] == kind), key=lambda p: p["bits"])
+        tried = [p for p in known["files"] if p["format"] == kind]
+        if not tried:
+            continue
+        smallest = min(tried, key=lambda p: p["bits"])
         at = yardsticks.at_bits(known["files"], kind, found["bits"])
         few = of(yardsticks.FEW) if kind in yardsticks.QUALITIES else ""
         if at is None:
             line(f"{kind}, its smallest of those tried{few}", smallest["mse"], smallest["bits"])
         else:
             line(f"{kind} at as many bits{few}", at, found["bits"])
-    line(f"the nearest training picture{of(yardsticks.FEW)}", known["nearest"])
-    line("another picture, mean", known["apart"])
-    line("another picture, median", known["apart_median"])
+    if known["nearest"] is not None:
+        line(f"the nearest training picture{of(yardsticks.FEW)}", known["nearest"])
+    if known["apart"] is not None:
+        line("another picture, mean", known["apart"])
+        line("another picture, median", known["apart_median"])
     result |= {name: known[name] for name in ("nearest", "apart", "apart_median", "files")} | {"pictures": n}
     lines += verdicts(task, found, result)
     return "\n".join(lines), result
@@ -338,10 +355,15 @@ def describe(task: Restoring, totals: Totals) -> tuple[str, dict[str, Any]]:
 
 def verdicts(task: Restoring, found: dict[str, float], result: dict[str, Any]) -> list[str]:
     """What has to be said of the scores beside the yardsticks, worse ones first."""
-    model = task.config.model
+    model, learnt = task.config.model, task.dataset.train
     lines = [f"log cosh, sum per picture in [-1, 1]: {found['logcosh_image']:.1f}"]
-    if task.model.book is None:
-        peer = result["pca"][str(model.latent)]
+    if not len(learnt):
+        lines.append(f"no PCA: the pictures of {task.trained_on} that the run was trained on are not here")
+    elif task.dataset.fitted:
+        lines.append(f"PCA and what else is learnt: of the {len(learnt):,} training pictures of {task.dataset.fitted}")
+    if task.model.book is None and len(learnt) and (peer := result["pca"].get(str(model.latent))) is None:
+        lines.append(f"no PCA with as many numbers: it needs more than the {len(learnt):,} training pictures")
+    elif task.model.book is None and len(learnt):
         better = found["mse"] < peer
         lines.append(
             f"{'better' if better else 'WORSE'} than PCA with as many numbers, by {abs(1 - found['mse'] / peer):.1%}"

@@ -124,6 +124,8 @@ def rates(known: dict[str, Any], points: Sequence[tuple[str, float, float, float
             axes.text(32, pca[k], f"PCA, {k} numbers of any precision", va="bottom", fontsize=7, color="#666666")
     for kind, marker, label in (("JPEG", "s", "JPEG files"), ("WEBP", "^", "WebP files"), (TRANSFORM, ".", TRANSFORM)):
         found = sorted((p["bits"], p["mse"]) for p in known["files"] if p["format"] == kind)
+        if not found:
+            continue
         colour = "#444444" if kind == TRANSFORM else "#b3872a"
         axes.plot(*zip(*found, strict=True), marker=marker, ms=4, lw=0.8, color=colour, label=label)
     names = list(dict.fromkeys(name for name, *_ in points))

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,24 +42,40 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
         start, classes = Start.restored(assets["start"]), tuple(assets["classes"])
         if where is None:
             return Classifier(config, start, classes)
-        found = data.load(meant(config, start))
+        trained_on, seen = assets.get("data", ""), assets.get("seen", start.seen[:0])  # older runs have neither
+        meant_for = meant(config, start)
+        found = data.load(meant_for, whole=meant_for.name not in (trained_on or meant_for.name, start.data))
         if found.classes != classes:
             raise UserError(
                 f"this run knows the {len(classes)} classes {', '.join(classes[:3])} ..., but {found.name} has the "
                 f"{len(found.classes)} classes {', '.join(found.classes[:3])} ...: give another --data"
             )
-        trained_on, seen = assets.get("data", ""), assets.get("seen", start.seen[:0])  # older runs have neither
         found = unseen(found, (start.data, start.seen), (trained_on, seen))
         return Classifying(config, start, found, where, trained_on, seen)
     trained_on, seen = assets["data"], assets["seen"]
     if where is None:
         return Restorer(config, trained_on, seen)
-    return Restoring(config, unseen(data.load(config.data), (trained_on, seen)), where, trained_on, seen)
+    found = unseen(data.load(config.data, whole=config.data.name != trained_on), (trained_on, seen))
+    return Restoring(config, beside(found, config.data, trained_on, seen), where, trained_on, seen)
 
 
 def meant(config: Config, start: Start) -> Data:
     """Which data a classifier has: `start` stands for those of its autoencoder."""
     return dataclasses.replace(config.data, name=start.data) if config.data.name == "start" else config.data
+
+
+def beside(found: Dataset, asked: Data, trained_on: str, seen: Tensor) -> Dataset:
+    """Data to score; where they have no training part, that of the run, if it is still here, is put beside them.
+
+    It is what yardsticks are fitted to, as the run was.
+    """
+    if len(found.train):
+        return found
+    with suppress(UserError):
+        own = data.load(dataclasses.replace(asked, name=trained_on), may_fetch=False).train
+        if np.isin(data.marks(own.pictures), seen.numpy()).all():
+            return dataclasses.replace(found, train=own, fitted=trained_on)
+    return found
 
 
 def unseen(found: Dataset, *learnt: tuple[str, Tensor]) -> Dataset:

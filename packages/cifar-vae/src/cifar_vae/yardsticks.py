@@ -21,10 +21,12 @@ from etude.fingerprint import fingerprint
 
 SIZES = (64, 128, 256)  # numbers of PCA that are always reported
 FEW = 1_000  # test pictures of what is slow: the nearest training picture, and image files
+ENOUGH = 500  # pictures, for an entropy of each number by itself
 BLOCK = 1_000  # pictures: products of bytes less 128 add up exactly in float32 so far, as 1,000 x 128^2 < 2^24
 PAIRS = -9  # the stream that pairs of pictures are drawn from
 TRANSFORM = "PCA, rounded and entropy-coded"
 STEPS = (8.0, 4.0, 2.5, 1.6, 1.1, 0.8, 0.6, 0.45, 0.3, 0.2)  # that it rounds to, in the unit of a picture's length
+FORM = 3  # of what is kept of all this
 QUALITIES = {"JPEG": (1, 5, 10, 20, 40), "WEBP": (0, 5, 10, 20, 40)}
 
 
@@ -79,8 +81,10 @@ def transform_code(known: Spectrum, pictures: np.ndarray) -> list[dict[str, Any]
 
     All numbers of a picture are rounded to one step (Huang & Schultheiss 1963 with the step that is the same for all,
     as high-rate theory has it: Gersho & Gray 1992, chapter 8), and each is entropy-coded by itself. Bits are those
-    entropies, by frequencies in these very pictures, as for the rounded numbers of an `ae`.
+    entropies, by frequencies in these very pictures, as for the rounded numbers of an `ae`; none of fewer than ENOUGH.
     """
+    if len(pictures) < ENOUGH:
+        return []
     rows = torch.from_numpy(pictures.reshape(len(pictures), VALUES) / 255 - known.mean).float()
     numbers = rows @ torch.from_numpy(known.directions.copy()).float()
     beyond = (rows.square().sum(1) - numbers.square().sum(1)).clamp(
@@ -159,24 +163,22 @@ def known(train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
     """All of it, for a training and a test part; kept in the user's cache, as it takes minutes.
 
     {"variances": [M], "pca": [M + 1], "nearest", "apart", "apart_median", "files": as of `image_files` and
-    `transform_code`}
+    `transform_code`}; without training pictures nothing of what they are needed for, and of one test picture nothing
+    of pairs.
     """
     file = cache() / "cifar-vae" / f"yardsticks-{fingerprint(train, test)}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        if kept["form"] == 2:
+        if kept["form"] == FORM:
             return kept
-    of = spectrum(train)
-    mean, median = apart(test)
-    found = {
-        "form": 2,
-        "variances": of.values.tolist(),
-        "pca": pca(of, test).tolist(),
-        "nearest": nearest(train, test[:FEW]),
-        "apart": mean,
-        "apart_median": median,
-        "files": image_files(test[:FEW]) + transform_code(of, test),
-    }
+    mean, median = apart(test) if len(test) > 1 else (None, None)
+    found: dict[str, Any] = {"form": FORM, "apart": mean, "apart_median": median, "files": image_files(test[:FEW])}
+    if len(train):
+        of = spectrum(train)
+        found |= {"variances": of.values.tolist(), "pca": pca(of, test).tolist(), "nearest": nearest(train, test[:FEW])}
+        found["files"] += transform_code(of, test)
+    else:
+        found |= {"variances": [], "pca": [], "nearest": None}
     with suppress(OSError):  # a cache that cannot be written is done without
         file.parent.mkdir(parents=True, exist_ok=True)
         files.write(file, json.dumps(found).encode())
