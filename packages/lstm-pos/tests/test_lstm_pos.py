@@ -2,6 +2,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -454,6 +455,56 @@ def test_the_data_of_training_are_told_by_what_is_in_them(tmp_path, capsys, monk
         (tmp_path / "some.conllu").write_bytes(changed)
         assert "some.conllu was changed since this run was trained on it" in evaluated()
         assert "was changed since" in evaluated("--data", "../some.conllu")
+
+
+def test_of_other_data_no_sentence_is_scored_that_the_run_was_trained_on_or_chosen_by(trained, tmp_path, capsys):
+    def evaluated(run, *sentences):
+        (tmp_path / "other.conllu").write_bytes(b"\n\n".join(sentences) + b"\n\n")
+        code = main(["evaluate", str(run), "--data", "other.conllu", "--data.documents", "0"])
+        found = capsys.readouterr()
+        return (found.out, json.loads(found.out.splitlines()[-1])["words"]) if code == 0 else found.err.splitlines()[-1]
+
+    capsys.readouterr()
+    dataset = data.load("sample", 0, 250)
+    written = sample.text().rstrip().split(b"\n\n")
+    read = [written[n] for part in (dataset.train, dataset.valid) for n in part]
+    test = [written[n] for n in dataset.test]
+    words = sum(len(dataset.corpus.sentence(int(n))[0]) for n in dataset.test)
+    other = [b"1\tok\t_\tX\t_\t_\t0\troot\t_\t_"]  # a first sentence of its own: it does not begin as training does
+    said, scored = evaluated(trained, *other, *reversed(read), *test)
+    assert scored == words + 1
+    left = f"{len(read):,} sentences that the run was trained on left out"
+    assert f"{len(test) + 1} sentences ({words + 1:,} words); {left}" in said
+    retagged = [sentence.replace(b"\tNOUN\t", b"\tX\t") for sentence in read]
+    assert evaluated(trained, *other, *retagged, *test)[1] == words + 1  # its tags are no other sentence
+    said, scored = evaluated(trained, *other, *test)
+    assert f"all {len(test) + 1} sentences ({words + 1:,} words)" in said and scored == words + 1
+    refused = evaluated(trained, *reversed(read))
+    assert f"the run was trained on all {len(read):,} sentences of" in refused
+    assert refused.endswith("other.conllu: evaluate on other --data")
+    assert main(["evaluate", str(trained)]) == 0  # of its own data nothing is left out
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["words"] == words
+
+    shutil.copytree(trained, tmp_path / "older")
+    state = checkpoint.read(tmp_path / "older", "best")
+    del state["assets"]["read"]
+    torch.save(state, tmp_path / "older" / "checkpoints" / "best.pt")
+    assert "all 4 sentences" in evaluated(tmp_path / "older", *other, *read[2::-1])[0]
+
+
+def test_a_sentence_of_its_own_test_part_is_scored_though_training_has_it_too(tmp_path, capsys):
+    """What short sentences are like: the own test part stays as it was drawn, other data lose them."""
+    one = "1\tда\t_\tPART\t_\t_\t0\troot\t_\t_\n2\tнет\t_\tVERB\t_\t_\t0\troot\t_\t_\n\n"
+    (tmp_path / "same.conllu").write_text(one * 20, encoding="utf-8")
+    (tmp_path / "other.conllu").write_text(one * 7 + one.replace("нет", "нету"), encoding="utf-8")
+    flags = ["--model.embedding", "8", "--model.hidden", "8", "--fit.epochs", "1"]
+    assert main(["train", "--run", "run", "--data", "same.conllu", *flags]) == 0
+    assert main(["evaluate", "run"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["words"] == 4
+    assert main(["evaluate", "run", "--data", "other.conllu"]) == 0
+    said = capsys.readouterr().out
+    assert "1 sentences (2 words); 7 sentences that the run was trained on left out" in said
+    assert json.loads(said.splitlines()[-1])["words"] == 2
 
 
 def test_of_a_run_on_some_documents_no_others_of_the_file_are_taken_for_its_own(trained, tmp_path, capsys):

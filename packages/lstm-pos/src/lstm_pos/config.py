@@ -122,5 +122,6 @@ PACKAGE = Package(
     scores=SCORES,
     meanings=MEANINGS,
     number=2,
+    redrawn=1 / 8,  # a tenth of the documents is the test part, eight tenths the training part
     options=Predict,
 )

@@ -46,6 +46,7 @@ class Learnt:
     morphology: Morphology
     seen: np.ndarray  # int64, sorted: the fingerprints of the forms that training has
     source: dict[str, Any]  # the data it was trained on, see `source`: the same again have the same test part
+    read: np.ndarray | None  # int64, sorted: the `marks` of what it was trained on or chosen by; of the first runs None
 
     def state(self) -> dict[str, Any]:
         return {
@@ -54,7 +55,7 @@ class Learnt:
             "morphology": self.morphology.values,
             "seen": torch.from_numpy(self.seen),
             "source": self.source,
-        }
+        } | ({} if self.read is None else {"read": torch.from_numpy(self.read)})
 
     @classmethod
     def restore(cls, config: Config, state: dict[str, Any]) -> "Learnt":
@@ -64,6 +65,7 @@ class Learnt:
             Morphology(state["morphology"]),
             state["seen"].numpy(),
             state["source"],
+            state["read"].numpy() if "read" in state else None,
         )
 
 
@@ -303,20 +305,28 @@ def make(config: Config, where: torch.device) -> Task:
     encoder = Encoder.train(config, counts, texts)
     if isinstance(encoder.cutter, Words) and not encoder.cutter.classes and not encoder.cutter.words:
         raise UserError(f"text.vocabulary {config.text.vocabulary} has room for no word: raise it")
-    learnt = Learnt(encoder, tags, morphology, np.sort(fingerprints(counts)), source(config, corpus))
-    return Tagging(config, learnt, dataset)
+    seen, read = (np.sort(found) for found in (fingerprints(counts), marks(corpus, dataset.train, dataset.valid)))
+    return Tagging(config, Learnt(encoder, tags, morphology, seen, source(config, corpus), read), dataset)
 
 
 def joined(corpus: Corpus, sentences: np.ndarray) -> Iterator[str]:
-    for n in sentences:
-        yield " ".join(corpus.sentence(int(n))[0])
+    for some in np.array_split(sentences, max(1, len(sentences) // BLOCK)):
+        starts, counts = corpus.sentences[some], corpus.sentences[some + 1] - corpus.sentences[some]
+        words = [corpus.words[n] for n in corpus.word_ids[ranges(starts, counts)].tolist()]
+        yield from (" ".join(words[a:b]) for a, b in pairwise(np.concatenate([[0], np.cumsum(counts)]).tolist()))
+
+
+def marks(corpus: Corpus, *parts: np.ndarray) -> np.ndarray:
+    """By what a run recognises sentences, whatever their tags and wherever they stand: int64, one for each."""
+    blocks = (some for part in parts for some in np.array_split(part, max(1, len(part) // BLOCK)))
+    return np.concatenate([fingerprints(joined(corpus, some)) for some in blocks])
 
 
 def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Predictor:
-    """Scored is the run's own test part, or the whole of data that the run was not trained on.
+    """Scored is the run's own test part, or of other data every sentence that the run was not trained on.
 
     They are told apart by what is in them, not by their name: a copy of the training data, or a file that begins with
-    them, is refused unless it has the same parts. What merely overlaps with them is not found out. Raises UserError.
+    them, is refused unless it has the same parts. Raises UserError.
     """
     learnt = Learnt.restore(config, assets)
     if where is None:
@@ -337,9 +347,23 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
         raise UserError(
             f"{name} has what this run was trained on ({told}): evaluate it without other flags, or on other --data"
         )
+    return Tagging(config, learnt, unread(name, corpus, learnt.read))
+
+
+def unread(name: str, corpus: Corpus, read: np.ndarray | None) -> Dataset:
+    """What a run may be scored on of other data: the sentences that it has not `read`, if it keeps which it has.
+
+    One that anybody may write, such as `Да .`, is left out with the others. Raises UserError if nothing is left.
+    """
     every = np.arange(len(corpus.sentences) - 1)
-    description = f"{name}, all {len(every):,} sentences ({len(corpus.word_ids):,} words)"
-    return Tagging(config, learnt, Dataset(name, corpus, NONE, NONE, every, description))
+    new = every if read is None else every[~np.isin(marks(corpus, every), read)]
+    if not len(new):
+        raise UserError(f"the run was trained on all {len(every):,} sentences of {name}: evaluate on other --data")
+    words, left = int(np.diff(corpus.sentences)[new].sum()), len(every) - len(new)
+    description = f"{name}, {'' if left else 'all '}{len(new):,} sentences ({words:,} words)"
+    if left:
+        description += f"; {left:,} sentences that the run was trained on left out"
+    return Dataset(name, corpus, NONE, NONE, new, description)
 
 
 def describe(task: Tagging, totals: Totals) -> tuple[str, dict[str, Any]]:
