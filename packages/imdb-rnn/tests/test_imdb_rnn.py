@@ -16,6 +16,7 @@ from imdb_rnn.config import CLASSIFYING, Config, Text
 from imdb_rnn.model import CELLS, Classifier, NGrams, ngrams
 
 SMALL = ["--model.embedding", "16", "--model.hidden", "16", "--fit.lr", "1e-2", "--fit.batch-size", "256"]
+NONE = ["--model.kind", "none", "--model.ngrams", "2"]
 CPU = torch.device("cpu")
 KEYS = torch.arange(0, 60)  # all words of a small vocabulary as n-grams
 KINDS = [
@@ -24,7 +25,7 @@ KINDS = [
     ["--model.kind", "lstm", "--model.layers", "2", "--model.joining", "gated", "--model.pooling", "attention"],
     ["--model.kind", "gru", "--model.pooling", "mean", "--model.joining", "max", "--model.word-dropout", "0.1"],
     ["--model.kind", "lstm", "--model.fixed-gates", "forget", "output", "--model.ngrams", "3"],
-    ["--model.kind", "none", "--model.ngrams", "2"],
+    NONE,
     ["--model.kind", "cnn", "--model.members", "3", "--model.ngrams", "2", "--model.share", "0.5"],
 ]
 
@@ -39,6 +40,12 @@ def write(file, text):
     return str(file)
 
 
+def model_of(flags):
+    torch.manual_seed(0)
+    sizes = [] if flags == NONE else SMALL
+    return Classifier(config.parse(Config, [*sizes, *flags]).model, 50, 1, KEYS)
+
+
 def test_the_battery(tmp_path):
     reviews = write(tmp_path / "reviews.txt", "A wonderful film.\n\nnot worth your time")
     flags = [*SMALL, "--model.ngrams", "2", "--model.dropout", "0.2", "--text.window", "12"]
@@ -49,8 +56,7 @@ def test_the_battery(tmp_path):
 
 @pytest.mark.parametrize("flags", KINDS)
 def test_an_answer_depends_neither_on_padding_nor_on_the_company(flags):
-    torch.manual_seed(0)
-    model = Classifier(config.parse(Config, [*SMALL, *flags]).model, 50, 1, KEYS).eval()
+    model = model_of(flags).eval()
     if model.linear:
         model.linear.ratio.normal_()
     lengths = torch.tensor([1, 7, 3, 12])
@@ -66,8 +72,7 @@ def test_an_answer_depends_neither_on_padding_nor_on_the_company(flags):
 
 @pytest.mark.parametrize("flags", KINDS)
 def test_every_weight_takes_part(flags):
-    torch.manual_seed(0)
-    model = Classifier(config.parse(Config, [*SMALL, *flags]).model, 50, 1, KEYS)
+    model = model_of(flags)
     if model.linear:
         model.linear.ratio.normal_()
     model(torch.randint(0, 50, (4, 12)), torch.tensor([12, 5, 9, 2])).sum().backward()
@@ -273,6 +278,11 @@ def test_a_run_leaves_reviews_before_during_and_after(trained):
         (["--model.fixed-gates", "forget", "--model.kind", "gru"], "--model.kind lstm"),
         (["--model.fixed-gates", "door"], "door"),
         (["--model.kind", "none"], "--model.ngrams"),
+        ([*NONE, "--model.embedding", "7"], "model.embedding does nothing with kind none: leave it out"),
+        ([*NONE, "--model.hidden", "7"], "model.hidden does nothing with kind none: leave it out"),
+        ([*NONE, "--model.layers", "2"], "model.layers does nothing with kind none: leave it out"),
+        ([*NONE, "--model.members", "2"], "model.members does nothing with kind none: leave it out"),
+        (["--data", "sample", "--division", "3"], "division does nothing with sample"),
         (["--model.dropout", "1"], "model.dropout"),
         (["--model.members", "0"], "model.members must be at least 1"),
         (["--model.share", "0"], "model.share"),

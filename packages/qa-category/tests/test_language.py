@@ -243,6 +243,25 @@ def test_a_run_folder_predicts_without_the_language_model_and_forgets_nothing(st
     assert torch.isin(checkpoint.read(start)["assets"]["seen"], known).all()
 
 
+def test_a_classifier_chooses_how_much_of_a_question_it_reads(start, capsys):
+    flags = ["--text.max-length", "3", *FIT, "--fit.epochs", "1", "--run", "run"]
+    assert max(map(len, started(start, "whole", *flags[:2]).rows["train"])) == 3
+    assert main(["train", "--model.start", str(start), *flags]) == 0
+    evaluated("run", capsys)
+    answers = []
+    for more in ("?", " today or tomorrow, madam?"):
+        assert main(["predict", "run", questions(f"Is it safe{more}")]) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1]
+
+
+def test_questions_are_pooled_by_their_sum_too(start):
+    one = started(start, "whole", "--model.pooling", "sum", "mean").model.eval()
+    ids, lengths = torch.randint(2, 50, (2, 6)), torch.tensor([6, 2])
+    total, mean = one.vector(ids, lengths).chunk(2, 1)
+    torch.testing.assert_close(total, mean * lengths[:, None])
+
+
 def test_another_language_model_does_not_go_on_with_a_run(start, capsys):
     shutil.copytree(start, "language")
     flags = ["--model.start", "language", "--run", "run", *FIT]
@@ -303,6 +322,7 @@ def test_what_cannot_be_started_from_is_refused(start, capsys, tmp_path):
         (["--language.units", "7"], "train language"),
         (["--task", "language", "--model.hidden", "7"], "a language model has those of language"),
         (["--task", "language", "--data.labels", "0.5"], "leave data.labels out"),
+        (["--task", "language", "--text.max-length", "3"], "leave text.max-length out"),
         (["--task", "language", "--language.layers", "0"], "language.layers must be at least 1"),
         (["--task", "language", "--language.dropout", "1"], "language.dropout is a probability"),
     ]

@@ -295,7 +295,10 @@ def test_an_empty_question_is_told_with_its_line(trained, capsys):
     [
         (["--data.labels", "0"], "data.labels"),
         (["--data.fine"], "use --data trec"),
+        (["--data", "sample", "--data.division", "5"], "data.division does nothing with sample"),
         (["--data", "absent.csv"], "absent.csv"),
+        (["--text.pieces", "900"], "text.pieces does nothing with splitter treebank"),
+        (["--vectors-most", "7"], "vectors-most does nothing without vectors"),
         (["--text.least", "0"], "text.least must be at least 1"),
         (["--model.embeddings", "frozen"], "needs vectors"),
         (["--vectors", "v.txt"], "reads no vectors"),
@@ -326,6 +329,11 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(flags, messag
     [line] = capsys.readouterr().err.splitlines()
     assert message in line
     assert not list(tmp_path.iterdir())
+
+
+def test_a_division_of_the_sample_says_which_labels_are_used():
+    one, other = (data.load(Data(labels=0.5, division=division)).train.texts for division in (0, 5))
+    assert one != other and len(one) == len(other)
 
 
 @pytest.mark.real_data

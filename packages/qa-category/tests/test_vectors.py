@@ -96,6 +96,10 @@ def test_what_is_no_plain_decimal_is_left_to_the_slow_way(body):
         (["a 1.0 2.0", "b 1.0"], "line 2: the vector has 1 numbers, others have"),
         (["a 1.0 2.0", "b 1.0 2.0", "c 1.0 2.0 3.0"], "line 3: the vector has 3 numbers, others have 2"),
         (["2 2", "a 1.0 2.0", "b 1.0 2.0 3.0"], "line 3: the vector has 3 numbers, others have 2"),
+        (["a 1.0 2.0", "b 1e-5 2.0 3.0"], "line 2: the vector has 3 numbers, others have 2"),
+        (["a 1.0 2.0", "b 4E0 1e-5 2.0 3.0"], "line 2: the vector has 4 numbers, others have 2"),
+        (["2 2", "a 1 2", "b 1 2 3"], "line 3: the vector has 3 numbers, others have 2"),
+        (["a 1 2 3", "b 1 2"], "line 1: the vector has 3 numbers, others have 2"),
         (["a 1.0 2.0", "b nan 2.0"], "line 2: 'b' has a number that is not finite"),
         (["a 1.0 2.0", "b 1e39 2.0"], "line 2: 'b' has a number that is not finite"),
         (["a 1.0 2.0", "b 1.0 x"], "line 2: could not convert"),
@@ -114,6 +118,20 @@ def test_what_is_wrong_is_told_with_its_line(lines, message, capsys):
     [line] = capsys.readouterr().err.splitlines()
     assert message in line
     assert not (Path("cache/etude/vectors").is_dir() and list(Path("cache/etude/vectors").iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (
+            ["windows 95 0.5 1", "95 0.5 1", "1e5 1e-5 0.5", "0.5 1 2", "e 1 0.5"],
+            ["windows 95", "95", "1e5", "0.5", "e"],
+        ),
+        (["2 2", "new york 1 2", "7 1 2"], ["new york", "7"]),
+    ],
+)
+def test_a_word_may_have_spaces_and_be_a_number(lines, words):
+    assert vectors.load(write("v.txt", lines), 10).words == words
 
 
 def test_a_broken_archive_and_a_missing_file_are_told(capsys):

@@ -18,6 +18,8 @@ def obvious(pooling, row):
     """One sequence without padding, [T, 6], step by step."""
     if pooling.kind == "last":
         return torch.cat([row[-1, :3], row[0, 3:]]) if pooling.bidirectional else row[-1]
+    if pooling.kind == "sum":
+        return sum(row)
     if pooling.kind == "mean":
         return sum(row) / len(row)
     if pooling.kind == "max":
@@ -61,6 +63,11 @@ def test_pooling_in_bf16_and_mapped(kind):
     mapped = torch.func.vmap(pooling)(torch.stack([outputs(), 2 * outputs()]), torch.stack([LENGTHS, LENGTHS]))
     assert torch.allclose(mapped[0], exact, atol=1e-6)
     assert torch.allclose(mapped[1], pooling(2 * outputs(), LENGTHS), atol=1e-6)
+
+
+def test_a_pooling_that_is_not_known_is_no_other():
+    with pytest.raises(ValueError, match="there is no pooling median"):
+        Pooling("median", 6)(outputs(), LENGTHS)
 
 
 def test_joining():

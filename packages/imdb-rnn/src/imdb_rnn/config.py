@@ -127,7 +127,11 @@ class Model:
 
 
 RECURRENT = ("rnn", "lstm", "gru")
-OF_KINDS = {"joining": RECURRENT, "pooling": RECURRENT, "bidirectional": RECURRENT, "widths": ("cnn",)}
+OF_KINDS = {
+    **dict.fromkeys(("joining", "pooling", "bidirectional"), RECURRENT),
+    **dict.fromkeys(("embedding", "hidden", "layers", "members"), (*RECURRENT, "cnn")),
+    "widths": ("cnn",),
+}
 
 
 OF_START = tuple("kind embedding hidden layers bidirectional joining pooling fixed_gates widths members".split())
@@ -158,6 +162,8 @@ class Config:
             raise UserError(f"held-out is a part of the training reviews, above 0 and below 1, not {self.held_out}")
         if self.division < 0:
             raise UserError(f"division must be at least 0, not {self.division}")
+        if self.division and self.data == "sample":  # held_out stands in presets, which may read the sample, too
+            raise UserError("division does nothing with sample, whose parts are its own: leave it at 0")
         knobs.check_rates(self.model, self.fit.optimizer)
         if self.task == "language":
             if self.model != Model():

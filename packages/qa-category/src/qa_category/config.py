@@ -55,6 +55,8 @@ class Data:
             raise UserError(f"data.labels is a part of the training questions, above 0 and up to 1, not {self.labels}")
         if self.fine and self.name in ("sample", "amazon"):  # not for a file, on which a run of fine classes is scored
             raise UserError("data.fine asks for the fine classes of trec: use --data trec")
+        if self.division and self.name == "sample" and self.labels == 1:
+            raise UserError("data.division does nothing with sample, whose parts are its own: leave it at 0")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class Text:
 
     def __post_init__(self) -> None:
         at_least(1, "text", self, "pieces", "least", "max_length")
+        if self.pieces != Text.pieces and self.splitter not in ("bpe", "wordpiece", "unigram"):
+            raise UserError(f"text.pieces does nothing with splitter {self.splitter}, which has none: leave it out")
 
 
 @dataclass(frozen=True)
@@ -200,6 +204,8 @@ class Config:
                 raise UserError("the knobs of model are for a classifier: a language model has those of language")
             if self.vectors != "none":
                 raise UserError("a language model learns its vectors itself: leave --vectors out")
+            if self.text.max_length != Text.max_length:
+                raise UserError("a language model reads whole questions: leave text.max-length out")
             if self.data.labels != 1:
                 raise UserError("a language model reads questions without their labels: leave data.labels out")
             knobs.bounded("language", self.language)
@@ -210,6 +216,8 @@ class Config:
         knobs.check_rates(self.model, self.fit.optimizer)
         if self.vectors_most < 1:
             raise UserError(f"vectors-most must be at least 1, not {self.vectors_most}")
+        if self.vectors_most != Config.vectors_most and self.vectors == "none":
+            raise UserError("vectors-most does nothing without vectors: leave it out, or give --vectors glove.6B.50d")
         if self.model.embeddings != "random" and self.vectors == "none":
             raise UserError(
                 f"model.embeddings {self.model.embeddings} needs vectors: give --vectors glove.6B.50d, or a file"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from etude.layers.norm import BatchNorm
-from etude.layers.pooling import Pooling, real
+from etude.layers.pooling import Pool, Pooling, real
 from etude.layers.recurrent import LSTM
 from qa_category.config import Model
 
@@ -57,20 +57,13 @@ class Embedding(nn.Module):
 class Pooled(nn.Module):
     """Vectors [B, T, W], lengths [B] -> several poolings side by side; what stands after a question does not count."""
 
-    def __init__(self, kinds: tuple[str, ...], size: int, bidirectional: bool) -> None:
+    def __init__(self, kinds: tuple[Pool, ...], size: int, bidirectional: bool) -> None:
         super().__init__()
-        self.kinds, self.size = kinds, size * len(kinds)
-        self.pools = nn.ModuleList(
-            Pooling(kind if kind != "sum" else "mean", size, bidirectional)  # type: ignore[arg-type]
-            for kind in kinds
-        )
+        self.size = size * len(kinds)
+        self.pools = nn.ModuleList(Pooling(kind, size, bidirectional) for kind in kinds)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        found = []
-        for kind, pool in zip(self.kinds, self.pools, strict=True):
-            pooled = pool(x, lengths)
-            found.append(pooled * lengths[:, None] if kind == "sum" else pooled)
-        return torch.cat(found, 1)
+        return torch.cat([pool(x, lengths) for pool in self.pools], 1)
 
 
 def convolved(convolution: nn.Conv1d, x: Tensor, lengths: Tensor) -> Tensor:
@@ -180,7 +173,7 @@ class Classifier(nn.Module):
         self.dropout, self.spatial = nn.Dropout(config.dropout), nn.Dropout(config.spatial_dropout)
         kind = config.arrangement if config.kind == "cnn" else config.kind
         self.reader: Recurrent | Parallel | Sequence | Words = READERS[kind](config, self.embedding.size)
-        kinds = config.pooling or ("mean" if config.kind == "dan" else "max",)
+        kinds: tuple[Pool, ...] = config.pooling or ("mean" if config.kind == "dan" else "max",)
         self.pool = Pooled(kinds, self.reader.size, config.kind == "lstm" and config.bidirectional)
         self.dense = Dense(config, self.pool.size)
         self.output = nn.Linear(self.dense.size, categories)

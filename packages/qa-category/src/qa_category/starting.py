@@ -13,7 +13,8 @@ from etude.train import run
 from qa_category.config import Config, Model, Text
 from qa_category.model import Dense
 
-OF_VOCABULARY = tuple(field.name for field in dataclasses.fields(Text))
+# The knobs of text that a language model's words follow from; how much of a question is read is the classifier's own.
+OF_VOCABULARY = tuple(field.name for field in dataclasses.fields(Text) if field.name != "max_length")
 
 
 def begun(config: Config) -> Start:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from glob import escape
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -169,6 +169,7 @@ class Reader:
         self.size = int(head[1]) if self.said else min(counts, default=0) - 1
         if self.size < 1 or not self.first:
             raise UserError(f"{path} has no vectors: each line should be a word and its numbers, with spaces between")
+        self.whole = not any(is_number(x, False) for line in self.first for x in line.split()[-self.size :])
 
     def read(self) -> Vectors:
         words: list[str] = []
@@ -238,8 +239,9 @@ class Reader:
             found = [float(x) for x in numbers]
         except ValueError as error:
             raise UserError(f"{there}: {files.reason(error)}; each word should have {self.size} numbers") from None
-        if len(found) < self.size or (is_decimal(word.split()[-1]) and b" " in word):
-            has = len(found) if len(found) < self.size else sum(map(is_decimal, line.split()))
+        if len(found) < self.size or (len(word.split()) > 1 and is_number(word.split()[-1], self.whole)):
+            surplus = takewhile(lambda x: is_number(x, self.whole), reversed(word.split()[1:]))
+            has = len(found) + len(list(surplus))
             raise UserError(f"{there}: the vector has {has} numbers, others have {self.size}; get the whole file")
         return self.word(word, number), found
 
@@ -247,10 +249,13 @@ class Reader:
 NOT_FINITE = "a number that is not finite; get another file"
 
 
-def is_decimal(text: bytes) -> bool:
-    """Whether it is a number as vectors have them: not a whole one, as a word such as "1 2" might end in."""
+def is_number(text: bytes, whole: bool) -> bool:
+    """Whether it is a number as vectors have them: where they are not `whole` it has a point or an exponent.
+
+    There a word with spaces, such as "windows 95", may end in a whole number.
+    """
     try:
-        return b"." in text and bool(np.isfinite(float(text)))
+        return (whole or b"." in text or b"e" in text.lower()) and bool(np.isfinite(float(text)))
     except ValueError:
         return False
 

@@ -14,13 +14,13 @@ from etude.fingerprint import fingerprint
 from etude.language.knobs import Language, Transfer
 from etude.layers.beside import learn_beside
 from etude.layers.language import Encoder
-from etude.layers.pooling import Pooling
+from etude.layers.pooling import Pool, Pooling
 from etude.train import checkpoint
 from etude.train.run import refuse_unfinished
 
 T = TypeVar("T")
 FALL = 2.6  # how much slower each layer learns than the one above it, where rates are discriminative
-POOLING = ("last", "max", "mean")  # "concat pooling"
+POOLING: tuple[Pool, ...] = ("last", "max", "mean")  # "concat pooling"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Reader(nn.Module):
         transfer: Transfer,
         tokens: int,
         folder: str,
-        pooling: tuple[str, ...] = (),
+        pooling: tuple[Pool, ...] = (),
         rate: float = 1.0,
         dropout: float = 0.0,
         word_dropout: float = 0.0,
@@ -115,10 +115,7 @@ class Reader(nn.Module):
                 checkpoint.fill(self.encoder, {"model": own}, Path(folder))
             prepare(self.encoder, transfer, rate)
         read = of.embedding * (1 + of.bidirectional)
-        self.pools = nn.ModuleList(
-            Pooling(kind, read, of.bidirectional)  # type: ignore[arg-type]
-            for kind in pooling or POOLING
-        )
+        self.pools = nn.ModuleList(Pooling(kind, read, of.bidirectional) for kind in pooling or POOLING)
         self.size = read * len(self.pools)
 
     def forward(self, ids: Tensor, lengths: Tensor, free: int | None = None, shift: Tensor | None = None) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Pool = Literal["last", "mean", "max", "attention"]
+Pool = Literal["last", "sum", "mean", "max", "attention"]
 Join = Literal["concatenate", "sum", "mean", "max", "gated"]
 
 
@@ -27,8 +27,12 @@ def last(x: Tensor, lengths: Tensor, bidirectional: bool) -> Tensor:
     return torch.cat([end.chunk(2, 1)[0], start.chunk(2, 1)[1]], 1)
 
 
+def total(x: Tensor, lengths: Tensor) -> Tensor:
+    return x.where(real(x, lengths), 0).sum(1)
+
+
 def mean(x: Tensor, lengths: Tensor) -> Tensor:
-    return x.where(real(x, lengths), 0).sum(1) / lengths.clamp(min=1)[:, None]
+    return total(x, lengths) / lengths.clamp(min=1)[:, None]
 
 
 def maximum(x: Tensor, lengths: Tensor) -> Tensor:
@@ -39,8 +43,8 @@ def maximum(x: Tensor, lengths: Tensor) -> Tensor:
 class Pooling(nn.Module):
     """Outputs [B, T, D * H], lengths [B] -> [B, D * H]; what stands after a sequence's end does not count.
 
-    last: see `last`. mean, max: of every unit. attention: the mean weighted by softmax(query . tanh(W x)), W and query
-    learned (Yang et al. 2016, "Hierarchical attention networks"). An empty sequence gives 0.
+    last: see `last`. sum, mean, max: of every unit. attention: the mean weighted by softmax(query . tanh(W x)), W and
+    query learned (Yang et al. 2016, "Hierarchical attention networks"). An empty sequence gives 0.
     """
 
     def __init__(self, kind: Pool, size: int, bidirectional: bool = False) -> None:
@@ -51,12 +55,21 @@ class Pooling(nn.Module):
             self.project, self.query = nn.Linear(size, size), nn.Linear(size, 1, bias=False)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        if self.kind == "last":
-            return last(x, lengths, self.bidirectional)
-        if self.kind == "mean":
-            return mean(x, lengths)
-        if self.kind == "max":
-            return maximum(x, lengths)
+        match self.kind:
+            case "last":
+                return last(x, lengths, self.bidirectional)
+            case "sum":
+                return total(x, lengths)
+            case "mean":
+                return mean(x, lengths)
+            case "max":
+                return maximum(x, lengths)
+            case "attention":
+                return self.attended(x, lengths)
+            case other:
+                raise ValueError(f"there is no pooling {other}")
+
+    def attended(self, x: Tensor, lengths: Tensor) -> Tensor:
         seen = real(x, lengths)
         weights = self.query(torch.tanh(self.project(x.where(seen, 0)))).float()
         weights = weights.where(seen, torch.finfo(weights.dtype).min).softmax(1)
