@@ -9,6 +9,9 @@ The images are 128 of the training part, the same for all networks, so a seed is
 gradient by pre-activations (all units and images one vector), over all hidden layers: what theory calls the factor.
 `weight` is the gradient by weights, as an optimiser sees it, over the matrices between hidden layers. `fixed_point` is
 the factor of an infinitely deep network; `_predicted` is that of this depth and these images.
+
+`--narrow` asks where residual connections make a network too narrow for the theory, writes narrow.csv beside them, a
+line a network, and prints how far the factor is off, and how much larger the first layer's gradient is than predicted.
 """
 
 import argparse
@@ -21,7 +24,7 @@ import numpy as np
 import torch
 from rows import Row, rows, write
 
-from grad_flow import flow, task
+from grad_flow import flow, kernels, task
 from grad_flow.config import Config, Model
 from grad_flow.data import load
 from grad_flow.model import DeepDenseNet
@@ -30,7 +33,10 @@ ROOT = Path(__file__).parents[1]
 RESULTS, PICTURE = ROOT / "packages/grad-flow/results", ROOT / "docs/grad-flow.png"
 FIRST = ROOT / "docs/first.png"
 DEPTH = 12  # hidden layers
+SIZES = ((4, 64), (4, 256), (12, 64), (12, 256), (12, 1024), (24, 256))  # depth and width of those that may be narrow
+NETWORKS = 32  # of each of these
 LIMITS = (0.05, 0.02)  # how far from the theory a factor may be, in narrower networks and from 2,048 units on
+Measured = list[kernels.Gradients]
 SIGMA_B = 0.05**0.5  # of Schoenholz et al. 2017
 # name -> knobs of the model
 SHOWN = (
@@ -61,22 +67,75 @@ SETTINGS: dict[str, dict[str, object]] = {
     "ReLU, residual": {"activation": "relu", "residual": True},
     "sigmoid, residual": {"activation": "sigmoid", "residual": True},
 }
+NARROW: dict[str, dict[str, object]] = {
+    "ReLU, He, residual": {"activation": "relu", "initialisation": "he", "residual": True},
+    "ReLU, orthogonal, residual": {"activation": "relu", "initialisation": "orthogonal", "residual": True},
+    "ReLU, torch's default, residual": {"activation": "relu", "residual": True},
+    "GELU, He, residual": {"activation": "gelu", "initialisation": "he", "residual": True},
+    "SELU, He, residual": {"activation": "selu", "initialisation": "he", "residual": True},
+    "tanh, He, residual": {"activation": "tanh", "initialisation": "he", "residual": True},
+    "sigmoid, He, residual": {"activation": "sigmoid", "initialisation": "he", "residual": True},
+    "ReLU, He, residual, layer norm": {"activation": "relu", "initialisation": "he", "residual": True, "norm": "layer"},
+    "ReLU, He, residual, batch norm": {"activation": "relu", "initialisation": "he", "residual": True, "norm": "batch"},
+}
 
 
-def measured(name: str, width: int, seeds: int, data: str) -> tuple[list[Row], list[Row]]:
-    """Networks of a setting, one a seed: their factors, beside those that are predicted; and their norms by layer."""
-    cfg = Config(data=data, model=Model(depth=DEPTH, width=width, **SETTINGS[name]))  # type: ignore[arg-type]
+def networks_of(knobs: dict[str, object], depth: int, width: int, seeds: int, data: str) -> tuple[task.Dense, Measured]:
+    """A task, which predicts, and the gradients of networks of its knobs, one a seed."""
+    cfg = Config(data=data, model=Model(depth=depth, width=width, **knobs))  # type: ignore[arg-type]
     one = task.Dense(cfg, load(data, 0), torch.device("cpu"))
     images, labels = one.few.images.float(), one.few.labels
-    networks, norms = [], []
-    about = {"setting": name, "width": str(width), "depth": str(DEPTH), "data": data}
+    norms = []
     for seed in range(seeds):
         torch.manual_seed(seed)
         model = DeepDenseNet(images[0].numel(), cfg.model)
         model.mean.copy_(one.model.mean)
         model.std.copy_(one.model.std)
         norms.append(flow.measure(model, images, labels).gradients)
-        found = {key: "" if value is None else f"{value:.6g}" for key, value in task.factors(one, norms[-1]).items()}
+    return one, norms
+
+
+def narrow(name: str, depth: int, width: int, seeds: int, data: str) -> list[Row]:
+    """Networks with residual connections: their factor and the predicted one; the first layer's gradient over it."""
+    one, norms = networks_of(NARROW[name], depth, width, seeds, data)
+    about = {"setting": name, "depth": str(depth), "width": str(width), "data": data}
+    about |= {"narrowness": f"{one.network.laws[1][0] ** 2 * depth / width:.3g}"}
+    theirs = kernels.factor(one.predicted.signals)
+    found = []
+    for seed, got in enumerate(norms):
+        numbers = {"signal_factor": kernels.factor(got.signals), "signal_factor_predicted": theirs}
+        numbers |= {"first": got.weights[0] / one.predicted.weights[0]}
+        found.append(about | {"seed": str(seed)} | {key: f"{x:.5g}" for key, x in numbers.items()})
+    return found
+
+
+def narrow_table(found: list[Row]) -> list[str]:
+    """Markdown: a line a setting, depth and width; geometric means over the seeds, the factor's with an interval."""
+    groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    for row in found:
+        groups[row["setting"], row["depth"], row["width"], row["narrowness"]].append(row)
+    lines = [
+        "| network | depth | width | σ² depth / width | predicted | measured | 95 % interval | ratio | first layer |",
+        "|---|---:|---:|---:|---:|---:|---|---:|---:|",
+    ]
+    for key, group in groups.items():
+        logs = np.log([float(row["signal_factor"]) for row in group])
+        middle, half, theirs = logs.mean(), interval(logs), float(group[0]["signal_factor_predicted"])
+        first = math.exp(np.mean([math.log(float(row["first"])) for row in group]))
+        lines.append(
+            f"| {' | '.join(key)} | {theirs:.4f} | {math.exp(middle):.4f} | {math.exp(middle - half):.4f} to "
+            f"{math.exp(middle + half):.4f} | {math.exp(middle) / theirs:.3f} | {first:.2f} times |"
+        )
+    return lines
+
+
+def measured(name: str, width: int, seeds: int, data: str) -> tuple[list[Row], list[Row]]:
+    """Networks of a setting, one a seed: their factors, beside those that are predicted; and their norms by layer."""
+    one, norms = networks_of(SETTINGS[name], DEPTH, width, seeds, data)
+    networks = []
+    about = {"setting": name, "width": str(width), "depth": str(DEPTH), "data": data}
+    for seed, got in enumerate(norms):
+        found = {key: "" if value is None else f"{value:.6g}" for key, value in task.factors(one, got).items()}
         networks.append(about | {"seed": str(seed)} | found)
     layers = []
     for of in ("signals", "weights"):
@@ -199,13 +258,28 @@ def first(found: list[Row], file: Path) -> None:
     figure.savefig(file, dpi=100, metadata={"Software": None})
 
 
+def narrowed(file: Path, data: str) -> list[Row]:
+    """All of NARROW at one depth and two widths, its first at all of SIZES; what is found is written as it comes."""
+    found: list[Row] = []
+    for number, name in enumerate(NARROW):
+        for depth, width in SIZES if number == 0 else SIZES[2:4]:
+            found += narrow(name, depth, width, NETWORKS, data)
+            write(file, found)
+            print(f"{name} {depth} {width}", file=sys.stderr, flush=True)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--table", action="store_true", help="only table and picture, of the files that are there")
+    parser.add_argument("--narrow", action="store_true", help="only narrow networks with residual connections")
     parser.add_argument("--data", default="sample", choices=["sample", "mnist", "fashion-mnist"])
     parser.add_argument("--seeds", type=int, nargs=2, default=[64, 16], help="networks of width 512, and of 2048")
     args = parser.parse_args()
     files = [RESULTS / "slopes.csv", RESULTS / "profiles.csv"]
+    if args.narrow:
+        print("\n".join(narrow_table(narrowed(RESULTS / "narrow.csv", args.data))))
+        return
     if not args.table:
         RESULTS.mkdir(exist_ok=True)
         found: tuple[list[Row], list[Row]] = ([], [])

@@ -163,16 +163,18 @@ def test_wide_networks_do_what_is_predicted(case, digits):
     assert float(apart.max()) < 10 * chance
 
 
-def test_the_way_back_through_batch_norm_is_that_of_autograd():
+@pytest.mark.parametrize("pieces", [(6,), (8, 7)], ids=str)
+def test_the_way_back_through_batch_norm_is_that_of_autograd(pieces):
     """Units drawn one by one: the mean over them of the products of their gradients, by autograd."""
     torch.manual_seed(0)
-    b, units = 6, 200_000
+    b, units = sum(pieces), 200_000
     root = torch.randn(b, b, dtype=torch.float64)
     gradient = torch.randn(b, b, dtype=torch.float64)
     shape = kernels.Network("tanh", "batch", False, 0.0, (1, 1, 1), ((1.0, 0.0),) * 2)
-    products, means, back = kernels.drawn(shape, root @ root.T)
+    products, means, back = kernels.drawn(shape, root @ root.T, len(pieces))
     u = (root @ torch.randn(b, units, dtype=torch.float64)).requires_grad_()
-    hat = (u - u.mean(0)) / (u.var(0, unbiased=False) + kernels.EPS).sqrt()
+    each = u.split(pieces)
+    hat = torch.cat([(x - x.mean(0)) / (x.var(0, unbiased=False) + kernels.EPS).sqrt() for x in each])
     y = hat.tanh()
     arriving = gradient @ torch.randn(b, units, dtype=torch.float64)
     (found,) = torch.autograd.grad((y * arriving).sum(), u)

@@ -354,6 +354,8 @@ def test_predictions_agree_with_evaluate(trained, capsys):
         per_class.append(2 * hits / (said + of))
     assert scores["macro_f1"] == pytest.approx(np.mean(per_class))
     assert scores["accuracy"] > 0.55 > scores["majority"] == pytest.approx(truths.count("Arvan") / len(truths))
+    always = [2 * np.mean([t == "Arvan" for t in truths]) / (1 + scores["majority"]), *[0] * (len(languages) - 1)]
+    assert (scores["floor_accuracy"], scores["floor_macro_f1"]) == (scores["majority"], pytest.approx(np.mean(always)))
     assert scores["accuracy"] < scores["grammar"] < scores["ceiling_part"] and scores["ceiling"] < 1
     assert scores["names"] == len(truths) and set(scores["per_class"]) == set(languages)
 

@@ -65,8 +65,8 @@ class Gradients:
     """by what comes out of each hidden matrix, all examples and units as one vector, [L]"""
 
 
-def walk(network: Network, x: Tensor) -> Walk:
-    """For inputs x, [B, d]."""
+def walk(network: Network, x: Tensor, pieces: int = 1) -> Walk:
+    """For inputs x, [B, d]; batch norm takes its means over each of so many pieces, cut as `tensor_split` does."""
     x = x.double()
     product, mean = x @ x.T / x.shape[1], torch.zeros(len(x), dtype=torch.float64)  # mean: of the units
     found = Walk([], [], [])
@@ -76,7 +76,7 @@ def walk(network: Network, x: Tensor) -> Walk:
         found.covariances.append(q)
         if layer == len(network.laws) - 1:
             break
-        products, middle, back = (drawn if network.norm == "batch" else exact)(network, q)
+        products, middle, back = drawn(network, q, pieces) if network.norm == "batch" else exact(network, q)
         if network.residual and layer:
             # A unit's own weights know nothing of what passes it by, so only the means of both meet.
             crossed = mean[:, None] * middle
@@ -106,25 +106,33 @@ def exact(network: Network, q: Tensor) -> tuple[Tensor, Tensor, Back]:
     return products / keep, means, lambda gradient: gradient * slopes
 
 
-def drawn(network: Network, q: Tensor) -> tuple[Tensor, Tensor, Back]:
-    """The same with batch norm: of units that are drawn, each with the mean and variance that it has over the batch."""
+def drawn(network: Network, q: Tensor, pieces: int = 1) -> tuple[Tensor, Tensor, Back]:
+    """The same with batch norm: of units that are drawn, each with the mean and variance that it has over a piece."""
     u = root_of(q) @ torch.randn(len(q), UNITS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    u = u - u.mean(0)
-    scale = (u.square().mean(0) + EPS).sqrt()  # [n]
+    u = u - within(u, pieces)
+    scale = (within(u.square(), pieces) + EPS).sqrt()  # [B, n]
     u = u / scale
     y, slope = values(network.activation, u)
+    slope = slope / scale
     keep = kept(network, q)
-    weights = 1 / (scale**2 * UNITS)
 
     def back(gradient: Tensor) -> Tensor:
-        """Each unit's gradient, less its mean over the batch and its part along the unit's own values."""
-        along = slope * ((gradient / keep) @ (slope * u)) / len(u)  # [B, n]
-        total = (slope * weights) @ slope.T * gradient / keep
-        crossed = (u * weights) @ along.T
-        square = (u * (weights * (u * along).mean(0))) @ u.T
-        return centred(total - crossed - crossed.T + square)
+        """Each unit's gradient, less its mean over the piece and its part along the unit's own values there."""
+        gradient = gradient / keep
+        found = slope @ slope.T * gradient / UNITS
+        for rows in torch.arange(len(u)).tensor_split(pieces):
+            along = slope * (gradient[:, rows] @ (slope * u)[rows]) / len(rows)  # [B, n]
+            crossed = along @ u[rows].T / UNITS
+            found[:, rows] += (u * within(u * along, pieces)) @ u[rows].T / UNITS - crossed
+            found[rows] -= crossed.T
+        return centred(found, pieces)
 
     return y @ y.T / UNITS / keep, y.mean(1), back
+
+
+def within(found: Tensor, pieces: int) -> Tensor:
+    """For each row its piece's mean over rows, [B, n]."""
+    return torch.cat([piece.mean(0, keepdim=True).expand_as(piece) for piece in found.tensor_split(pieces)])
 
 
 def root_of(q: Tensor) -> Tensor:
@@ -133,10 +141,10 @@ def root_of(q: Tensor) -> Tensor:
     return vectors * values.clamp(min=0).sqrt()
 
 
-def centred(q: Tensor) -> Tensor:
-    """Products [B, B] of vectors whose mean over the batch is taken off."""
-    q = q - q.mean(0)
-    return q - q.mean(1, keepdim=True)
+def centred(q: Tensor, pieces: int) -> Tensor:
+    """Products [B, B] of vectors whose mean over their piece is taken off."""
+    q = q - within(q, pieces)
+    return q - within(q.T, pieces).T
 
 
 def gradients(network: Network, way: Walk, labels: Tensor) -> Gradients:

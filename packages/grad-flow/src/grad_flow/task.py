@@ -26,6 +26,13 @@ from grad_flow.model import DeepDenseNet, network
 from grad_flow.theory import fixed_point, norm_factor
 
 SHOWN = 128  # training images of which gradients, activations and correlations are measured
+# Images of which the first step's gradient is predicted: of fewer at a time the variance that batch norm divides by is
+# now and then so small that few units make the gradient, unlike theory's many; of more the prediction takes long.
+LEAST, MOST = 8, 256
+# Beyond so much of sigma_w^2 x depth / width, networks with residual connections have a factor that is at least 2 %
+# above the theory of infinite width, unless activations are bounded or normalised: `benchmarks/slopes.py --narrow`.
+NARROW = 1 / 32
+GROWING = ("relu", "leaky-relu", "gelu", "selu")
 
 
 class Predictor:
@@ -114,7 +121,7 @@ class Dense(Predictor):
 
         The way itself is not kept: with batch norm it takes megabytes for each layer.
         """
-        way = kernels.walk(self.network, self.entering)
+        way = kernels.walk(self.network, self.entering(self.few.images))
         found = kernels.gradients(self.network, way, self.few.labels)
         return np.concatenate([found.weights, found.signals]), way.correlations()
 
@@ -126,16 +133,30 @@ class Dense(Predictor):
     def network(self) -> kernels.Network:
         return network(SIDES[self.name] ** 2, self.config.model)
 
-    @property
-    def entering(self) -> Tensor:
-        """The images that are measured, as they enter the first layer."""
+    def entering(self, images: Tensor) -> Tensor:
+        """Images [B, s, s] as they enter the first layer, on the CPU."""
         mean, std = self.model.mean.cpu(), self.model.std.cpu()
-        return ((self.few.images - mean) / std).flatten(1)
+        return ((images.cpu() - mean) / std).flatten(1)
 
     def predicted_gradients(self) -> dict[str, float]:
-        """For every weight matrix the norm of its gradient before the first step, relative to that of the last."""
+        """For every weight matrix the norm of its gradient in the first step, relative to that of the last.
+
+        Of the very batch, by the pieces of which batch norm takes its means. Empty where there is no prediction, see
+        `LEAST` and `MOST`.
+        """
+        return self.first_step
+
+    @cached_property
+    def first_step(self) -> dict[str, float]:
+        fit = self.config.fit
+        ids = self.plan("train", 1, fit.batch_size)[0]
+        pieces = min(fit.accumulate, max(1, len(ids) // 2))  # as `micro_batches` of core has it
+        if len(ids) > MOST or (self.config.model.norm == "batch" and len(ids) // pieces < LEAST):
+            return {}
+        images, labels = self.load("train", ids, 1)
+        way = kernels.walk(self.network, self.entering(images), pieces)
+        norms = kernels.gradients(self.network, way, labels.cpu()).weights
         names = [name for name, module in self.model.named_modules() if isinstance(module, nn.Linear)]
-        norms = self.predicted.weights
         return dict(zip(names, (norms / norms[-1]).tolist(), strict=True))
 
     # -- pictures
@@ -187,6 +208,7 @@ def describe(task: Dense, totals: Totals) -> tuple[str, dict[str, Any]]:
     """Scores; and the factors by which gradients changed per layer before the first step, measured and predicted."""
     scores, counts = task.scores(totals), totals.sums["confusion"].cpu()
     lines, classes = confusion.per_class(counts, NAMES[task.name], "images")
+    images, commonest = int(counts.sum()), int(task.parts["train"].labels.bincount().argmax())
     lines.append(f"accuracy {scores['accuracy']:.2%}  loss {scores['loss']:.4f}")
     found = factors(task, task.start)
     lines.append("before the first step, the norm of the gradient changed per layer, on its way back, by a factor of")
@@ -194,8 +216,24 @@ def describe(task: Dense, totals: Totals) -> tuple[str, dict[str, Any]]:
         if found[f"{name}_factor"] is not None:
             lines.append(f"  {found[f'{name}_factor']:.4f} {of}, predicted {found[f'{name}_factor_predicted']:.4f}")
     if found["fixed_point"] is not None:
-        lines.append(f"  in an infinitely deep network, predicted {found['fixed_point']:.4f}")
-    return "\n".join(lines), {**scores, **found, "images": int(counts.sum()), "per_class": classes}
+        batches = " and for large batches" * (task.config.model.norm == "batch")
+        lines.append(f"  in an infinitely deep network{batches}, predicted {found['fixed_point']:.4f}")
+    if (narrow := narrowness(task)) > NARROW:
+        lines.append(
+            "  but what is predicted is for infinite width, and this network is too narrow for that: with residual "
+            "connections and no norm it is 2 % too small, or more, where sigma_w^2 x depth / width is above "
+            f"{NARROW:.2f}, and here it is {narrow:.2f}"
+        )
+    majority = int(counts[commonest].sum()) / images
+    return "\n".join(lines), {**scores, "majority": majority, **found, "images": images, "per_class": classes}
+
+
+def narrowness(task: Dense) -> float:
+    """sigma_w^2 x depth / width where residual connections let a network leave the theory, see `NARROW`; else 0."""
+    model = task.config.model
+    if not (model.residual and model.norm == "none" and model.activation in GROWING and model.depth > 1):
+        return 0.0
+    return task.network.laws[1][0] ** 2 * model.depth / model.width
 
 
 def factors(task: Dense, start: Gradients) -> dict[str, float | None]:

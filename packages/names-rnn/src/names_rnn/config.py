@@ -21,6 +21,8 @@ MEANINGS = {
     "ceiling": "the accuracy that no function of the name can exceed, as some names belong to several languages",
     "ceiling_part": "the same for the names of the test part alone, where a name that is drawn once has one language",
     "majority": "accuracy of always saying the language that is most frequent in training",
+    "floor_accuracy": "majority, once more: what is reached without reading a name",
+    "floor_macro_f1": "macro_f1 of always saying that language",
     "names": "how many names were scored",
     "grammar": "accuracy of who knows the grammars that the sample was drawn from, by Bayes' rule",
 }
@@ -125,5 +127,12 @@ class Config:
 
 
 PACKAGE = Package(
-    "names-rnn", Config, next_step="--data names", scores=SCORES, meanings=MEANINGS, number=9, embeds=True
+    "names-rnn",
+    Config,
+    next_step="--data names",
+    scores=SCORES,
+    meanings=MEANINGS,
+    number=9,
+    embeds=True,
+    redrawn=1 / 8,  # a tenth of the names is the test part, eight tenths the training part
 )

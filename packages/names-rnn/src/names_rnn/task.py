@@ -259,11 +259,14 @@ def describe(task: Surnames, totals: Totals) -> tuple[str, dict[str, Any]]:
     test = task.parts["test"]
     lines, languages = confusion.per_class(counts, task.languages, "names")
     majority = float((test.labels == np.bincount(task.parts["train"].labels).argmax()).mean())
+    alone = 2 * majority / (1 + majority)  # F1 of the language that is always said, and 0 for the others
     found = {
         **scores,
         "ceiling": task.ceiling,
         "ceiling_part": data.ceiling(test),
         "majority": majority,
+        "floor_accuracy": majority,
+        "floor_macro_f1": alone / len(task.languages),
         "names": len(test.names),
     }
     lines += [
