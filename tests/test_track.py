@@ -273,6 +273,11 @@ def test_a_study(tmp_path):
     assert verdicts.info.end_time <= 1000 * (place / "results.csv").stat().st_mtime + 1000
     assert "hidden=8 > hidden=4" in verdicts.data.tags["mlflow.note.content"]
     assert {file.path for file in client.list_artifacts(verdicts.info.run_id)} >= {"results.csv", "results.md"}
+    asked = (place / "study.yaml").read_text()
+    (place / "study.yaml").write_text(asked.replace("it is larger", "it has more units"))
+    assert track(place, "--to", "mlflow", "--uri", uri).returncode == 0
+    experiment = client.get_experiment_by_name("names-rnn").experiment_id
+    assert len(client.search_runs([experiment])) == 5, "a reason reworded makes no other study"
 
 
 @pytest.mark.filterwarnings("ignore")

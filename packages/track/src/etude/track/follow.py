@@ -192,7 +192,7 @@ def runs(package: Package, place: Path, known: Container[Path] = ()) -> Iterator
     from etude.study.file import load
     from etude.study.search import found
 
-    asked = found(load(str(place / "study.yaml"), package.module, package.scores), place)
+    asked = found(load(str(place / "study.yaml"), package.module, package.scores, package.redrawn), place)
     for trial in asked.trials():
         folder = trial.folder(place)
         # environment.json comes after config.yaml, and by it a run is known.
