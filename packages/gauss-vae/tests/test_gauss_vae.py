@@ -306,6 +306,26 @@ def test_warmup_raises_the_weight_of_the_kl_term():
     assert losses == pytest.approx([losses[0] + weight * kl for weight in (0, 1, 2)], rel=1e-4)
 
 
+@pytest.mark.parametrize(("samples", "used"), [(1, 1), (4, 4), (40, 32)])
+def test_the_loss_of_validation_is_what_its_meaning_says(samples, used):
+    """The bound of as many latents as in training, 32 at most, with a weight of 1 whatever objective.kl is."""
+    one = made("--objective.kl", "0.3", "--objective.samples", str(samples))
+    batch = one.load("valid", np.arange(90), 0)
+    one.model.eval()
+    with torch.no_grad():
+        found = one.step(batch)["loss"]
+        weighed = one.model(batch.x, batch.noise)
+    assert weighed.log_likelihood.shape == (90, 32)
+    if samples == 1:
+        obvious = weighed.log_likelihood[:, 0] - weighed.kl
+    else:
+        ratios = (weighed.log_likelihood + weighed.log_ratio)[:, :used]
+        obvious = ratios.exp().mean(1).log()
+    assert float(found[0]) == pytest.approx(-float(obvious.sum()), rel=1e-4)
+    said = PACKAGE.meanings["loss"]
+    assert all(words in said for words in ("importance-weighted", "weight of 1", "32 latents at most"))
+
+
 def test_noise_is_normal_and_follows_from_the_example():
     drawn = task.normal(np.arange(20_000), 4, 1, 2)
     assert drawn.isfinite().all()

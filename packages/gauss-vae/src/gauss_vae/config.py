@@ -11,7 +11,9 @@ from etude.package import Package
 SCORES: Scores = {"loss": "lower", "elbo": "higher", "nll": "lower", "gap": "lower", "reconstruction": "lower"}
 MEANINGS = {
     "loss": (
-        "minus the evidence lower bound with the KL term as it is weighted in training, mean over examples, in nats"
+        "in training what is minimised: minus the evidence lower bound, or with several objective.samples minus the "
+        "importance-weighted bound (Burda et al. 2016), its KL term weighted by objective.kl; elsewhere the same with "
+        "a weight of 1 and 32 latents at most; mean over examples, in nats"
     ),
     "elbo": "the evidence lower bound E log p(x | z) - KL(q(z | x) || p(z)), mean over examples, in nats",
     "nll": "minus the log-likelihood as importance samples bound it (Burda et al. 2016), mean over examples, in nats",

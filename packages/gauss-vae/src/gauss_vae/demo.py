@@ -25,30 +25,39 @@ def demo(task: Predictor) -> Demo:
         away = float(((x - task.model.shift) / task.model.scale).abs().max())
         return f": a guess, {away:,.0f} standard deviations away from its data" if away > FAR else ""
 
-    def told(x: Tensor) -> tuple[float, Tensor, Tensor]:
-        """Log-density, and mean [d] and factor [d, d] of the covariance of what is restored, as `predict` has them."""
+    def told(x: Tensor) -> tuple[str, str, Tensor, Tensor]:
+        """Log-density in words and what its error is, if it has one; mean [d] and factor [d, d] of what is restored.
+
+        The density is that of `predict`, if that is known after a blink.
+        """
         samples, seed = task.config.importance, task.config.fit.seed
-        density = likelihood.best(task.model, x, samples, seed, SCORING, kept=kept).log_density
+        found = likelihood.best(task.model, x, samples, seed, SCORING, kept=kept, most=likelihood.FEW)
+        density, error = float(found.log_density[0]), float(found.error[0])
         with torch.inference_mode():
             said = task.model.decode(task.model.encode(x).mean)
-            return float(density[0]), said.mean[0].cpu(), said.factor()[0].cpu()
+        if isinstance(found, likelihood.Sampled):
+            words, why = f"{density:.4f} ± {error:.2g}", " (± the standard error of sampling)"
+        elif error < likelihood.ENOUGH:
+            words, why = f"{density:.4f}", ""
+        else:
+            words, why = f"{density:.6g} ± {error:.2g}", " (from a coarse grid; `predict` takes a finer one)"
+        return words, why, said.mean[0].cpu(), said.factor()[0].cpu()
 
     def row(text: str) -> Answer:
         if not text.strip():
             return NOTHING
         numbers = list(data.parsed("the text", [" ".join(text.splitlines())], dimension))
         x = torch.tensor(numbers).to(task.model.shift.device)
-        density, mean, factor = told(x)
+        density, why, mean, factor = told(x)
         sds = factor.square().sum(-1).sqrt()
         pairs = zip(mean.tolist(), sds.tolist(), strict=True)
         lines = [(str(n), f"{m:.4g} ± {sd:.2g}") for n, (m, sd) in enumerate(pairs, 1)]
-        return Answer(
-            f"{density:.4f}", [Lines("Restored, mean ± standard deviation", lines)], f"log-density, in nats{guess(x)}"
-        )
+        parts = [Lines("Restored, mean ± standard deviation", lines)]
+        return Answer(density, parts, f"log-density, in nats{why}{guess(x)}")
 
     def point(at: tuple[float, float]) -> Answer:
         x = torch.tensor([at]).to(task.model.shift.device)
-        density, mean, factor = told(x)
+        density, why, mean, factor = told(x)
         round_it = np.stack([np.cos(CIRCLE), np.sin(CIRCLE)])
         middle = float(mean[0]), float(mean[1])
         curves = [Curve("the point", [at], "crosses"), Curve("restored, the mean of p(x | z)", [middle], "dots")]
@@ -57,7 +66,7 @@ def demo(task: Predictor) -> Demo:
             name = f"{size} standard deviation{'s' * (size > 1)} of it"
             curves.append(Curve(name, [(float(x), float(y)) for x, y in ellipse.T], style))
         chart = Chart("The point and what is restored of it", "x", "y", curves, equal=True, span=window(task))
-        return Answer(f"log p = {density:.4f}", [chart], f"nats, by the model{guess(x)}")
+        return Answer(f"log p = {density}", [chart], f"nats, by the model{why}{guess(x)}")
 
     panels = [Panel("Numbers", [Text("text", f"{dimension} numbers, with commas between", example(task), 2_000)], row)]
     if dimension == 2:

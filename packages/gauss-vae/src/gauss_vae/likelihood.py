@@ -84,20 +84,21 @@ def importance(model: VAE, x: Tensor, samples: int, *stream: int, ids: Tensor | 
 
 
 @torch.inference_mode()
-def quadrature(model: VAE, x: Tensor, kept: Kept | None = None) -> Estimate:
+def quadrature(model: VAE, x: Tensor, kept: Kept | None = None, most: int | None = None) -> Estimate:
     """log of the integral of N(z; 0, I) p(x | z) over z, by the trapezoidal rule, for a latent of one or two numbers.
 
     The grid is the same for all examples, so that no mode of p(z | x) can be missed for want of a good q(z | x). It is
     refined for those examples whose answer still moves, until none does or it is as fine as it gets; the error is the
     larger of the last two moves. For smooth integrands that vanish at the ends the rule converges exponentially
     (Trefethen & Weideman 2014), as soon as the spacing is about the width of what is integrated. `kept` spares decoding
-    the coarser grids again, for as long as the model stays as it is.
+    the coarser grids again, for as long as the model stays as it is. With `most` no grid has more points than that, for
+    one who cannot wait: far from the data the error is then larger, as it says.
     """
     found = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
     move, error = torch.full_like(found, math.inf), torch.full_like(found, math.inf)
     standard = ((x - model.shift) / model.scale).double()
     left = torch.arange(len(x), device=x.device)
-    for side in GRIDS[model.latent]:
+    for side in (side for side in GRIDS[model.latent] if most is None or side**model.latent <= most):
         now = on_grid(model, standard[left], side, kept)
         before, move[left] = move[left], (now - found[left]).abs()
         error[left], found[left] = torch.maximum(before, move[left]), now
@@ -164,13 +165,15 @@ def natural(normal: Normal) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def best(model: VAE, x: Tensor, samples: int, *stream: int, kept: Kept | None = None) -> Estimate | Sampled:
+def best(
+    model: VAE, x: Tensor, samples: int, *stream: int, kept: Kept | None = None, most: int | None = None
+) -> Estimate | Sampled:
     """The best estimate there is: quadrature for a latent of at most two numbers, else importance sampling.
 
     The answer to an example is a function of the example, whatever stands beside it.
     """
     if model.latent <= 2:
-        return quadrature(model, x, kept)
+        return quadrature(model, x, kept, most)
     rows = [hashlib.blake2b(row.tobytes(), digest_size=6).digest() for row in x.cpu().numpy()]
     ids = torch.tensor([int.from_bytes(digest, "little") for digest in rows])
     return importance(model, x, samples, *stream, ids=ids)
