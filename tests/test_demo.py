@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
@@ -23,6 +24,7 @@ from etude.demo.page import Demo
 from etude.demo.server import Server
 from etude.errors import UserError
 from etude.language.task import Writer
+from gauss_vae import likelihood
 
 LONG = 60_000  # milliseconds: the machine may be busy
 PHONE = {"width": 360, "height": 740}
@@ -349,6 +351,33 @@ def test_a_run_that_is_none_is_refused(trained, capsys, tmp_path):
     assert "damaged" in refused(capsys, "names-rnn", broken)
     assert "port" in refused(capsys, "names-rnn", trained("names-rnn"), "--port", "70000")
     assert "cannot be had" in refused(capsys, "names-rnn", trained("names-rnn"), "--host", "192.0.2.1")
+
+
+def test_a_point_far_away_is_answered_as_fast_as_others_and_with_its_error(trained, monkeypatch):
+    """Where `predict` decodes millions of latents: all other pages of the server would wait for it."""
+    task = cli.restored(package_of("gauss-vae"), trained("gauss-vae"))
+    numbers = importlib.import_module("gauss_vae.demo").demo(task).panels[-1]
+    near = numbers.answer(text="0, 0")
+    assert "±" not in near.headline and near.detail == "log-density, in nats"
+    decoded, spoken = [], task.model.spoken
+    monkeypatch.setattr(task.model, "spoken", lambda z: decoded.append(len(z)) or spoken(z))
+    far = numbers.answer(text="1000, 1000")
+    assert sum(decoded) < 100_000
+    density, error = map(float, far.headline.split(" ± "))
+    exact = likelihood.best(task.model, torch.tensor([[1000.0, 1000.0]]), 2, 0)
+    assert error > 1 and abs(density - float(exact.log_density)) < error
+    assert "from a coarse grid" in far.detail and "a guess" in far.detail
+
+
+def test_a_run_of_a_study_is_named_by_setting_and_study(tmp_path):
+    package = package_of("names-rnn")
+    study = tmp_path / "secret/cell,data=sample"
+    run = study / "model.cell=lstm/seed=1"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("fit: {epochs: 1}\n")
+    assert command.told(package, run)["run"] == "seed=1"
+    (study / "study.yaml").touch()
+    assert command.told(package, run)["run"] == "seed=1 of model.cell=lstm in the study cell,data=sample"
 
 
 def test_the_newest_finished_run_is_taken(tmp_path, monkeypatch):

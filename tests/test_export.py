@@ -1,5 +1,6 @@
 """The verb `export`: what it writes is read back equal, by others too; what cannot be read is refused in one line."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -140,6 +141,33 @@ def test_what_is_not_generated_is_shown_to_nobody_unasked(run, tmp_path):
     assert (tmp_path / "with/samples/confusion.png").is_file()
 
 
+def test_a_sample_that_is_other_peoples_is_given_out_under_no_licence_of_ours(tmp_path):
+    """As that of grad-flow, the digits of scikit-learn: neither is it MIT, nor shown unasked."""
+    folder = tmp_path / "run"
+    assert cli.main(DENSE, ["train", "--fit.epochs", "1", "--model.depth", "2", "--run", str(folder)]) == 0
+    assert any((folder / "samples").iterdir())
+    assert cli.main(DENSE, ["export", str(folder), str(tmp_path / "out")]) == 0
+    told = ModelCard.load(tmp_path / "out/README.md", ignore_metadata_errors=False)
+    assert (told.data.license, told.data.license_name) == ("other", "see-the-data")
+    assert "BSD-3-Clause" in told.text
+    assert not (tmp_path / "out/samples").exists()
+    assert cli.main(DENSE, ["export", str(folder), str(tmp_path / "with"), "--samples"]) == 0
+    assert any((tmp_path / "with/samples").iterdir())
+
+
+def test_a_folder_by_its_address_is_made_with_those_above_it(run, exported, tmp_path, capsys):
+    there = (tmp_path / "new/folder").as_uri()
+    code, out = said(capsys, NAMES, "export", str(run), there)
+    assert (code, out.err) == (0, "")
+    found = {file.relative_to(tmp_path / "new/folder"): file for file in (tmp_path / "new/folder").rglob("*.*")}
+    files = [file for file in exported.rglob("*") if file.is_file()]
+    assert (exported / "samples/confusion.png") in files
+    assert {name: file.read_bytes() for name, file in found.items()} == {
+        file.relative_to(exported): file.read_bytes() for file in files
+    }
+    assert said(capsys, NAMES, "predict", there, "Jones") == said(capsys, NAMES, "predict", str(run), "Jones")
+
+
 def test_a_card_does_not_say_where_somebody_keeps_his_data():
     config = parse(NAMES.config, ["--data.name", "/home/anna/surnames"])
     assert card.in_words("/home/anna/surnames, distinct, 3 names", config) == "./surnames, distinct, 3 names"
@@ -227,15 +255,19 @@ def test_a_changed_model_is_not_taken_for_the_one_before(exported, tmp_path, cap
 
 
 @pytest.mark.parametrize(
-    ("package", "flags", "shape"),
+    ("package", "flags", "shape", "ranged", "given"),
     [
-        (LETTERS, ["--model.channels", "4"], (28, 28)),
-        (DENSE, ["--model.depth", "3"], (8, 8)),
-        (PICTURES, ["--data.images", "300", "--model.width", "8", "--model.latent", "12"], (3, 32, 32)),
+        (LETTERS, ["--model.channels", "4"], (28, 28), "0..1", "scores of the classes; the largest is the answer"),
+        (DENSE, ["--model.depth", "3"], (8, 8), "0..1", "Logarithms of the probabilities of the classes"),
+        (
+            *(PICTURES, ["--data.images", "300", "--model.width", "8", "--model.latent", "12"], (3, 32, 32)),
+            *("[-1, 1]", "Pictures restored from their latents"),
+        ),
     ],
     ids=["cnn-emnist", "grad-flow", "cifar-vae"],
 )
-def test_onnx_says_what_the_model_says(package, flags, shape, cache, tmp_path, capsys):
+def test_onnx_says_what_the_model_says(package, flags, shape, ranged, given, cache, tmp_path, capsys):
+    """And the card says what it takes and gives."""
     folder, out = tmp_path / "run", tmp_path / "out"
     flags = [*flags, "--fit.epochs", "1", "--fit.device", "cpu", "--fit.precision", "fp32"]
     assert cli.main(package, ["train", *flags, "--run", str(folder)]) == 0
@@ -245,8 +277,25 @@ def test_onnx_says_what_the_model_says(package, flags, shape, cache, tmp_path, c
     inputs = torch.rand(7, *shape, generator=torch.Generator().manual_seed(0))
     session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+    (takes,), (gives,) = session.get_inputs(), session.get_outputs()
+    told = (out / "README.md").read_text()
+    sizes = ", ".join(map(str, shape))
+    assert f"- input `{takes.name}`, float32 [batch, {sizes}], values in {ranged}\n" in told
+    (of_output,) = re.findall(
+        rf"^- output `{gives.name}`, float32 \[batch, ([\d, ]+)\]: {given}(.*)$", told, flags=re.M
+    )
+    assert of_output[0] == ", ".join(map(str, found.shape[1:]))
+    names = re.findall("`(.)`", of_output[1])
+    assert names == (list("ABCDEFGHIJKLMNOPQRSTUVWXYZ") if package is LETTERS else [])
     with torch.inference_mode():
         np.testing.assert_allclose(found, task.model(inputs).float().numpy(), atol=1e-5, rtol=1e-5)
+
+
+def test_a_card_names_the_classes_by_the_test_scores_too(tmp_path):
+    """Of a task that does not keep them in its predictor."""
+    facts = card.Facts(tmp_path, None, {}, {}, {}, None, {"per_class": {"ten": {}, "one": {}}}, {}, "", {})
+    assert card.classes(object(), facts) == ("ten", "one")
+    assert card.classes(object(), dataclasses.replace(facts, test=None)) == ()
 
 
 def digest(data):

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,10 @@ import prose
 import pytest
 import yaml
 
-from etude.config import parse
+from etude.config import knobs, parse
+from etude.study.command import default_out
+from etude.study.command import parser as study_parser
+from etude.study.file import load
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
@@ -427,6 +431,59 @@ def test_a_card_has_the_addresses_and_md5s_of_the_code(package):
         assert all(part in card for part in address.split("{}")), address
 
 
+# ---------------------------------------------------------------------------------------- what a shell completes
+
+
+def script(task):
+    """What completes a task's words in bash."""
+    words = [sys.executable, "-m", task.replace("-", "_"), "--tyro-print-completion", "bash"]
+    return subprocess.run(words, capture_output=True, text=True, encoding="utf-8", check=True).stdout
+
+
+def completed(folder, task, *lines):
+    """The words that a bash makes of each line in which TAB is typed: a real one, which runs no task but says them."""
+    (folder / "script.bash").write_text(script(task), "utf-8")
+    typed = ["PS1=", f"{task}() {{ printf '%s\\0' \"$@\"; echo; }}", "source ./script.bash", *lines]
+    done = subprocess.run(
+        ["bash", "--norc", "--noprofile", "-i"],
+        input="".join(f"{line}\n" for line in typed),
+        cwd=folder,
+        env=os.environ | {"TERM": "dumb", "HISTFILE": "", "INPUTRC": os.devnull, "PS1": ""},
+        capture_output=True,
+        text=True,
+    )
+    return [line.split("\0")[:-1] for line in done.stdout.splitlines()]
+
+
+def test_bash_completes_the_words_of_a_task(tmp_path):
+    """Flags, short ones too, their words, and files wherever it knows nothing."""
+    for folder in ("runs/first/samples", "runs/second run"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "flags.yaml").touch()
+    expected = {
+        "predict ru\tfi\tsa\t": ["predict", "runs/first/samples/"],
+        "demo runs/se\t": ["demo", "runs/second run/"],
+        "evaluate ru\tfi\t --fit.ep\t": ["evaluate", "runs/first/", "--fit.epochs"],
+        "train fl\t--mod\tcel\tls\t": ["train", "flags.yaml", "--model.cell", "lstm"],
+        "train --trac\tml\t": ["train", "--track", "mlflow"],
+        "train --ru\trun\tfi\t": ["train", "--run", "runs/first/"],
+        "train --da\t x": ["train", "--data", "x"],
+        "stu\tlab": ["study", "lab"],
+    }
+    assert completed(tmp_path, "names-rnn", *(f"names-rnn {line}" for line in expected)) == list(expected.values())
+
+
+@pytest.mark.parametrize("task", TASKS, ids=by_name)
+def test_bash_offers_flags_and_no_words_of_their_help(task, tmp_path):
+    ask = f"COMP_WORDS=({task.name} train ''); COMP_CWORD=2; _tyro_{module(task)}; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    ask = f"{script(task.name)}\n{ask}"
+    offered = subprocess.run(["bash"], input=ask, capture_output=True, text=True, encoding="utf-8", cwd=tmp_path)
+    assert offered.stderr == ""
+    flags = {flag for flag in offered.stdout.splitlines() if not re.match(r"--([\w-]+\.)*no-", flag)}
+    known = knobs(importlib.import_module(f"{module(task)}.config").PACKAGE.config)
+    assert flags == {"-h", "--help", "--run", "--track", "--data", *(f"--{knob}" for knob in known)}
+
+
 # ---------------------------------------------------------------------------------------------- what a README promises
 
 
@@ -457,9 +514,33 @@ def test_readme(package):
     assert shown, "no command is shown"
 
 
+def typed(line):
+    """The words of a command that is shown, from the name of the task on; none if it names none."""
+    words = shlex.split(line, comments=True)
+    at = next((n for n, word in enumerate(words) if word in {task.name for task in TASKS} and n + 1 < len(words)), None)
+    return [] if at is None else words[at + (words[at + 1] == words[at]) :]
+
+
+SHOWING = [*sorted(ROOT.glob("docs/tour*.md")), *(file for task in TASKS for file in sorted(task.glob("README*.md")))]
+
+
+@pytest.mark.parametrize("page", SHOWING, ids=lambda page: f"{page.parent.name}/{page.name}")
+def test_a_report_is_of_the_folder_of_the_study_before_it(page):
+    """Where `study NAME flags` puts its runs is where the next `report FOLDER` reads."""
+    commands = [words for words in map(typed, fenced(page)) if words[1:2] in (["study"], ["report"])]
+    pairs = [(a, b) for a, b in itertools.pairwise(commands) if (a[1], b[1]) == ("study", "report")]
+    for (name, _, *words), reported in pairs:
+        package = importlib.import_module(f"{module(Path(name))}.config").PACKAGE
+        given, extra = study_parser(package).parse_known_args(words)
+        study = load(given.study, package.module, package.scores)
+        out = given.out or default_out(name, study, extra, package.config)
+        assert Path(reported[2]) == Path(out), (words, reported)
+    assert pairs or page.parent.name != "docs"
+
+
 @pytest.mark.parametrize("task", TASKS, ids=by_name)
 def test_what_the_help_of_train_advises_can_be_typed(task):
-    """Its examples, and the flags that it calls most used."""
+    """Its examples, and the flags that it calls most used, with which its list of them all begins."""
     package = importlib.import_module(f"{module(task)}.config").PACKAGE
     out = subprocess.run(
         [sys.executable, "-m", module(task), "train", "--help"], capture_output=True, text=True, encoding="utf-8"
@@ -469,6 +550,13 @@ def test_what_the_help_of_train_advises_can_be_typed(task):
     (most_used,) = re.findall(r"^Most used: (.+)\. For example$", out, flags=re.M)
     values = {"--data": "sample", "--fit.epochs": "3", "--fit.lr": "1e-3", "--fit.batch-size": "8", "--fit.seed": "1"}
     assert most_used.split(", ") == list(values)
+    shown = re.findall(r"^│ (--[\w.-]+)", out, flags=re.M)
+    assert shown[: len(values)] == list(values), "the help begins with them"
+    assert {"--data", *shown} >= {f"--{knob}" for knob in knobs(package.config) if knob != "data.name"}
+    assert len(shown) == len(knobs(package.config))
+    fit = parse(package.config, []).fit
+    for said, value in (("epochs", fit.epochs), ("batch-size", fit.batch_size), ("lr", fit.lr)):
+        assert re.search(rf"--fit\.{said} [^-]*\(default:[│\s]+{value}\)", out), said
     for words in (examples[0][:-2], examples[1], [word for flag in values.items() for word in flag]):
         assert parse(package.config, words, package=package.module) != parse(package.config, [])
 

@@ -3,17 +3,18 @@
 import io
 import json
 import os
+import re
 import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from dataclasses import make_dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from etude import claims, files
 from etude import config as configs
@@ -30,6 +31,7 @@ VERBS = {
 }
 COMPLETION = "--tyro-print-completion"  # the name that tyro's users know
 SHELLS = ("bash", "zsh", "fish")
+TRACKERS = ("mlflow", "wandb", "trackio")
 
 
 def command(package: Package, called: str) -> Callable[..., int]:
@@ -101,9 +103,9 @@ def abouts(verbs: Iterable[str], more: Mapping[str, EntryPoint]) -> dict[str, st
 
 
 def completion(package: Package, verbs: Mapping[str, str], words: Sequence[str]) -> int:
-    """Prints what completes verbs, the flags of `train` and their words in a shell; tyro writes it.
+    """Prints what completes verbs, the flags of `train` and `evaluate` and their words in a shell; tyro writes it.
 
-    Of the other verbs no flag is known before they run: there file names are completed, as without it.
+    Of the other verbs no flag is known before they run: there, and wherever else nothing is, files are completed.
     """
     if len(words) != 1 or words[0] not in SHELLS:
         raise UserError(f"{COMPLETION} takes the shell: {', '.join(SHELLS)}")
@@ -112,13 +114,31 @@ def completion(package: Package, verbs: Mapping[str, str], words: Sequence[str])
     def other() -> None:
         pass
 
-    run: Any = [("run", Path | None, None)]
     takes: dict[str, Any] = dict.fromkeys(verbs, other)
-    for name, fields in {"train": run, "evaluate": []}.items():
-        takes[name] = make_dataclass(name, fields, bases=(package.config,), frozen=True)
-        takes[name].__doc__ = verbs[name]
-    tyro.extras.subcommand_cli_from_dict(takes, prog=package.name, args=["--tyro-print-completion", words[0]])
-    return 0  # not reached: tyro ends as after --help
+    beside = {
+        "run": (Path, "the run's folder"),
+        "track": (Literal[TRACKERS], "a tracker that is sent what it says"),
+    }
+    takes |= {"train": configs.listed(package.config, **beside), "evaluate": configs.listed(package.config)}
+    script = io.StringIO()
+    with redirect_stdout(script), suppress(SystemExit):  # as after --help
+        given = ["--tyro-print-completion", words[0]]
+        tyro.extras.subcommand_cli_from_dict(takes, prog=package.name, args=given)
+    print(with_files(script.getvalue()), end="")
+    return 0
+
+
+def with_files(script: str) -> str:
+    """What tyro writes to complete words in a shell, mended: where it offers nothing, the shell offers files.
+
+    So it does for all words of the verbs whose flags are not known, and for RUN, the first word of `evaluate`. Bash
+    does that itself, as what tyro asks of it joins the words that stand before the one to complete.
+    """
+    offered = "get_completions(words, current_index, COMPLETION_SPEC)"
+    known = "(current_index < 2 or words[1] == 'train' or words[1] == 'evaluate' and current_index > 2)"
+    script = script.replace(offered, f"({known} and {offered}) or ['__TYRO_COMPLETE_FILES__']")
+    script = script.replace('COMPREPLY=($(compgen -f -- "$cur"))', "COMPREPLY=()")
+    return re.sub("^( *complete) -F", r"\1 -o default -F", script, flags=re.M)
 
 
 def say_error(package: Package, line: str) -> None:
@@ -147,7 +167,7 @@ def train(package: Package, words: list[str]) -> int:
     """Trains a model in a run folder; goes on where an earlier start of the same run stopped."""
     takes = Parser(f"{package.name} train", VERBS["train"], add_help=False)  # the help lists the flags: it is tyro's
     takes.add_argument("--run", metavar="DIR", type=files.given)
-    takes.add_argument("--track", choices=("mlflow", "wandb", "trackio"))
+    takes.add_argument("--track", choices=TRACKERS)
     takes.also("[CONFIG ...] [--flag value ...]")
     given, flags = takes.parse_known_args(words)
     path: Path | None = given.run

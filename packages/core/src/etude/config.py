@@ -4,10 +4,14 @@ The words of a file are read by the same parser as the shell's, so `lr: 1e-3` is
 read it as a string) and a run's `config.yaml` is a saved command line. Tyro writes the help. No torch here.
 """
 
+import ast
 import dataclasses
 import difflib
+import inspect
+import itertools
 import os
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +19,7 @@ from dataclasses import dataclass
 from importlib import resources
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import tyro
 import yaml
@@ -26,6 +30,7 @@ from etude.errors import UserError
 C = TypeVar("C")
 Scores = Mapping[str, Literal["higher", "lower"]]  # the scores of a task that can be compared: which way each is better
 MAX_REPLICAS = 32  # in a stack: more are no faster, as by then the machine has enough to do
+MOST_USED = ("data", "data.name", "fit.epochs", "fit.lr", "fit.batch-size", "fit.seed")  # the help begins with them
 STACKED = ("fit.seed", "fit.lr", "fit.weight-decay", "fit.clip", "fit.patience")
 """beside dropout, the knobs in which the runs of one stacked program may differ"""
 RENAMED = {"one-cycle": "linear"}
@@ -303,7 +308,7 @@ def parse(config: type[C], args: Sequence[str], *, package: str = "", prog: str 
     exits. Raises UserError for an unknown or mistyped key or flag, naming the file and line.
     """
     if "-h" in args or "--help" in args:
-        tyro.cli(config, args=["--help"], prog=prog, description=description)
+        tyro.cli(listed(config), args=["--help"], prog=prog, description=description)
     known = knobs(config)
     found = settings(args, known, package)
     return build(config, {setting.name: setting.value(known[setting.name]) for setting in found})
@@ -321,15 +326,87 @@ def build(config: type[C], values: Mapping[str, Any], prefix: str = "", default:
     hints, missing = typing.get_type_hints(config), dataclasses.MISSING
     given: dict[str, Any] = {}
     for field in dataclasses.fields(typing.cast(Any, config)):
-        name, kind = prefix + dashed(field.name), hints[field.name]
-        value = field.default if field.default_factory is missing else field.default_factory()
-        value = value if default is None else getattr(default, field.name)
+        name, kind, value = prefix + dashed(field.name), hints[field.name], default_of(field, default)
         if dataclasses.is_dataclass(kind):
             value = build(typing.cast(type, kind), values, f"{name}.", None if value is missing else value)
         given[field.name] = values.get(name, value)
         if given[field.name] is missing:
             raise UserError(f"--{name} is missing: it needs a value: {describe(kind)}")
     return config(**given)
+
+
+def default_of(field: dataclasses.Field[Any], whole: Any) -> Any:
+    """The value of a field that nobody gives: as in the configuration `whole`, or its own; MISSING if it has none."""
+    if whole is not None:
+        return getattr(whole, field.name)
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+class Flag(NamedTuple):
+    """A flag as it is shown: the type of its value, its default or MISSING, its help, the dataclass that it is of."""
+
+    kind: Any
+    default: Any
+    about: str
+    owner: type
+
+
+def flags(config: type, whole: Any = None) -> dict[str, Flag]:
+    """What is shown of each flag of a configuration, by dotted name; defaults are those of `whole`, if given."""
+    found: dict[str, Flag] = {}
+    hints, said = typing.get_type_hints(config), helps(config)
+    for field in dataclasses.fields(config):
+        name, kind, value = dashed(field.name), hints[field.name], default_of(field, whole)
+        if dataclasses.is_dataclass(kind):
+            inner = flags(typing.cast(type, kind), None if value is dataclasses.MISSING else value)
+            found |= {f"{name}.{knob}": flag for knob, flag in inner.items()}
+        else:
+            found[name] = Flag(kind, value, said.get(field.name, ""), config)
+    return found
+
+
+def helps(config: type) -> dict[str, str]:
+    """The help under each field of a dataclass, on one line, as words of a second line would be taken for others."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(config)))
+    except (OSError, SyntaxError):  # typed at a prompt
+        return {}
+    found: dict[str, str] = {}
+    for one, below in itertools.pairwise(typing.cast(ast.ClassDef, tree.body[0]).body):
+        if isinstance(one, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            found[ast.unparse(one.target)] = " ".join(str(below.value.value).split())
+    return found
+
+
+def as_field(name: str, flag: Flag) -> tuple[str, Any, Any]:
+    """A flag as `make_dataclass` takes a field."""
+    aliases = [f"--{name.removesuffix('.name')}"] if name.endswith(".name") else None
+    shown = tyro.conf.arg(name=name, prefix_name=False, help=flag.about, aliases=aliases)
+    return re.sub(r"\W", "_", name), Annotated[flag.kind, shown], dataclasses.field(default=flag.default)
+
+
+def listed(config: type, **more: tuple[Any, str]) -> type:
+    """A dataclass whose flags tyro shows in the order of use: those used most, then `more`, then group by group.
+
+    `more` are types and help of flags that are no knobs. It is only for tyro to look at.
+    """
+    groups: dict[str, dict[str, Flag]] = {"": {}}
+    known = flags(config)
+    for name in sorted(known, key=lambda name: MOST_USED.index(name) if name in MOST_USED else len(MOST_USED)):
+        group = "" if name in MOST_USED else name.rpartition(".")[0] or "other"
+        groups.setdefault(group, {})[name] = known[name]
+    groups[""] |= {name: Flag(kind, dataclasses.MISSING, about, config) for name, (kind, about) in more.items()}
+    made: list[Any] = []
+    for group, members in groups.items():
+        fields = [as_field(name, flag) for name, flag in members.items()]
+        if group:
+            one = dataclasses.make_dataclass("Group", fields, kw_only=True)
+            owners = {flag.owner for flag in members.values()} - {config}
+            one.__doc__ = " ".join(str(owner.__doc__) for owner in owners)
+            made.append((re.sub(r"\W", "_", group), Annotated[one, tyro.conf.arg(name=group)]))
+        else:
+            made += fields
+    return dataclasses.make_dataclass("Flags", made, kw_only=True)
 
 
 def presets(package: str) -> dict[str, Path]:

@@ -135,7 +135,14 @@ def told(package: Package, folder: Path) -> dict[str, Any]:
     scores = [[name, valid[name]] for name in package.scores if isinstance(valid.get(name), int | float)]
     return {
         "name": package.name,
-        "run": folder.resolve().name,
+        "run": run_name(folder.resolve()),
         "data": data.replace("\\", "/").rstrip("/").rpartition("/")[2],
         "scores": [[name, round(value, 4), package.meanings.get(name, "")] for name, value in scores],
     }
+
+
+def run_name(folder: Path) -> str:
+    """What a run is called: one of a study by its seed, its setting and the study, as `seed=1` alone says little."""
+    setting, study = folder.parent, folder.parent.parent
+    in_study = (study / "study.yaml").is_file()
+    return f"{folder.name} of {setting.name} in the study {study.name}" if in_study else folder.name

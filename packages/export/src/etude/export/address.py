@@ -31,7 +31,10 @@ def put(address: str, content: Mapping[str, bytes]) -> None:
         raise UserError(f"{address} is not empty: give another one")
     try:
         for name in sorted(content, key="config.json".__eq__):
-            attempt(address, partial(system.pipe_file, f"{place}/{name}", content[name]))
+            file = f"{place}/{name}"
+            if system.root_marker or place.startswith("/"):  # it has folders; of a store this would make the bucket
+                attempt(address, partial(system.makedirs, file.rpartition("/")[0], exist_ok=True))
+            attempt(address, partial(system.pipe_file, file, content[name]))
     except UserError:
         with suppress(Exception):  # nothing half written, if that can be had
             system.rm(place, recursive=True)

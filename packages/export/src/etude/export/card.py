@@ -67,7 +67,7 @@ def gather(package: Package, folder: Path, shown: bool) -> Facts:
         None if untested else test,
         kept.get("blocks", {}) if known else {},
         untested,
-        samples(folder) if shown or data_name(config) == "sample" else {},
+        samples(folder) if shown or is_ours(package, config) else {},
     )
 
 
@@ -121,13 +121,30 @@ def data_name(config: Any) -> str:
     return name if isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) else ""
 
 
-def data_card(package: Package, name: str) -> str:
-    """What the package's DATA.md says of all its data, and of this data set; of a path what it says of one's own."""
+def data_sheet(package: Package) -> tuple[str, dict[str, str]]:
+    """What the package's DATA.md says of all its data, and of each of them by name; nothing if there is none."""
     file = resources.files(package.module) / "DATA.md"
     first, *sections = re.split(r"(?m)^## ", file.read_text("utf-8")) if file.is_file() else [""]
     bodies = {heading.strip().strip("`"): body.strip() for heading, _, body in (s.partition("\n") for s in sections)}
-    found = bodies.get(name) or bodies.get("your own", "")
-    return "\n\n".join(part for part in (first.partition("\n")[2].strip(), found) if part)
+    return first.partition("\n")[2].strip(), bodies
+
+
+def data_card(package: Package, name: str) -> str:
+    """What the package's DATA.md says of all its data, and of this data set; of a path what it says of one's own."""
+    first, bodies = data_sheet(package)
+    return "\n\n".join(part for part in (first, bodies.get(name) or bodies.get("your own", "")) if part)
+
+
+def is_ours(package: Package, config: Any) -> bool:
+    """Whether a run's data are the package's own sample, under its licence; a sample can be other people's, too."""
+    told = data_sheet(package)[1].get("sample", "") if data_name(config) == "sample" else ""
+    return re.search(r"^- \*\*Licence:\*\* MIT\b", told, flags=re.M) is not None
+
+
+def classes(task: Any, facts: Facts) -> tuple[str, ...]:
+    """The names of the classes, in the order of the network's outputs; none where neither task nor scores have them."""
+    scored = (facts.test or {}).get("per_class")
+    return tuple(getattr(task, "classes", None) or (scored if isinstance(scored, dict) else ()))
 
 
 def interval(values: list[float], mean: float) -> str:
@@ -144,8 +161,9 @@ def numbers(scores: dict[str, Any]) -> dict[str, float]:
 
 def front(package: Package, facts: Facts, onnx: bool) -> dict[str, Any]:
     name = data_name(facts.config) or "own"
-    own = {"license": "mit"} if name == "sample" else {"license": "other", "license_name": "see-the-data"}
-    found: dict[str, Any] = {**own, "library_name": "etude", "tags": ["etude", package.name]}
+    other = {"license": "other", "license_name": "see-the-data"}
+    licence = {"license": "mit"} if is_ours(package, facts.config) else other
+    found: dict[str, Any] = {**licence, "library_name": "etude", "tags": ["etude", package.name]}
     if onnx:
         found["tags"].append("onnx")
     if facts.test is not None:
@@ -159,8 +177,11 @@ def front(package: Package, facts: Facts, onnx: bool) -> dict[str, Any]:
     return found
 
 
-def text(package: Package, facts: Facts, state: State, onnx: bool) -> str:
-    """The whole card, of a run and its best checkpoint. What these do not say stands there as not known."""
+def text(package: Package, facts: Facts, state: State, arrays: Sequence[str]) -> str:
+    """The whole card, of a run and its best checkpoint. What these do not say stands there as not known.
+
+    `arrays` are lines on what model.onnx takes and gives; there are none if there is no such file.
+    """
     name = data_name(facts.config)
     summary = package.name  # of a task that is not installed, as when it is being written
     with suppress(metadata.PackageNotFoundError):
@@ -168,7 +189,7 @@ def text(package: Package, facts: Facts, state: State, onnx: bool) -> str:
     start, about = facts.start, facts.about
     made = command(package, start.get("command", []))
     data = in_words(about.get("data", "not known"), facts.config)
-    lines = ["---", yaml.safe_dump(front(package, facts, onnx), sort_keys=False).strip(), "---", ""]
+    lines = ["---", yaml.safe_dump(front(package, facts, bool(arrays)), sort_keys=False).strip(), "---", ""]
     lines += [f"# {package.name}", "", f"{summary}.", ""]
     lines += [f"- **Model:** {about.get('model', 'not known')}", f"- **Data:** {data}"]
     lines += [f"- **Epoch:** {state.get('epoch', 'not known')}"]
@@ -196,7 +217,15 @@ def text(package: Package, facts: Facts, state: State, onnx: bool) -> str:
     lines += [
         "`model.safetensors` holds the weights, `config.json` every setting, `assets.json` what was learnt from the"
     ]
-    lines += ["training part beside the weights. None of them can run code.", "", "## Scores", ""]
+    lines += ["training part beside the weights. None of them can run code.", ""]
+    if arrays:
+        lines += [
+            "`model.onnx` is the network alone, for onnxruntime and others, of any number of examples:",
+            "",
+            *arrays,
+            "",
+        ]
+    lines += ["## Scores", ""]
     lines += scores(facts, package, numbers(state.get("valid") or {}))
     lines += [
         "",

@@ -41,16 +41,18 @@ def main(package: Package, words: list[str], _call: str) -> int:
     facts = card.gather(package, run, given.samples)
     state = checkpoint.read(run)
     content = folder.contents(package, run, state, facts.knobs)
+    arrays: list[str] = []
     if given.onnx:
         from etude.export import onnx
 
         task = package.task.restore(facts.config, state["assets"])
         checkpoint.fill(task.model, state, run)
         content["model.onnx"] = onnx.contents(package.name, task, task.model)
+        arrays = onnx.described(content["model.onnx"], task, card.classes(task, facts))
     content |= facts.samples
     if facts.test is not None:
         content["test.json"] = folder.as_json(facts.test)
-    content["README.md"] = card.text(package, facts, state, "model.onnx" in content).encode()
+    content["README.md"] = card.text(package, facts, state, arrays).encode()
     if there:
         address.put(given.out, content)
     else:

@@ -2,7 +2,10 @@
 
 import contextlib
 import io
+import re
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -13,7 +16,8 @@ def contents(package_name: str, task: object, model: torch.nn.Module) -> bytes:
     """model.onnx, of any number of examples: the first axis of every input and output.
 
     `task` is what `TaskModule.restore` gives to predict. If it has `example() -> Tensor`, two examples as its model
-    takes them, the model is a function of arrays. Raises UserError if it has not, or if torch cannot export the model.
+    takes them, the model is a function of arrays; its docstring says the range behind the shape: "[2, 28, 28] in 0..1".
+    Raises UserError if it has none, or if torch cannot export the model.
     """
     example = getattr(task, "example", None)
     if example is None:
@@ -34,3 +38,33 @@ def contents(package_name: str, task: object, model: torch.nn.Module) -> bytes:
             raise UserError(f"torch cannot write this network as ONNX ({why}): leave --onnx out") from None
     assert program is not None
     return bytes(program.model_proto.SerializeToString())
+
+
+def described(content: bytes, task: Any, classes: Sequence[str]) -> list[str]:
+    """What a model card says of model.onnx: of each input and output name, type and shape, then range or meaning.
+
+    `classes` are the names of the task's classes in order, if they are known.
+    """
+    import onnx
+
+    graph = onnx.load_from_string(content).graph
+    ranged = re.search(r"\] in (\[[^]]*\]|[^\s:,]+)", str(task.example.__doc__))
+    lines = [
+        f"- input {of_value(one)}, values in {ranged[1] if ranged else 'a range not known'}" for one in graph.input
+    ]
+    for one in graph.output:
+        said = re.split(r"[,:]? \[|\.?\n|\.$", str(type(task.model).forward.__doc__ or "").strip())[0]
+        if classes and one.type.tensor_type.shape.dim[-1].dim_value == len(classes):
+            names = ", ".join(f"`{name}`" for name in classes)
+            said = f"{said or 'scores of the classes'}; the largest is the answer, in this order: {names}"
+        lines.append(f"- output {of_value(one)}{': ' * bool(said)}{said}")
+    return lines
+
+
+def of_value(value: Any) -> str:
+    """Name, type and shape of an input or output: `images`, float32 [batch, 28, 28]."""
+    import onnx
+
+    of = value.type.tensor_type
+    shape = ", ".join(str(size.dim_param or size.dim_value) for size in of.shape.dim)
+    return f"`{value.name}`, {onnx.helper.tensor_dtype_to_np_dtype(of.elem_type)} [{shape}]"
