@@ -20,6 +20,7 @@ from etude.study.table import probability, table, verdict_line
 
 PACKAGES = Path(__file__).parents[1] / "packages"
 RUSSIAN = {"as expected": "сбылось", "not expected": "опровергнуто", "unclear": "неясно"}
+RAN = re.compile(r"run with (.+), where the study has (.+)")
 EDGE = re.compile(r"(.+?)=(\S+) is (?:at )?the edge of its range\b.*\((.+)\): widen it")
 
 
@@ -79,6 +80,10 @@ def russian_notes(outcome: Outcome) -> list[str]:
     found = [EDGE.fullmatch(line) for line in outcome.edges]
     edges = [f"{edge[1]}={edge[2]} ({edge[3]})" for edge in found if edge]
     notes = [f"лучшее из перебранных значений — крайнее, диапазон стоит расширить: {', '.join(edges)}"] if edges else []
+    ran = [match for line in outcome.edges if (match := RAN.fullmatch(line))]
+    notes += [
+        f"запущено с {one[1]}, в самом исследовании — {one[2].replace('the default', 'по умолчанию')}" for one in ran
+    ]
     apart = [line for line in outcome.edges if line.endswith("which may count, too")]
     for english, russian in (("commits", "коммитах"), ("machines", "машинах")):
         of = [claims for claims, _, rest in (line.partition(": the two sides") for line in apart) if english in rest]
@@ -87,7 +92,7 @@ def russian_notes(outcome: Outcome) -> list[str]:
     failed = sum(bool(run.problem) for run in outcome.runs)
     if failed:
         notes.append(f"не учтено запусков: {failed} из {len(outcome.runs)}; почему, сказано в отчёте")
-    if len(edges) + len(apart) < len(outcome.edges) or (outcome.problems and not failed):
+    if len(edges) + len(apart) + len(ran) < len(outcome.edges) or (outcome.problems and not failed):
         notes.append("есть оговорки, о них сказано в отчёте")
     return notes
 
