@@ -169,7 +169,8 @@ def test_a_classifier_needs_no_other_folder_and_says_what_is_taken_for_what(runs
     assert "macro avg" in out and out.count("is taken for") == 2 and "confusion matrix" in out
     assert {"logistic regression", "10 nearest neighbours"} == found["others"].keys()
     assert json.loads((runs / "classifier" / "test.json").read_text())["accuracy"] == found["accuracy"]
-    refused(["train", "--run", runs / "classifier"], "is no run folder", capsys)  # it would be learnt from
+    says = f"classifier cannot go on: {runs / 'gone'} is no run folder"  # it would be learnt from
+    refused(["train", "--run", runs / "classifier"], says, capsys)
 
 
 def test_evaluate_shows_what_the_two_worst_classes_are_taken_for(runs, few, capsys):

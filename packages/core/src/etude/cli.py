@@ -195,7 +195,10 @@ def train(package: Package, words: list[str]) -> int:
     begun = run.first_start(path) if path and (path / "config.yaml").is_file() else {}
     where = device.choose(config.fit, begun.get("precision", ""))
     torch.manual_seed(config.fit.seed)
-    task = package.task.make(config, where.where)
+    try:
+        task = package.task.make(config, where.where)
+    except UserError as error:  # such as what it started from, which is gone
+        raise UserError(f"{path} cannot go on: {error}" if begun else str(error)) from None
     where, shared = threads.choose(task, config.fit, where, begun)
     path = where.agree(path or run.new_folder(package.name))
     call = invocation(package)
