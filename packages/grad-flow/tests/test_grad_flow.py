@@ -200,10 +200,13 @@ def test_a_run_says_what_was_measured_before_its_first_step(trained, capsys):
     ],
 )
 def test_where_residual_networks_are_too_narrow_for_the_theory_it_is_said(flags, narrow):
-    made = task.make(config.parse(Config, flags.split()), CPU)
-    found = task.factors(made, made.start)
-    off = found["signal_factor"] / found["signal_factor_predicted"]
-    assert (off > 1.02) == narrow, off
+    off = []
+    for seed in range(8):  # of a single network this is anything from 1.00 to 1.15
+        torch.manual_seed(seed)
+        made = task.make(config.parse(Config, flags.split()), CPU)
+        found = task.factors(made, made.start)
+        off.append(found["signal_factor"] / found["signal_factor_predicted"])
+    assert (np.mean(off) > 1.03) == narrow, off
     batch = made.load("test", np.arange(300), 0)
     totals = Totals()
     with torch.inference_mode():

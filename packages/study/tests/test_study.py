@@ -234,6 +234,7 @@ def test_a_study_trains_evaluates_and_judges(capsys: pytest.CaptureFixture[str])
     }  # fmt: skip
     assert {k: float(v) for k, v in row.items() if k in numbers} == pytest.approx(numbers)
     words = {"machine": "an abacus", "commit": "0123456789ab", "problem": "", "part": "a part of seed=2"}
+    words |= {"precision": "", "learnt": "", "fixed": "fit.lr=0.003"}
     assert {k: v for k, v in row.items() if k not in numbers and k != "blocks"} == words
 
 
