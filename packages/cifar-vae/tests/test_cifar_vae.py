@@ -5,6 +5,7 @@ import json
 import math
 import pickle
 import shutil
+from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
@@ -315,7 +316,7 @@ def test_other_data_are_scored_without_what_the_probe_itself_was_trained_or_chos
     config = Config(task="classify", data=Data(ours, held_out=0.3), model=Model(start=str(runs / "ae")))
     one = task.make(config, CPU)
     other = dataclasses.replace(config, data=Data(theirs, held_out=0.3))
-    learnt, whole = of(one.sets["train"]) | of(one.sets["valid"]), of(data.to_score(tmp_path / "c").test)
+    learnt, whole = of(one.sets["train"]) | of(one.sets["valid"]), of(data.pictures_of(tmp_path / "c").test)
     assert len(whole) == 60 and whole & learnt and whole - learnt
     scored = task.restore(other, one.assets(), CPU)
     assert of(scored.sets["test"]) == whole - learnt and "left out" in scored.data
@@ -323,7 +324,7 @@ def test_other_data_are_scored_without_what_the_probe_itself_was_trained_or_chos
     older = {name: x for name, x in one.assets().items() if name not in ("data", "seen")}  # not known: its own, maybe
     assert of(task.restore(other, older, CPU).sets["test"]) == of(data.load(other.data).test)
     everything = one.assets() | {"seen": torch.tensor(sorted(whole))}
-    with pytest.raises(UserError, match="was trained on all 60 test pictures"):
+    with pytest.raises(UserError, match="was trained on all 6 test pictures"):
         task.restore(other, everything, CPU)
 
 
@@ -337,12 +338,23 @@ def test_a_folder_is_scored_whole_beside_yardsticks_of_what_the_run_was_trained_
     out, found = evaluated("r", capsys, "--data", few)
     assert found["pictures"] == 20 and "few, 20 pictures, 2 classes" in out
     own = data.load(Data(many, held_out=0.2))
-    theirs = data.to_score(Path(few))
+    theirs = data.pictures_of(Path(few))
     exact = yardsticks.pca(yardsticks.spectrum(own.train.pictures), theirs.test.pictures)
     assert found["pca"] == {"8": pytest.approx(exact[8])}, "28 pictures have no 64 principal components"
     assert found["mse"] == pytest.approx(exact[8], rel=1e-3)
     assert f"of the {len(own.train)} training pictures of {many}" in out
     assert found["rounded"] == [] and "rounded to" not in out, "20 pictures show at most 4 bits of a number"
+    _, own_scores = evaluated("r", capsys)
+    shutil.copytree(many, tmp_path / "copy")
+    out, copied = evaluated("r", capsys, "--data", str(tmp_path / "copy"))  # its own pictures, known by what is in them
+    assert copied["pictures"] == own_scores["pictures"] == 4 and "left out" not in out
+    assert (copied["mse"], copied["pca"]) == (own_scores["mse"], own_scores["pca"])
+    assert main(["export", "r", "model"]) == 0  # tells no folder of this machine: it is scored where its data lie
+    (tmp_path / "elsewhere").mkdir()
+    with chdir(tmp_path / "elsewhere"):
+        shutil.copytree(many, "many")
+        _, exported = evaluated(tmp_path / "model", capsys)
+    assert (exported["mse"], exported["pca"]) == (own_scores["mse"], own_scores["pca"])
     shutil.rmtree(many)
     out, found = evaluated("r", capsys, "--data", few)
     assert found["pictures"] == 20 and not found["pca"] and "than PCA" not in out and "are not here" in out

@@ -212,7 +212,7 @@ def test_the_first_pictures_of_a_folder_are_of_all_classes(tmp_path):
         Image.fromarray(images[n].transpose(1, 2, 0)).save(tmp_path / "set" / f"c{k}" / f"{n:03}.png")
     found = data.load(Data(str(tmp_path / "set"), held_out=0.3, images=90))
     assert len(found.train) == 90
-    for part in (found.train, found.valid, data.to_score(tmp_path / "set").test):
+    for part in (found.train, found.valid, data.pictures_of(tmp_path / "set").test):
         assert len(np.unique(part.classes[:40])) == 10
         for k in range(10):  # and each with its own class still
             mine = set(data.marks(part.pictures[part.classes == k]).tolist())

@@ -4,7 +4,8 @@ import os
 import shutil
 import tarfile
 import tempfile
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,13 @@ CIFAR100 = Source("CIFAR100", "cifar-100-python", ("train",), "test", "meta", "f
 SOURCES = dict(zip(PUBLISHED, (CIFAR10, CIFAR100), strict=True))
 
 
-def load(data: Data, may_fetch: bool = True, whole: bool = False) -> Dataset:
+def load(data: Data, may_fetch: bool = True, learnt: np.ndarray | None = None) -> Dataset:
     """The pictures that `data` names; a published set is downloaded first if it is not under `root()`.
 
-    The test part is the official one, of a folder of pictures a tenth, or if that is to be scored `whole`, all; the
-    validation part is split off the training part. All of it is the same for every seed. Raises UserError if it cannot
-    be had.
+    The test part is the official one, of a folder of pictures a tenth; the validation part is split off the training
+    part. All of it is the same for every seed. `learnt`: for a run that is to be scored, the marks of what it was
+    trained on or chosen by (see `seen`); of a folder of other pictures all are the test part. Raises UserError if it
+    cannot be had.
     """
     if data.name == "sample":
         train, valid, test = (Part(*sample.drawn(*of)) for of in (("train", data.images), ("valid",), ("test",)))
@@ -94,7 +96,7 @@ def load(data: Data, may_fetch: bool = True, whole: bool = False) -> Dataset:
         place = folder if folder.name == source.folder else folder / source.folder
         if place.is_dir():
             return published(str(folder), place, source, data)
-    return to_score(folder) if whole else of_folder(folder, data)
+    return of_folder(folder, data, learnt)
 
 
 def published(name: str, folder: Path, source: Source, data: Data, may_fetch: bool = False) -> Dataset:
@@ -155,31 +157,35 @@ def download(name: str, folder: Path, source: Source) -> None:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def of_folder(folder: Path, data: Data) -> Dataset:
+def of_folder(folder: Path, data: Data, learnt: np.ndarray | None = None) -> Dataset:
     """One folder of image files for each class: a tenth of the pictures is the test part, drawn once.
 
-    Every part is in an order that is drawn, so that the first pictures of it are of all classes.
+    Every part is in an order that is drawn, so that the first pictures of it are of all classes. For a run that has
+    `learnt` from other pictures all are the test part, and nothing is in the other two: its own pictures it knows by
+    what is in them, wherever they lie now.
     """
-    name, classes, kept, note = pictures_of(folder)
+    whole = pictures_of(folder)
+    if learnt is None:
+        return in_parts(whole, data)
+    with suppress(UserError):  # too few for three parts are another's, or have changed
+        own = in_parts(whole, data)
+        if np.isin(seen(own), learnt).all():
+            return own
+    return whole
+
+
+def in_parts(whole: Dataset, data: Data) -> Dataset:
+    """A test part alone, in three parts. Raises UserError if there are too few pictures."""
+    kept = whole.test
     if len(kept) < 10:
-        raise UserError(f"{folder} has {len(kept)} different pictures, too few for three parts: add some")
+        raise UserError(f"{whole.name} has {len(kept)} different pictures, too few for three parts: add some")
     tested = max(2, len(kept) // 10)
-    test, whole = kept.at(np.arange(tested)), kept.at(np.arange(tested, len(kept)))
-    return Dataset(name, classes, *split(whole, data, name), test, note)
+    train, valid = split(kept.at(np.arange(tested, len(kept))), data, whole.name)
+    return replace(whole, train=train, valid=valid, test=kept.at(np.arange(tested)))
 
 
-def to_score(folder: Path) -> Dataset:
-    """One folder of image files for each class, of which a run scores all pictures: they are the test part.
-
-    There is nothing in the other two.
-    """
-    name, classes, kept, note = pictures_of(folder)
-    nothing = kept.at(np.arange(0))
-    return Dataset(name, classes, nothing, nothing, kept, note)
-
-
-def pictures_of(folder: Path) -> tuple[str, tuple[str, ...], Part, str]:
-    """The name of a folder, the classes in it, its pictures in an order that is drawn, and a note.
+def pictures_of(folder: Path) -> Dataset:
+    """All pictures of a folder, in an order that is drawn, as a test part, and nothing in the other two.
 
     Pictures that are the same at 32 x 32 pixels count once, so that none is in two parts.
     """
@@ -197,7 +203,8 @@ def pictures_of(folder: Path) -> tuple[str, tuple[str, ...], Part, str]:
     kept = Part(pictures, classes).at(np.sort(first)[draw.shuffled(len(first), SPLIT, SPLIT)])
     twice = len(classes) - len(kept)
     note = f"{twice:,} that are there twice left out" if twice else ""
-    return str(folder), tuple(name for name, _ in listed), kept, note
+    nothing = kept.at(np.arange(0))
+    return Dataset(str(folder), tuple(name for name, _ in listed), nothing, nothing, kept, note)
 
 
 def is_picture(file: Path) -> bool:

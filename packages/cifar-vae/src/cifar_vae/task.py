@@ -43,8 +43,7 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
         if where is None:
             return Classifier(config, start, classes)
         trained_on, seen = assets.get("data", ""), assets.get("seen", start.seen[:0])  # older runs have neither
-        meant_for = meant(config, start)
-        found = data.load(meant_for, whole=meant_for.name not in (trained_on or meant_for.name, start.data))
+        found = data.load(meant(config, start), learnt=seen.numpy() if "seen" in assets else None)
         if found.classes != classes:
             raise UserError(
                 f"this run knows the {len(classes)} classes {', '.join(classes[:3])} ..., but {found.name} has the "
@@ -55,7 +54,7 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
     trained_on, seen = assets["data"], assets["seen"]
     if where is None:
         return Restorer(config, trained_on, seen)
-    found = unseen(data.load(config.data, whole=config.data.name != trained_on), (trained_on, seen))
+    found = unseen(data.load(config.data, learnt=seen.numpy()), (trained_on, seen))
     return Restoring(config, beside(found, config.data, trained_on, seen), where, trained_on, seen)
 
 
