@@ -20,6 +20,7 @@ from etude import cli, torch_private
 from etude.errors import UserError
 from etude.events import EventFile
 from etude.track import shares, trackers
+from etude.track.command import study_id
 from etude.track.follow import Followed
 
 NAMES = names_rnn.config.PACKAGE
@@ -278,6 +279,14 @@ def test_a_study(tmp_path):
     assert track(place, "--to", "mlflow", "--uri", uri).returncode == 0
     experiment = client.get_experiment_by_name("names-rnn").experiment_id
     assert len(client.search_runs([experiment])) == 5, "a reason reworded makes no other study"
+
+
+def test_studies_without_a_run_are_not_one(tmp_path):
+    for question in ("which", "how many"):
+        (tmp_path / question).mkdir()
+        text = f"question: {question}\ncompare: {{model.hidden: [4, 8]}}\nseeds: 2\nmetric: accuracy\n"
+        (tmp_path / question / "study.yaml").write_text(text)
+    assert len({study_id(NAMES, place) for place in tmp_path.iterdir()}) == 2
 
 
 @pytest.mark.filterwarnings("ignore")

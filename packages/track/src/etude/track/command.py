@@ -151,12 +151,13 @@ def rounds(package: Package, places: list[Path], tracker: Tracker) -> int:
 
 
 def study_id(package: Package, place: Path) -> str:
-    """16 hex digits: of the run that was started first.
+    """16 hex digits: of the run that was started first; of what is asked where there is none.
 
-    Not of study.yaml, where a reason may be reworded and a run asked for in another way: it stays the same study.
+    Where there is, not of study.yaml, in which a reason may be reworded: it stays the same study.
     """
     _, first = min(((str(run.start.get("started", "")), run.id) for run in runs(package, place)), default=("", ""))
-    return hashlib.blake2b(f"study of {first}".encode(), digest_size=8).hexdigest()
+    mark = f"study of {first}".encode() if first else (place / "study.yaml").read_bytes()
+    return hashlib.blake2b(mark, digest_size=8).hexdigest()
 
 
 def finish(run: Followed, entry: Entry) -> int:
