@@ -17,15 +17,15 @@ from statistics import mean
 from typing import Any
 
 import finished
-import rows as files
 from rows import Row, put, rows
+from rows import told as of_independent
 
 from names_rnn.config import PACKAGE
 
 RESULTS = Path(__file__).parents[1] / "packages/names-rnn/results"
 BEST, PEER = "names-rnn train best", "logistic regression, edges"
 ROWS = "--data.protocol rows"
-told = partial(files.told, shared=PACKAGE.redrawn)
+told = partial(of_independent, shared=PACKAGE.redrawn)
 PLAIN = f"{BEST} {ROWS} --logit-adjustment 0"
 LEFT_OUT = f"{PLAIN} --model.letter-dropout 0.2 --fit.epochs 24"
 AIMS = {

@@ -16,7 +16,7 @@ import numpy as np
 from forgetting import restored
 from rows import write
 
-from etude.study.file import load
+from etude.study.file import load_of
 from etude.study.outcome import fresh, measure
 from etude.study.search import found as searched
 from imdb_rnn.config import PACKAGE
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     place = parser.parse_args().out
-    asked = searched(load(str(place / "study.yaml"), PACKAGE.module, PACKAGE.scores, PACKAGE.redrawn), place)
+    asked = searched(load_of(PACKAGE, str(place / "study.yaml")), place)
     best = fresh(asked, [measure(asked, place, trial) for trial in asked.trials()])
     lines = [line for trial in best for line in measured(trial.folder(place))]
     write(RESULTS, lines)

@@ -16,10 +16,11 @@ from typing import Any
 
 import finished
 import torch
-from rows import Row, put, rows, told
+from names_runs import told
+from rows import Row, put, rows
 
 from names_rnn import task
-from names_rnn.config import PACKAGE, Config
+from names_rnn.config import Config
 
 FILE = Path(__file__).parents[1] / "packages/names-rnn/results/seen.csv"
 NEW, SAME, OTHER = "in no training row", "in one of the same language", "in some of other languages only"
@@ -52,7 +53,7 @@ def table(found: list[Row]) -> list[str]:
     for command in dict.fromkeys(row["command"] for row in found):
         some = [row for row in found if row["command"] == command]
         right = [[int(r["right"]) / int(r["rows"]) for r in some if r["kind"] == kind] for kind in (NEW, SAME, OTHER)]
-        cells = " | ".join(told(part, 100, 1, " %", PACKAGE.redrawn) for part in right)
+        cells = " | ".join(told(part, 100, 1, " %") for part in right)
         lines.append(f"| right: `{command}` | {cells} | {len(right[0])} |")
     return lines
 

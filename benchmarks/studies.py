@@ -13,7 +13,7 @@ from pathlib import Path
 
 from etude.markdown import literal
 from etude.package import Package
-from etude.study.file import available, load
+from etude.study.file import available, load_of
 from etude.study.judge import Verdict
 from etude.study.outcome import Outcome, conclude, kept
 from etude.study.table import probability, table, verdict_line
@@ -31,7 +31,7 @@ def package(name: str) -> Package:
 
 def section(package: Package, name: str, *, russian: bool = False) -> list[str]:
     """The lines for one study, whose results.csv is committed. Raises UserError if that is another study's."""
-    study = load(name, package.module, package.scores, package.redrawn)
+    study = load_of(package, name)
     outcome = conclude(study, kept(study, PACKAGES / package.name / "results" / f"{name}.csv"))
     cells = russian_table(outcome) if russian else table(outcome)
     rows = [[literal(cell) for cell in line] for line in cells]

@@ -450,7 +450,7 @@ def test_several_on_one_page(place, tmp_path, monkeypatch):
 def test_a_study_by_its_results_alone(place, tmp_path, monkeypatch, capsys):
     """The same table and verdicts as its folder gives, with what was concluded; and a note on top."""
     asked = parse(config.plain(config.compose(STUDY, "here")), "here", "norms", "norms", PACKAGE.scores)
-    monkeypatch.setattr(report, "load", lambda *_: asked)
+    monkeypatch.setattr(report, "load_of", lambda *_: asked)
     table.save(summarise(asked, place), place, "toy study norms")
     file = shutil.copy(place / "results.csv", tmp_path / "sizes.csv")
     bare = report.section(PACKAGE, file, "toy")

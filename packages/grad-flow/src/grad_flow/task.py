@@ -139,15 +139,15 @@ class Dense(Predictor):
         return ((images.cpu() - mean) / std).flatten(1)
 
     def predicted_gradients(self) -> dict[str, float]:
-        """For every weight matrix the norm of its gradient in the first step, relative to that of the last.
-
-        Of the very batch, by the pieces of which batch norm takes its means. Empty where there is no prediction, see
-        `LEAST` and `MOST`.
-        """
+        """For every weight matrix the norm of its gradient in the first step, relative to that of the last."""
         return self.first_step
 
     @cached_property
     def first_step(self) -> dict[str, float]:
+        """The same, of the very batch and the pieces of it of which batch norm takes its means.
+
+        Empty where there is no prediction, see `LEAST` and `MOST`.
+        """
         fit = self.config.fit
         ids = self.plan("train", 1, fit.batch_size)[0]
         pieces = min(fit.accumulate, max(1, len(ids) // 2))  # as `micro_batches` of core has it

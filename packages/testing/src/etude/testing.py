@@ -29,7 +29,7 @@ from etude.report import read as report
 from etude.stacked import Unstackable
 from etude.stacked import runs as stacked
 from etude.study import judge
-from etude.study.file import available, load
+from etude.study.file import available, load_of
 from etude.study.search import ready
 from etude.study.space import corners
 from etude.train import checkpoint, device, loop, optim, run
@@ -84,7 +84,7 @@ def check_presets(package: Package, presets: list[str], studies: list[str]) -> N
     names = available(package.module)
     assert names == studies, f"the studies of {package.name} are {names}"
     for name in names:
-        found = load(name, package.module, package.scores)
+        found = load_of(package, name)
         assert found.seeds >= 3
         assert found.expect
         for trial in corners(ready(found, package.config)).trials():
@@ -491,7 +491,7 @@ def stacked_knobs(package: Package) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = [("fit.seed",)]
     defaults = config.flatten(package.config())
     for name in available(package.module):
-        asked = load(name, package.module, package.scores)
+        asked = load_of(package, name)
         varied = [knob for knob in (*asked.compare, *asked.tune) if config.stackable(knob, defaults.get(knob))]
         found.append(("fit.seed", *sorted(varied)))
     return sorted(dict.fromkeys(found), key=len, reverse=True)

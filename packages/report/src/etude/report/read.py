@@ -19,7 +19,7 @@ from etude.package import Package
 from etude.report.chart import Curve, Point
 from etude.study import table
 from etude.study.command import command, configurations, refuse_other_configurations
-from etude.study.file import available, load
+from etude.study.file import available, load_of
 from etude.study.outcome import Outcome, Row, conclude, kept, last_line, mean, summarise
 from etude.study.question import Study, folder_name, short_names
 from etude.study.search import found
@@ -213,9 +213,7 @@ def of_run(package: Package, place: Path, call: str) -> Section:
 
 
 def of_study(package: Package, place: Path, call: str) -> Section:
-    file = str(place / "study.yaml")
-    asked = replace(load(file, package.module, package.scores, package.redrawn), name=place.name)
-    asked = found(asked, place)
+    asked = found(replace(load_of(package, str(place / "study.yaml")), name=place.name), place)
     refuse_other_configurations(asked, place, configurations(asked, package.config))
     outcome = summarise(asked, place)
     groups = []
@@ -243,7 +241,7 @@ def of_results(package: Package, file: Path) -> Section:
 
     STUDY.md beside it may have the command that made it, as a block of code, and then what was concluded from it.
     """
-    asked = load(file.stem, package.module, package.scores, package.redrawn)
+    asked = load_of(package, file.stem)
     outcome = conclude(asked, kept(asked, file))
     groups = [Group(in_words(row.of), number, [], False) for number, row in enumerate(outcome.rows)]
     notes = file.with_suffix(".md")
@@ -264,7 +262,7 @@ def in_words(folder: str) -> str:
 def study_command(package: Package, asked: Study, place: Path, call: str) -> str:
     """The command line that gives this study anew: by the name it has in the package, if it is that one."""
     for name in available(package.module):
-        ours = load(name, package.module, package.scores, package.redrawn)
+        ours = load_of(package, name)
         extra = {knob: value for knob, value in asked.fixed.items() if ours.fixed.get(knob) != value}
         if replace(ours, fixed={**ours.fixed, **extra}, name="", given="") == replace(asked, name="", given=""):
             return command(package.name, ours, place, to_flags(extra), package.config, call)

@@ -21,7 +21,7 @@ from etude.package import Package
 from etude.signals import Stopped, watch_signals
 from etude.study import table
 from etude.study.cluster import Cluster
-from etude.study.file import available, dump, fixed_flags, flags_as_values, load, read_raw, with_flags
+from etude.study.file import available, dump, fixed_flags, flags_as_values, load_of, read_raw, with_flags
 from etude.study.jobs import Local, claimed, work
 from etude.study.outcome import Outcome, summarise
 from etude.study.question import Study, flags_of, folder_name, inside, label, number, same, short_names
@@ -209,9 +209,7 @@ skipped, so a stopped study goes on when it is started again. Any flag of `train
 
 
 def parser(package: Package) -> Parser:
-    known = {
-        name: load(name, package.module, package.scores, package.redrawn).question for name in available(package.module)
-    }
+    known = {name: load_of(package, name).question for name in available(package.module)}
     width = max(map(len, known), default=0)
     studies = [f"studies of {package.name}:", *(f"  {name:{width}}  {asked}" for name, asked in known.items())]
     none = [f"{package.name} has no studies of its own; give a file."]
@@ -268,7 +266,7 @@ def main(package: Package, words: list[str], call: str) -> int:
     if extra and words.index(extra[0]) < words.index(given.study):  # what is taken for NAME is the value of a flag
         takes.error(f"the study comes before {extra[0]}")
     where = where_to_run(given)
-    study = load(given.study, package.module, package.scores, package.redrawn)
+    study = load_of(package, given.study)
     study = replace(study, together=given.together or study.together)
     place, config = given.out, package.config
     out = files.given(place) if place is not None else default_out(package.name, study, extra, config)

@@ -15,6 +15,7 @@ import yaml
 from etude import config as configs
 from etude.config import Scores, similar
 from etude.errors import UserError
+from etude.package import Package
 from etude.study.judge import Claim
 from etude.study.question import TUNING, Range, Study, Values, folder_name, label, number, product, same, short_names
 
@@ -33,11 +34,13 @@ def available(module: str) -> list[str]:
     return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml")) if folder.is_dir() else []
 
 
-def load(given: str, module: str, scores: Scores, redrawn: float = 0.0) -> Study:
-    """A study file, by path or by its name among the studies of the package `module`, which gives these `scores`.
+def load_of(package: Package, given: str) -> Study:
+    """A study file, by path or by its name among the studies of a package."""
+    return replace(load(given, package.module, package.scores), redrawn=package.redrawn)
 
-    `redrawn`: as in `Package`.
-    """
+
+def load(given: str, module: str, scores: Scores) -> Study:
+    """The same of the package `module`, which gives these `scores`, if its seeds share a test part."""
     source: Path | Traversable = Path(given)
     name, where, known = Path(given).stem, given, available(module)
     if Path(given).suffix not in (".yaml", ".yml") and not source.is_file():
@@ -46,7 +49,7 @@ def load(given: str, module: str, scores: Scores, redrawn: float = 0.0) -> Study
             raise UserError(f"{module} has no study {given!r}: {has}")
         source = folder_of(module) / f"{given}.yaml"
         name, where = given, str(source)
-    return replace(parse(read_raw(source, where), where, name, given, scores), redrawn=redrawn)
+    return parse(read_raw(source, where), where, name, given, scores)
 
 
 def read_raw(source: Path | Traversable, where: str) -> Any:

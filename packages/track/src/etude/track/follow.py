@@ -189,10 +189,10 @@ def runs(package: Package, place: Path, known: Container[Path] = ()) -> Iterator
         if place not in known:
             yield Followed(place, package.name, place.resolve().name)
         return
-    from etude.study.file import load
+    from etude.study.file import load_of
     from etude.study.search import found
 
-    asked = found(load(str(place / "study.yaml"), package.module, package.scores, package.redrawn), place)
+    asked = found(load_of(package, str(place / "study.yaml")), place)
     for trial in asked.trials():
         folder = trial.folder(place)
         # environment.json comes after config.yaml, and by it a run is known.
