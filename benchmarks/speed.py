@@ -64,6 +64,7 @@ FIGURES = {
     "watch-cnn": Figure("a step with `--fit.watch`, cnn-emnist", 1.1, " times one without", "watch.py cnn"),
     "watch-lstm": Figure("the same, imdb-rnn", 1.1, " times one without", "watch.py lstm"),
     "watch-mlp": Figure("the same, ten dense layers of 256", 1.1, " times one without", "watch.py mlp"),
+    "demo": Figure("grad-flow's demo: the slowest answer, 40 layers of 256 units", 0.1, " s", "answers.py"),
     "ingest": Figure("reading CoNLL-U, to the package `nerus`", 1.0, " times as fast", "ingest.py", True),
     "memory": Figure("memory for 100 times that file, to once", 1.1, " times", "ingest.py"),
     "bpe": Figure("training BPE, to `tokenizers`, a thread each", 1.0, " times as fast", "bpe.py", True),
@@ -123,6 +124,12 @@ def watch() -> dict[str, float]:
     return {f"watch-{kind}": watch.compare(kind, 20, Fit()) for kind in ("cnn", "lstm", "mlp")}
 
 
+def demo() -> dict[str, float]:
+    import answers
+
+    return {"demo": answers.measure()}
+
+
 def ingest() -> dict[str, float]:
     import ingest
 
@@ -156,7 +163,7 @@ def study() -> dict[str, float]:
 
 
 WAYS: tuple[Callable[[], dict[str, float]], ...] = (
-    start, loop, tutorial, busy, vae, flow, watch, ingest, bpe, gigabyte, mlflow, study,
+    start, loop, tutorial, busy, vae, flow, watch, demo, ingest, bpe, gigabyte, mlflow, study,
 )  # fmt: skip
 
 

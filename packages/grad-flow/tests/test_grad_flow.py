@@ -14,6 +14,7 @@ from etude.train.totals import Totals
 from grad_flow import data, task
 from grad_flow.__main__ import PACKAGE, main
 from grad_flow.config import Config, Model
+from grad_flow.demo import drawn, orthogonal, signals
 from grad_flow.flow import measure
 from grad_flow.model import DeepDenseNet
 
@@ -221,6 +222,36 @@ def test_the_fixed_point_of_batch_norm_is_said_to_be_that_of_large_batches(capsy
     assert main(["evaluate", "r"]) == 0
     assert "in an infinitely deep network and for large batches, predicted 1.2112" in capsys.readouterr().out
     assert "with batch norm for large batches" in PACKAGE.meanings["fixed_point"]
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("initialisation", ["default", "he", "orthogonal", "sigma"])
+def test_the_page_measures_what_the_package_measures(initialisation, activation):
+    config = Model(4, 24, activation, initialisation, *((1.3, 0.2) if initialisation == "sigma" else ()))
+    part = data.load("sample", 0).train
+    images, labels = part.images[:20].float() / 16, part.labels[:20]
+    layers = drawn(config, 64, 3)
+    net = DeepDenseNet(64, config)
+    with torch.no_grad():
+        for linear, layer in zip([*(hidden.linear for hidden in net.hidden), net.classify], layers, strict=True):
+            linear.bias.copy_(layer(torch.zeros(1, linear.in_features))[0])
+            linear.weight.copy_((layer(torch.eye(linear.in_features)) - linear.bias).T)
+    found = signals(layers, activation, images.flatten(1), labels)
+    np.testing.assert_allclose(found, measure(net, images, labels).gradients.signals, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(6, 6), (9, 4), (4, 9)])
+def test_the_orthogonal_matrices_of_the_page_have_the_law_of_torchs(outputs, inputs):
+    torch.manual_seed(0)
+    ours = torch.stack([orthogonal(outputs, inputs)(torch.eye(inputs)).T for _ in range(4000)])
+    short = ours if outputs <= inputs else ours.mT
+    torch.testing.assert_close(short @ short.mT, torch.eye(min(outputs, inputs)).expand(4000, -1, -1))
+    theirs = torch.stack([torch.nn.init.orthogonal_(torch.empty(outputs, inputs)) for _ in range(4000)])
+    k = min(outputs, inputs)
+    for told in (torch.clone, torch.square, lambda w: w[:, :k, :k] @ w[:, :k, :k]):
+        a, b = told(ours), told(theirs)
+        error = ((a.var(0) + b.var(0)) / 4000).sqrt()
+        assert float(((a.mean(0) - b.mean(0)).abs() / error.clamp(min=1e-9)).max()) < 5
 
 
 @pytest.mark.parametrize(("depth", "signal", "weight"), [(1, False, False), (2, True, False), (3, True, True)])
