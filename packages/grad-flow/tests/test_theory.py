@@ -104,6 +104,18 @@ def test_signals_that_only_grow_and_the_edge_of_chaos():
     assert theory.fixed_point("tanh", 2.0, 0.05**0.5).c < 0.2
 
 
+@pytest.mark.parametrize(
+    ("activation", "sigma_w", "sigma_b", "q"),
+    [("tanh", 1.0, 0.0, 0.0), ("relu", 2**0.5, 0.1, math.inf), ("identity", 1.0, 0.0, 1.0), ("relu", 1.4, 0.0, 0.0)],
+)
+def test_what_a_walk_of_thousands_of_layers_does_not_reach_is_said_all_the_same(activation, sigma_w, sigma_b, q):
+    """At the edge q moves as 1 / layer or as layer: after 20,000 of them tanh had a xi_c of 19,998, which has none."""
+    point = theory.fixed_point(activation, sigma_w, sigma_b)
+    assert point.q == pytest.approx(q, abs=1e-9)
+    assert point.chi == pytest.approx(0.98 if sigma_w == 1.4 else 1.0, abs=1e-9)
+    assert point.xi_q == (pytest.approx(-1 / math.log(0.98)) if sigma_w == 1.4 else math.inf)
+
+
 # ------------------------------------------------------------------------------- held against networks of finite width
 
 CASES = {

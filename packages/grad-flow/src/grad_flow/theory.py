@@ -29,8 +29,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 SLOPES = {"identity": (1.0, 1.0), "relu": (0.0, 1.0), "leaky-relu": (LEAK, 1.0)}  # below and above 0, if two lines
 TERMS = 40  # of the series in powers of a correlation
 FAR, PANELS, POINTS = 12.0, 16, 8  # how far nodes reach, the panels on either side of 0, the nodes in each
-MANY = 20_000  # layers after which a fixed point is taken to be reached
-HUGE = 1e12  # a variance that only grows
+LEAST, HUGE = 1e-280, 1e12  # a variance that only falls, or only grows
 
 
 @cache
@@ -144,27 +143,52 @@ class FixedPoint:
 def fixed_point(activation: str, sigma_w: float, sigma_b: float, dropout: float = 0.0) -> FixedPoint:
     """Schoenholz et al. 2017, equations 3 to 9 and 16; dropout of activations as in their section 5.
 
-    By walking down the layers, from q = 1.
+    Where a walk down the layers ends that begins at q = 1 and c = 1/2. Both maps rise, so that is the next point on the
+    way that stays. It is looked for there, as near the edge of chaos, or at q* = 0, a walk of any length ends too soon.
     """
     w2, b2, keep = sigma_w**2, sigma_b**2, 1 - dropout
-    q = torch.tensor(1.0, dtype=torch.float64)
-    for _ in range(MANY):
-        before, q = q, w2 / keep * moments(activation, q).square + b2
-        if abs(q - before) <= 1e-13 * q or q < 1e-280 or q > HUGE:
-            break
-    found = moments(activation, q)
+    q = variance(activation, w2 / keep, b2)
+    found = moments(activation, torch.tensor(min(q, HUGE), dtype=torch.float64))
     chi, grown = float(w2 / keep * found.slope), float(w2 / keep * found.growth)
-    if q > HUGE:
-        return FixedPoint(math.inf, math.nan, chi, math.inf, math.nan)
+    if q == math.inf:
+        return FixedPoint(q, math.nan, chi, math.inf, math.nan)
     if chi <= 1 + 1e-9 and not dropout:  # up to rounding; two inputs become one, and then part as a gradient does
-        return FixedPoint(float(q), 1.0, chi, scale(grown), scale(chi))
-    c = 0.5
-    for _ in range(MANY):
-        products, slopes = pairs(activation, q * torch.tensor([[1.0, c], [c, 1.0]], dtype=torch.float64))
-        last, c = c, min(1.0, float((w2 * products[0, 1] + b2) / q))
-        if abs(c - last) <= 1e-13:
-            break
-    return FixedPoint(float(q), c, chi, scale(grown), scale(float(w2 * slopes[0, 1])))
+        return FixedPoint(q, 1.0, chi, scale(grown), scale(chi))
+    some = max(q, LEAST)
+
+    def layer(c: float) -> tuple[float, float]:
+        """The correlation after a layer, and its derivative."""
+        products, slopes = pairs(activation, some * torch.tensor([[1.0, c], [c, 1.0]], dtype=torch.float64))
+        return float((w2 * products[0, 1] + b2) / some), float(w2 * slopes[0, 1])
+
+    falls = layer(0.5)[0] < 0.5
+    c = crossing(lambda c: layer(c)[0] > c, 0.0 if falls else 0.5, 0.5 if falls else 1 - 1e-12)
+    return FixedPoint(q, c, chi, scale(grown), scale(layer(c)[1]))
+
+
+def variance(activation: str, w2: float, b2: float) -> float:
+    """Where q ends that begins at 1 and becomes w2 E phi^2 + b2 in each layer; inf if it only grows."""
+
+    def layer(q: Tensor) -> Tensor:
+        return w2 * moments(activation, q).square + b2
+
+    first = float(layer(torch.ones((), dtype=torch.float64)))
+    if abs(first - 1) <= 1e-9:  # up to rounding: it stays
+        return 1.0
+    way = torch.from_numpy(np.geomspace(1, HUGE if first > 1 else LEAST, 4000))
+    ahead = (layer(way) > way) == (first > 1)
+    if ahead.all():
+        return math.inf if first > 1 else 0.0
+    low, high = sorted(way[int(ahead.int().argmin()) + n].item() for n in (-1, 0))
+    return crossing(lambda q: bool(layer(torch.tensor(q, dtype=torch.float64)) > q), low, high)
+
+
+def crossing(below: Callable[[float], bool], low: float, high: float) -> float:
+    """The point from `low` to `high` up to which `below` holds, by halving."""
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if below(middle) else (low, middle)
+    return high
 
 
 def scale(ratio: float) -> float:
