@@ -29,9 +29,8 @@ from etude.report import read as report
 from etude.stacked import Unstackable
 from etude.stacked import runs as stacked
 from etude.study import judge
+from etude.study.command import asked_for
 from etude.study.file import available, load_of
-from etude.study.search import ready
-from etude.study.space import corners
 from etude.train import checkpoint, device, loop, optim, run
 from etude.train.device import Device
 from etude.train.norm import batch_norms
@@ -75,7 +74,7 @@ def check_task(
 
 
 def check_presets(package: Package, presets: list[str], studies: list[str]) -> None:
-    """The presets and studies that install with the package, no study missing, can be read: every trial of them.
+    """The presets and studies that install with the package, no study missing, can be begun: every trial of them.
 
     Of a search the ends of its ranges can.
     """
@@ -87,8 +86,10 @@ def check_presets(package: Package, presets: list[str], studies: list[str]) -> N
         found = load_of(package, name)
         assert found.seeds >= 3
         assert found.expect
-        for trial in corners(ready(found, package.config)).trials():
-            config.parse(package.config, config.to_flags({**found.fixed, **trial.setting, **trial.tuned}))
+        try:
+            asked_for(found, Path(name), (), package.config)
+        except UserError as error:
+            assert found.needs and "which is not there yet" in str(error), f"study {name}: {error}"  # noqa: PT017,PT018
 
 
 # -- tasks, and what is done to them

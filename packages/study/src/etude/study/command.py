@@ -61,7 +61,7 @@ def with_whole_paths(study: Study, asked: Mapping[str, Any]) -> Study:
 def refuse_missing(study: Study, out: Path) -> None:
     """Raises UserError if runs that are still to be done start from something that nobody has made yet."""
     for trial in study.listed or (() if study.search else study.trials()):
-        for path in {**study.fixed, **trial.setting}.values():
+        for path in map(label, {**study.fixed, **trial.setting}.values()):
             if path in study.needs and not Path(path).exists() and not (trial.folder(out) / "result.json").exists():
                 first = study.needs[path]
                 raise UserError(f"{study.name} starts from {path}, which is not there yet; make it: {first}")
@@ -156,6 +156,19 @@ def parts(
             yield part, configured
 
 
+def asked_for(
+    study: Study, out: Path, extra: Sequence[str] = (), config: type | None = None
+) -> tuple[Study, dict[str, Any]]:
+    """The study with flags for all its runs, and their configurations; nothing is written before.
+
+    Raises UserError for what no run can be asked for, or starts from what is not there.
+    """
+    full = ready(with_flags(study, extra, config), config)
+    asked = configurations(corners(full), config)
+    refuse_missing(full, out)
+    return with_whole_paths(full, asked), asked
+
+
 def run(
     study: Study,
     module: str,
@@ -172,10 +185,7 @@ def run(
     processes at once on this machine, if it is not for a `cluster`.
     """
     task = module.replace("_", "-")
-    full = ready(with_flags(study, extra, config), config)
-    asked = configurations(corners(full), config)
-    refuse_missing(full, out)
-    full = with_whole_paths(full, asked)
+    full, asked = asked_for(study, out, extra, config)
     if cluster:
         cluster.connect()  # before signals are watched: it watches them, too
     writing = (f"cannot write to {out}", "a study needs a folder to write to (--out DIR)")
