@@ -67,6 +67,7 @@ def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
         "pooling",
         "pooling-search",
         "schedule",
+        "states",
         "tokenizer",
         "transfer",
         "transfer-all",
