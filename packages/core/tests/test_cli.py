@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import re
 import shlex
 import shutil
@@ -125,18 +126,33 @@ def test_train_evaluate_predict(capsys, tmp_path):
     assert "'--help' is no row of digits" in capsys.readouterr().err
 
 
+@pytest.fixture
+def on_the_path(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    file = tmp_path / "bin" / "toy"
+    file.touch(0o755)
+    monkeypatch.setenv("PATH", str(file.parent), prepend=os.pathsep)
+    monkeypatch.setattr("sys.argv", [str(file)])
+
+
+@pytest.mark.usefixtures("on_the_path")
 def test_commands_are_printed_as_they_can_be_called(capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["/somewhere/bin/toy"])
     assert toy("train", "--fit.epochs", "1", "--run", "a") == 0
     assert "watch    tensorboard --logdir .\ntest     toy evaluate a\n" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["/of/uvx/bin/toy"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert toy("train", "--fit.epochs", "1", "--run", "c") == 0
+    again = f"{sys.executable} -m"
+    told = f"watch    {again} tensorboard.main --logdir .\ntest     {again} toy evaluate c\n"
+    assert told in capsys.readouterr().out
     monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
     assert toy("train", "--fit.epochs", "1", "--run", "b") == 0
     out = capsys.readouterr().out
     assert "watch    uv run --package toy tensorboard --logdir .\ntest     uv run --package toy toy evaluate b\n" in out
 
 
+@pytest.mark.usefixtures("on_the_path")
 def test_commands_can_be_pasted_whatever_a_folder_is_called(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("sys.argv", ["/somewhere/bin/toy"])
     name = "my runs/it's $HOME `a` b"
 
     def said(start):

@@ -286,7 +286,7 @@ def test_a_full_disk_is_one_line_whichever_file_it_meets(full, capsys, name):
     line = said(capsys)
     assert "No space left on device" in line
     opening = "cannot write the run folder r: " in line
-    remedy = "; the checkpoint before it is intact: free some space, or see that it can be written, then go on with: "
+    remedy = "; what was saved before is intact: free some space, or see that it can be written, then go on with: "
     assert opening or remedy in line
     full()
     assert toy("train", "--run", "r", "--fit.epochs", "2") == 0
@@ -301,7 +301,7 @@ def test_events_are_whole_after_a_full_disk(full, tmp_path):
     one.flush()
     full("events*")
     one.scalars({"x": 2.0}, 2)
-    with pytest.raises(UserError, match="cannot save .*events.*: No space left on device; the checkpoint before"):
+    with pytest.raises(UserError, match="cannot save .*events.*: No space left on device; what was saved before"):
         one.flush()
     full()
     one.scalars({"x": 3.0}, 3)

@@ -59,7 +59,7 @@ MEANINGS = {
     ),
     "nearest": "mse of the nearest training picture in place of the restoration",
     "apart": "mse between two different pictures, mean",
-    "apart_median": "the same, median",
+    "apart_median": "mse between two different pictures, median",
     "pictures": "how many pictures were scored",
 }
 

@@ -27,9 +27,9 @@ MEANINGS = {
         "BLEU with single words (Papineni et al. 2002), of one caption for each image against all captions by people, "
         "from 0 to 1"
     ),
-    "bleu2": "the same with up to two words in a row",
-    "bleu3": "the same with up to three words in a row",
-    "bleu4": "the same with up to four words in a row",
+    "bleu2": "bleu1, with the geometric mean of the precisions of one and of two words in a row",
+    "bleu3": "bleu1, with the geometric mean of the precisions of one to three words in a row",
+    "bleu4": "bleu1, with the geometric mean of the precisions of one to four words in a row",
     "rouge_l": "ROUGE-L (Lin 2004): the F-score of the longest common subsequence, mean over images, from 0 to 1",
     "cider": (
         "CIDEr-D (Vedantam et al. 2015): likeness of n-grams weighted by how rare they are among these very images, "

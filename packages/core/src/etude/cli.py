@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -160,7 +161,11 @@ def invocation(package: Package) -> str:
     """How the command was called, to be called again."""
     if "UV_RUN_RECURSION_DEPTH" in os.environ:  # below `uv run` the command is not on the PATH
         return f"uv run --package {package.name} {package.name}"
-    return f"python -m {package.module}" if sys.argv[0].endswith("__main__.py") else package.name
+    if sys.argv[0].endswith("__main__.py"):
+        return f"python -m {package.module}"
+    if Path(sys.argv[0]).name == package.name and not shutil.which(package.name):  # as below uvx
+        return f"{shlex.quote(sys.executable)} -m {package.module}"
+    return package.name
 
 
 def train(package: Package, words: list[str]) -> int:
@@ -231,10 +236,12 @@ def train(package: Package, words: list[str]) -> int:
         raise UserError(f"{path}/result.json has no {task.metric}: delete it and start the run again")
     how = "already finished" if done else f"took {result['seconds']:.0f} s"
     say(f"done     validation {task.metric} {score:.4f}, epoch {result['best_epoch']} of {result['epochs']}; {how}")
-    board = "tensorboard" if call == package.name else f"{call.rpartition(' ')[0]} tensorboard"
+    before = call.rpartition(" ")[0]
+    board = f"{before} tensorboard{'.main' * before.endswith('-m')}".strip()
     say(f"watch    {board} --logdir {shlex.quote(str(one.path.parent))}")
     say(f"test     {call} evaluate {shlex.quote(str(one.path))}")
-    say(f"next     {call} train {package.next_step}")
+    done_that = set(package.next_step.split()) <= set(words)
+    say(f"next     {call} {'study --help' if done_that else f'train {package.next_step}'}")
     return 0
 
 

@@ -26,9 +26,7 @@ MEANINGS = {
         "numbers and over examples, in the squared unit of the data"
     ),
     "kl": "KL(q(z | x) || p(z)), mean over examples, in nats",
-    "active": (
-        "how many latent numbers have a mean whose variance over examples is above a threshold (Burda et al. 2016)"
-    ),
+    "active": ("how many latent numbers have a mean whose variance over examples is above 0.01 (Burda et al. 2016)"),
     "gap_se": "standard error of gap, over the test examples",
     "entropy": (
         "the entropy of the mixture itself, by the mean over the test examples, in nats: no model has a lower nll but "

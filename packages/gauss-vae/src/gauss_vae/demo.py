@@ -7,7 +7,7 @@ from torch import Tensor
 
 from etude.demo.page import NOTHING, Answer, Chart, Curve, Demo, Lines, Panel, Plane, Text, picture
 from gauss_vae import data, likelihood
-from gauss_vae.task import SCORING, Predictor
+from gauss_vae.task import SCORING, Predictor, words_of
 
 SIDE, SHOWN = 64, 320  # points of the plane along each axis; pixels of its picture
 REACH = 3.2  # standard deviations of the data
@@ -36,9 +36,9 @@ def demo(task: Predictor) -> Demo:
         with torch.inference_mode():
             said = task.model.decode(task.model.encode(x).mean)
         if isinstance(found, likelihood.Sampled):
-            words, why = f"{density:.4f} ± {error:.2g}", " (± the standard error of sampling)"
+            words, why = f"{words_of(density)} ± {error:.2g}", " (± the standard error of sampling)"
         elif error < likelihood.ENOUGH:
-            words, why = f"{density:.4f}", ""
+            words, why = words_of(density), ""
         else:
             words, why = f"{density:.6g} ± {error:.2g}", " (from a coarse grid; `predict` takes a finer one)"
         return words, why, said.mean[0].cpu(), said.factor()[0].cpu()

@@ -241,6 +241,11 @@ def se(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
+def words_of(density: float) -> str:
+    """A log-density with four decimals, or as many digits as one can be sure of where it is large."""
+    return f"{density:.4f}" if abs(density) < 100_000 else f"{density:.6g}"
+
+
 def predict(task: Predictor, inputs: list[str]) -> list[str]:
     """For each row of the CSV files ("-": standard input) its log-likelihood, then each number restored: mean ± sd.
 
@@ -255,7 +260,7 @@ def predict(task: Predictor, inputs: list[str]) -> list[str]:
     means, sds = said.mean.tolist(), said.factor().square().sum(-1).sqrt().tolist()
     sampled = isinstance(found, likelihood.Sampled)
     densities = [
-        f"{value:.4f}" + f" ± {error:.2g}" * sampled
+        words_of(value) + f" ± {error:.2g}" * sampled
         for value, error in zip(found.log_density.tolist(), found.error.tolist(), strict=True)
     ]
     return [

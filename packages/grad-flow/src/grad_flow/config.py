@@ -25,10 +25,10 @@ MEANINGS = {
         "layer, on its way back, before the first step, of 128 training images: the fitted slope of its logarithm"
     ),
     "signal_factor_predicted": (
-        "the same, predicted for this depth and these images with nothing fitted, in the limit of wide layers"
+        "signal_factor, predicted for this depth and these images with nothing fitted, in the limit of wide layers"
     ),
-    "weight_factor": "the same of the gradient with respect to a layer's weights, as measured",
-    "weight_factor_predicted": "the same of the gradient with respect to a layer's weights, as predicted",
+    "weight_factor": "signal_factor, but of the gradient with respect to a layer's weights, as measured",
+    "weight_factor_predicted": "weight_factor, as predicted: see signal_factor_predicted",
     "fixed_point": (
         "the factor of an infinitely deep network, predicted by the mean-field theory (Schoenholz et al. 2017); with "
         "batch norm for large batches (Yang et al. 2019): smaller ones have a larger factor"

@@ -24,8 +24,15 @@ MEANINGS = {
         "from 0 to 1 (in training: with the true tokens before each)"
     ),
     "exact": "the part of the texts that were restored to the last letter, from 0 to 1",
-    "bleu": "BLEU (Papineni et al. 2002) of the restored texts against the true ones, by sacrebleu, from 0 to 100",
-    "chrf": "chrF (Popovic 2015), the F-score of n-grams of letters, by sacrebleu, from 0 to 100",
+    "bleu": (
+        "BLEU (Papineni et al. 2002) of the restored texts against the true ones, by sacrebleu: the geometric mean of "
+        "the precisions of runs of 1 to 4 words, times exp(1 - r / c) where they have fewer words, c, than the true "
+        "ones, r; from 0 to 100"
+    ),
+    "chrf": (
+        "chrF (Popovic 2015), by sacrebleu: F = 5 PR / (4 P + R) of the mean precision P and recall R of runs of 1 to "
+        "6 letters, from 0 to 100"
+    ),
     "floor_accuracy": (
         "accuracy of the one text that the decoder says to a vector of zeros: what is reached without reading anything"
     ),
@@ -36,8 +43,8 @@ MEANINGS = {
     "floor_bleu": "bleu, with the vector zeroed",
     "floor_chrf": "chrf, with the vector zeroed",
     "tag_latent": "the part of the texts whose tag a logistic regression says rightly from the vector, from 0 to 1",
-    "tag_words": "the same from as many principal components of a bag of words",
-    "tag_tokens": "the same from as many principal components of a bag of tokens",
+    "tag_words": "tag_latent, but from as many principal components of a bag of words as the vector has numbers",
+    "tag_tokens": "tag_latent, but from as many principal components of a bag of tokens as the vector has numbers",
     "tag_gain_words": "tag_latent less tag_words, text by text",
     "tag_gain_words_se": "standard error of tag_gain_words, over the texts",
     "tag_gain_tokens": "tag_latent less tag_tokens, text by text",

@@ -133,7 +133,7 @@ class Run:
         if self._claim:
             self._claim.check()
         remedy = f"free some space, or see that it can be written, then {self.again}"
-        return files.reported(f"cannot save {file}", f"the checkpoint before it is intact: {remedy}")
+        return files.reported(f"cannot save {file}", f"what was saved before is intact: {remedy}")
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file of the run folder, whole or not at all. Raises UserError if it cannot be."""
