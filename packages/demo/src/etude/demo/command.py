@@ -23,6 +23,8 @@ Opens a page in the browser where the best checkpoint of a run answers while one
 finished run below runs/{name} that has a page, and trains one on the sample if there is none. The page is served on
 this machine alone; its address contains a secret, and is of no use without it. Ctrl-C ends it."""
 
+SAMPLE = "the sample that comes with it, which is small and easier than what people write, draw or photograph"
+
 
 def main(package: Package, words: list[str], _call: str) -> int:
     """Open a page where the model answers while one plays."""
@@ -136,7 +138,7 @@ def told(package: Package, folder: Path) -> dict[str, Any]:
     return {
         "name": package.name,
         "run": run_name(folder.resolve()),
-        "data": data.replace("\\", "/").rstrip("/").rpartition("/")[2],
+        "data": SAMPLE if data == "sample" else data.replace("\\", "/").rstrip("/").rpartition("/")[2],
         "scores": [[name, round(value, 4), package.meanings.get(name, "")] for name, value in scores],
     }
 
