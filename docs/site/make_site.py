@@ -49,10 +49,12 @@ HEADINGS = {
     "about": {
         "en": "Every study whose results are in the repository: the question, each setting's score with its "
         "interval, and whether what was expected beforehand came true. *A > B* says that A is better, whichever way "
-        "the score goes; *unclear*, that the difference may be chance. A card leads to the report: table, reasons, every run, and what was concluded.",
+        "the score goes; *unclear*, that the difference may be chance. A card leads to the report: table, reasons, "
+        "every run, and what was concluded.",
         "ru": "Все исследования, результаты которых есть в репозитории: вопрос, оценка каждой настройки с "
         "интервалом и сбылось ли то, что ожидали заранее. *A > B* значит, что A лучше, растёт при этом оценка или "
-        "падает; *неясно* — что разница может быть случайной. Карточка ведёт к странице этюда: таблица, выводы и ссылка на отчёт со всеми запусками.",
+        "падает; *неясно* — что разница может быть случайной. Карточка ведёт к странице этюда: таблица, выводы и "
+        "ссылка на отчёт со всеми запусками.",
     },
     "etudes": {"en": "Études", "ru": "Этюды"},
     "data": {"en": "Data", "ru": "Данные"},
