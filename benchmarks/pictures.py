@@ -14,7 +14,8 @@ import torch
 from rows import put
 
 from cifar_vae import data, pictures
-from cifar_vae.config import PACKAGE
+from cifar_vae.config import PACKAGE, VALUES
+from cifar_vae.restoring import squares
 from etude import cli
 
 FILE = Path(__file__).parents[1] / "packages/cifar-vae/results/pictures.csv"
@@ -24,9 +25,8 @@ def errors(run: Path) -> torch.Tensor:
     """Of each test picture, float64 [N], per value in [0, 1]."""
     task = cli.restored(PACKAGE, run)
     task.model.eval()
-    seen = data.load(task.config.data).test.pictures
-    images = torch.as_tensor(seen)
-    return (task.decoded(task.latents(images)).double() - pictures.plain(images)).square().flatten(1).mean(1) / 4
+    images = torch.as_tensor(data.load(task.config.data).test.pictures)
+    return squares(task.decoded(task.latents(images)).double(), pictures.plain(images)) / (4 * VALUES)
 
 
 def main(runs: list[str]) -> None:

@@ -152,6 +152,15 @@ def test_commands_are_printed_as_they_can_be_called(capsys, monkeypatch):
 
 
 @pytest.mark.usefixtures("on_the_path")
+def test_what_was_just_done_is_not_what_comes_next(capsys):
+    given = PACKAGE.next_step.split()
+    assert toy("train", "--fit.epochs", "1", "--run", "a") == 0
+    assert capsys.readouterr().out.endswith(f"next     toy train {PACKAGE.next_step}\n")
+    assert toy("train", "--fit.epochs", "1", *given, "--run", "b") == 0
+    assert capsys.readouterr().out.endswith("next     toy study --help\n")
+
+
+@pytest.mark.usefixtures("on_the_path")
 def test_commands_can_be_pasted_whatever_a_folder_is_called(capsys, monkeypatch, tmp_path):
     name = "my runs/it's $HOME `a` b"
 

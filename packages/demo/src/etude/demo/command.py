@@ -23,7 +23,7 @@ Opens a page in the browser where the best checkpoint of a run answers while one
 finished run below runs/{name} that has a page, and trains one on the sample if there is none. The page is served on
 this machine alone; its address contains a secret, and is of no use without it. Ctrl-C ends it."""
 
-SAMPLE = "the sample that comes with it, which is small and easier than what people write, draw or photograph"
+SAMPLE = "the sample that comes with it, which is small and says little of other data"
 
 
 def main(package: Package, words: list[str], _call: str) -> int:
