@@ -313,7 +313,7 @@ def test_many_runs_are_shared_among_processes(run, tmp_path):
         sending.terminate()
         said, wrong = sending.communicate(timeout=120)
     assert sending.returncode == 128 + signal.SIGTERM, wrong
-    assert most == 3
+    assert most == 2  # and the one that was begun
     stopped = int(said.split()[1])
     assert 0 < stopped < 12
     again = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -332,49 +332,63 @@ def test_many_runs_are_shared_among_processes(run, tmp_path):
 
 SENDER = """
 import json, os, signal, sys, time
+from pathlib import Path
 from etude.signals import watch_signals
-how, mark = sys.argv[1:]
-ids = json.load(sys.stdin)
-if how == "fails" and "b" in ids:
-    print("names-rnn: it is full", file=sys.stderr)
-    sys.exit(2)
-if how == "crashes" and "b" in ids:
-    raise ValueError("a bug")
-if how in ("killed", "ended") and "b" in ids:
-    os.kill(os.getpid(), signal.SIGKILL if how == "killed" else signal.SIGTERM)
-if how == "deaf" and "b" in ids:  # it has not begun to listen
+from etude.track.shares import Free
+how, mark, share, taken = sys.argv[1:]
+assert share == "--share"
+if how == "deaf":  # it has not begun to listen
     open(mark, "w").close()
     time.sleep(600)
+free = Free(Path(taken))
+while "b" not in free:  # the test's own process takes a first, and waits for this one to have b
+    time.sleep(0.01)
+open(mark, "w").close()
+if how == "fails":
+    print("names-rnn: it is full", file=sys.stderr)
+    sys.exit(2)
+if how == "crashes":
+    raise ValueError("a bug")
+if how in ("killed", "ended"):
+    os.kill(os.getpid(), signal.SIGKILL if how == "killed" else signal.SIGTERM)
 with watch_signals() as signals:
-    if how == "stopped" and "b" in ids:
+    if how == "stopped":
         os.kill(os.getpid(), signal.SIGTERM)
-    elif how != "sends":
-        open(mark + ids[0], "w").close()
-        while not signals:
-            time.sleep(0.01)
-    print(json.dumps([len(ids), 10 * len(ids)]))
+    while how != "sends" and not signals:
+        time.sleep(0.01)
+    print(json.dumps([1, 10]))
 sys.exit(128 + signals[0] if signals else 0)
 """
 ENDS = {"fails": "it is full", "crashes": r"\(1\)", "killed": r"\(-9\)", "ended": r"\(-15\)", "stopped": r"\(143\)"}
 
 
-@pytest.mark.parametrize("how", ["sends", *ENDS, "deaf", "listens"])
+@pytest.mark.parametrize("how", ["sends", *ENDS, "deaf", "listens", "own"])
 def test_shares(how, tmp_path, capsys):
     """What several processes have sent is added up; none waits for one that fails, is killed, or is asked to stop."""
     mark = tmp_path / "mark"
-    marks = [tmp_path / "marka", mark if how == "deaf" else tmp_path / "markb"]
+    signals = []
 
-    class Asked(list[int]):
-        def __bool__(self):
-            return how in ("deaf", "listens") and all(file.exists() for file in marks)
+    def own(free, over):
+        assert "a" in free and "a" in free
+        while not mark.exists():
+            time.sleep(0.01)
+        if how == "own":
+            raise UserError("the tracker failed")
+        assert how == "deaf" or "b" not in free
+        while how in ENDS and not over():  # it looks between two runs, and there is always one more
+            time.sleep(0.01)
+        if how in ("deaf", "listens"):
+            signals.append(signal.SIGTERM)
+        return 2, 20
 
     command = [sys.executable, "-c", SENDER, how, str(mark)]
-    if told := ENDS.get(how):
+    if told := ENDS.get(how) or (how == "own" and "the tracker failed"):
         with pytest.raises(UserError, match=told):
-            shares.send(command, ["a", "b", "c"], 2, Asked())
+            shares.send(command, 2, signals, own)
         assert ("ValueError: a bug" in capsys.readouterr().err) == (how == "crashes")
-        return
-    assert shares.send(command, ["a", "b", "c"], 2, Asked()) == {"deaf": (2, 20)}.get(how, (3, 30))
+    else:
+        assert shares.send(command, 2, signals, own) == ((2, 20) if how == "deaf" else (3, 30))
+    assert not psutil.Process().children()
 
 
 def test_there_are_never_more_processes_than_runs(run, tmp_path, monkeypatch):
@@ -384,7 +398,7 @@ def test_there_are_never_more_processes_than_runs(run, tmp_path, monkeypatch):
     assert [shares.workers(ids, [run, run]) for ids in (0, 1, 2, 9)] == [1, 1, 2, 3]
     monkeypatch.setattr(shares, "ENOUGH", 10**9)
     assert shares.workers(9, [run]) == 1
-    told = track("--share", run, "--to", "mlflow", "--uri", f"sqlite:///{tmp_path}/mlflow.db")
+    told = track("--share", tmp_path, run, "--to", "mlflow", "--uri", f"sqlite:///{tmp_path}/mlflow.db")
     assert (told.returncode, told.stderr.count("\n")) == (2, 1) and "leave it out" in told.stderr
 
 

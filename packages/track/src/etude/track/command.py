@@ -7,8 +7,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def main(package: Package, words: list[str], _call: str) -> int:
     takes.add_argument("--project", help=f"its name there (default: {package.name})")
     takes.add_argument("--uri", help="MLflow's server or database, such as http://host:5000 or sqlite:///mlflow.db")
     takes.add_argument("--follow", action="store_true", help="go on until nothing is at work in the folders")
-    takes.add_argument("--share", action="store_true", help=argparse.SUPPRESS)  # of `shares.send`, which gives the ids
+    takes.add_argument("--share", type=Path, help=argparse.SUPPRESS)  # of `shares.send`: what is taken already
     given = takes.parse_intermixed_args(words)
     if given.uri is not None and given.to != "mlflow":
         raise UserError("--uri is MLflow's: W&B has WANDB_BASE_URL, Trackio TRACKIO_DIR")
@@ -51,7 +52,9 @@ def main(package: Package, words: list[str], _call: str) -> int:
         list(runs(package, place))  # that they are what they should be, before anything is sent
     project = given.project or package.name
     tracker = trackers.open_one(given.to, project, given.uri)
-    return share(package, places, tracker) if given.share else send(package, places, tracker, given.follow)
+    if given.share:
+        return share(package, places, tracker, shares.Free(given.share))
+    return send(package, places, tracker, given.follow)
 
 
 def send(package: Package, places: list[Path], tracker: Tracker, follow: bool) -> int:
@@ -83,34 +86,33 @@ def once(package: Package, places: list[Path], tracker: Tracker) -> int:
 
     Many runs are shared out among processes, if what they write to is one and the same.
     """
-    ids = {run.folder: run.id for place in places for run in runs(package, place)} if tracker.again else {}
-    different = list(dict.fromkeys(ids.values()))
-    workers = shares.workers(len(different), ids)
+    ids = {run.folder: run.id for place in places for run in runs(package, place)}
+    workers = shares.workers(len(set(ids.values())), ids) if tracker.again else 1
     with watch_signals() as signals:
         if workers > 1:
-            words = ["track", "--share", *tracker.again, *(str(place.absolute()) for place in places)]
+            words = ["track", *tracker.again, *(str(place.absolute()) for place in places)]
             command = [sys.executable, "-m", package.module, *words]
-            count, sent = shares.send(command, different, workers, signals)
+            count, sent = shares.send(command, workers, signals, partial(one_by_one, package, places, tracker))
         else:
-            count, sent = one_by_one(package, places, tracker, None, signals)
+            count, sent = one_by_one(package, places, tracker, None, lambda: bool(signals))
     print(f"sent     {count} runs, {sent:,} new points")
     return signals[0] if signals else 0
 
 
-def share(package: Package, places: list[Path], tracker: Tracker) -> int:
-    """Sends the runs whose ids stdin has, and prints how many that were, and how many new points; for `shares.send`."""
+def share(package: Package, places: list[Path], tracker: Tracker, free: shares.Free) -> int:
+    """Sends what is free, and prints how many runs that were, and how many new points; for `shares.send`."""
     with using(tracker), watch_signals() as signals:
-        print(json.dumps(one_by_one(package, places, tracker, frozenset(json.load(sys.stdin)), signals)))
+        print(json.dumps(one_by_one(package, places, tracker, free, lambda: bool(signals))))
     return 128 + signals[0] if signals else 0
 
 
 def one_by_one(
-    package: Package, places: list[Path], tracker: Tracker, ids: Collection[str] | None, signals: list[int]
-) -> tuple[int, int]:
-    """Sends those of these ids, or all, until a signal; returns how many folders that were, and how many new points."""
+    package: Package, places: list[Path], tracker: Tracker, ids: Container[str] | None, over: Callable[[], bool]
+) -> shares.Sent:
+    """Sends those of these ids, or all, until it is over; returns the number of folders and of new points."""
     count = sent = 0
     for run in (run for place in places for run in runs(package, place)):
-        if signals:
+        if over():
             break
         if ids is None or run.id in ids:
             sent += finish(run, tracker.begin(run))
