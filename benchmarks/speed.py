@@ -170,15 +170,16 @@ WAYS: tuple[Callable[[], dict[str, float]], ...] = (
 def table(found: Iterable[Mapping[str, str]]) -> list[str]:
     """The Markdown table: what is asked and what was measured, the ratio first."""
     told = {line["figure"]: line for line in found}
-    lines = ["| measured / asked | | measured | asked | `benchmarks/` |", "|---:|---|---:|---:|---|"]
+    lines = ["| measured / asked | | measured | asked | `benchmarks/` | on |", "|---:|---|---:|---:|---|---|"]
     for name, figure in FIGURES.items():
         if name not in told:
-            lines.append(f"| not measured | {figure.what} | | {figure.bound()} | `{figure.script}` |")
+            lines.append(f"| not measured | {figure.what} | | {figure.bound()} | `{figure.script}` | |")
             continue
         value = float(told[name]["value"])
         ratio = f"{value / figure.asked:.2f}{'' if figure.holds(value) else ' **short**'}"
         shown = f"{value:.{2 if value < 10 else 0}f}{figure.unit}"
-        lines.append(f"| {ratio} | {figure.what} | {shown} | {figure.bound()} | `{figure.script}` |")
+        where = told[name]["machine"].partition(",")[0]
+        lines.append(f"| {ratio} | {figure.what} | {shown} | {figure.bound()} | `{figure.script}` | {where} |")
     return lines
 
 

@@ -24,24 +24,34 @@ MEANINGS = {
     ),
     "perplexity": "the exponential of the loss: among how many equally likely words the model hesitates",
     "bleu1": (
-        "BLEU with single words (Papineni et al. 2002), of one caption for each image against all captions by people, "
+        "BLEU (Papineni et al. 2002) of one caption for each image against all captions by people, with single words: "
+        "BP p1, where p1 is the part of all words said that a reference has, each at most as often as the reference "
+        "that has it most; BP = min(1, exp(1 - r / c)), of c words said and r in the references nearest in length; "
         "from 0 to 1"
     ),
-    "bleu2": "bleu1, with the geometric mean of the precisions of one and of two words in a row",
-    "bleu3": "bleu1, with the geometric mean of the precisions of one to three words in a row",
-    "bleu4": "bleu1, with the geometric mean of the precisions of one to four words in a row",
-    "rouge_l": "ROUGE-L (Lin 2004): the F-score of the longest common subsequence, mean over images, from 0 to 1",
+    "bleu2": "BLEU as bleu1, but BP (p1 p2)^(1/2), of one and of two words in a row; from 0 to 1",
+    "bleu3": "BLEU as bleu1, but BP (p1 p2 p3)^(1/3), of one to three words in a row; from 0 to 1",
+    "bleu4": "BLEU as bleu1, but BP (p1 p2 p3 p4)^(1/4), of one to four words in a row; from 0 to 1",
+    "rouge_l": (
+        "ROUGE-L (Lin 2004): F = 2.44 PR / (R + 1.44 P), where P and R are the longest common subsequence of a caption "
+        "and a reference as a part of the caption and of the reference, each of the reference where it is largest; "
+        "mean over images, from 0 to 1"
+    ),
     "cider": (
-        "CIDEr-D (Vedantam et al. 2015): likeness of n-grams weighted by how rare they are among these very images, "
-        "mean over images, from 0 to 10; of different parts it does not compare"
+        "CIDEr-D (Vedantam et al. 2015): 10 times the mean, over the references and over n = 1 to 4, of the cosine of "
+        "the n-grams' counts times their logarithmic rarity among these very images, those of the caption cut to the "
+        "reference's, times exp(-d^2 / 72), of lengths that differ by d words; mean over images, from 0 to 10; of "
+        "different parts it does not compare"
     ),
     "meteor": (
-        "METEOR (Banerjee & Lavie 2005): matches of words, stems and synonyms, mean over images, from 0 to 1; needs "
-        "Java"
+        "METEOR 1.5 (Denkowski & Lavie 2014): (1 - 0.6 (c / m)^0.2) PR / (0.85 P + 0.15 R), of m words, stems, "
+        "synonyms and paraphrases matched in c runs, and weighted precision P and recall R, of the reference where it "
+        "is largest; mean over images, from 0 to 1; needs Java"
     ),
     "spice": (
-        "SPICE (Anderson et al. 2016): F-score of what a caption says to be there, its properties and relations, mean "
-        "over images, from 0 to 1; needs Java"
+        "SPICE (Anderson et al. 2016): F1 = 2 PR / (P + R) of precision P and recall R of what a caption says: things, "
+        "their properties and relations, as the references' parsed sentences have them; mean over images, from 0 to 1; "
+        "needs Java"
     ),
     "images": "how many images were scored",
     "different": "how many different captions were said of them",
