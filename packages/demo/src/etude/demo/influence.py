@@ -1,34 +1,26 @@
 """Which pieces of a text an answer rests on: gradient x input (Simonyan et al. 2013; Shrikumar et al. 2016)."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 
-@contextmanager
-def looked_up(shape: torch.Size) -> Iterator[list[Tensor]]:
-    """The vectors that are looked up in it for ids of a shape, of this process: one asks at a time.
+class Vectors(TorchFunctionMode):
+    """Keeps the vectors that are looked up for a text of [1, T] ids."""
 
-    A TorchFunctionMode would see them, too, and each of thousands of calls beside: it doubles the time of an LSTM.
-    """
-    found: list[Tensor] = []
-    embedding = F.embedding
+    def __init__(self, ids: Tensor) -> None:
+        super().__init__()
+        self.shape, self.found = ids.shape, list[Tensor]()
 
-    def look_up(ids: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        out = embedding(ids, *args, **kwargs)
-        if ids.shape == shape:
-            found.append(out if out.requires_grad else out.requires_grad_())  # of a table that is not learnt
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is F.embedding and args[0].shape == self.shape:
+            self.found.append(out if out.requires_grad else out.requires_grad_())  # of a table that is not learnt
         return out
-
-    F.embedding = look_up  # type: ignore[assignment]  # nn.Embedding calls it by this name, and so do we
-    try:
-        yield found
-    finally:
-        F.embedding = embedding
 
 
 def influence(ask: Callable[[], Tensor], ids: Tensor) -> list[float]:
@@ -37,9 +29,10 @@ def influence(ask: Callable[[], Tensor], ids: Tensor) -> list[float]:
     `ask` looks the ids up in one or more tables of vectors, whose sum is what the network reads. The answer is what
     the number would lose, to first order, without the vector. Of a network that is linear the T numbers are all of it.
     """
-    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False), looked_up(ids.shape) as vectors:
-        gradients = torch.autograd.grad(ask(), vectors, allow_unused=True)
-    pairs = zip(gradients, vectors, strict=True)
+    vectors = Vectors(ids)
+    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False), vectors:
+        gradients = torch.autograd.grad(ask(), vectors.found, allow_unused=True)
+    pairs = zip(gradients, vectors.found, strict=True)
     parts = [(gradient * vector).sum(2)[0].detach() for gradient, vector in pairs if gradient is not None]
     return [float(x) for x in torch.stack(parts).sum(0)]
 
