@@ -25,7 +25,6 @@ from etude.layers.recurrent import LSTM
 from etude.testing import CPU, different
 from etude.train import checkpoint, loop, run
 from etude.train.device import Device
-from etude.train.progress import Progress
 from etude.train.step import Learner, Step, evaluate, even_batches, micro_batches, normalise, separate
 from etude.train.totals import Totals
 
@@ -380,56 +379,6 @@ def test_a_resumed_run_shows_every_step_once(tmp_path):
     steps = [event.step for event in curves(folder)["step/loss"]]
     assert steps == list(range(1, 19))
     assert [row["epoch"] for row in rows(folder)] == [1, 2, 3]
-
-
-class Clock:
-    """Where only checkpoints take time, one second each, and epochs `epoch` seconds."""
-
-    def __init__(self, epoch, monkeypatch):
-        self.now, self.epoch, self.saved = 100.0, epoch, []
-        write, end = run.Run.save, Progress.end_epoch
-
-        def save(one, name, state, keep=False):
-            self.now += name == "last"
-            self.saved += [state["progress"]["epoch"] - 1] if name == "last" else []
-            write(one, name, state, keep)
-
-        def end_epoch(progress, *scores):
-            self.now += self.epoch
-            end(progress, *scores)
-
-        monkeypatch.setattr(run.Run, "save", save)
-        monkeypatch.setattr(Progress, "end_epoch", end_epoch)
-        monkeypatch.setattr("etude.train.progress.time", self)
-
-    def monotonic(self):
-        return self.now
-
-
-def test_checkpoints_take_a_twentieth_of_the_time_at_most_and_a_resumed_run_is_equal(tmp_path, monkeypatch):
-    train(parsed("--fit.epochs", "10"), tmp_path / "whole")
-    clock = Clock(7, monkeypatch)
-    train(parsed("--fit.epochs", "10"), tmp_path / "seldom")
-    assert clock.saved == [0, 3, 6, 9, 10]  # three of seven seconds are the first 19 and more; the last has one anyway
-    compare(tmp_path / "whole", tmp_path / "seldom")
-    assert json.loads((tmp_path / "seldom" / "result.json").read_text())["seconds"] == 70  # all epochs, saved or not
-    clock.epoch, clock.saved = 19, []
-    train(parsed("--fit.epochs", "3"), tmp_path / "each")
-    assert clock.saved == [0, 1, 2, 3]
-
-    def die(*_):
-        raise KeyboardInterrupt
-
-    clock.epoch, clock.saved = 7, []
-    with monkeypatch.context() as at_five:
-        rows = run.Run.write_rows
-        at_five.setattr(run.Run, "write_rows", lambda one, found: die() if len(found) == 5 else rows(one, found))
-        with pytest.raises(KeyboardInterrupt):
-            train(parsed("--fit.epochs", "10"), tmp_path / "killed")
-    assert clock.saved == [0, 3]
-    train(parsed("--fit.epochs", "10"), tmp_path / "killed")
-    compare(tmp_path / "whole", tmp_path / "killed")
-    assert [event.step for event in curves(tmp_path / "killed")["step/loss"]] == list(range(1, 61))
 
 
 FORK = """

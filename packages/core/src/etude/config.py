@@ -125,7 +125,7 @@ class Fit:
     keep: Literal["best", "last"] = "best"
     """whose weights are the result: of the best epoch on validation; or of the last, if that part is too small"""
     save_every: float = 5.0
-    """minutes between checkpoints within an epoch; epochs end with one anyway, short ones not each"""
+    """minutes between checkpoints within an epoch; every epoch ends with one anyway"""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: a GPU if there is one, be it NVIDIA's (cuda) or Apple's (mps)"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -295,11 +295,7 @@ def check_bf16(task: Task) -> None:
 
 
 def check_resume(package: Package, parsed: Any, folder: Path) -> None:
-    """A run that is cut off anywhere and started again ends bitwise equal to one that was not, shown or not.
-
-    With a checkpoint at every step: by itself a run whose epochs are over in no time would begin anew.
-    """
-    parsed = dataclasses.replace(parsed, fit=dataclasses.replace(parsed.fit, save_every=0))
+    """A run that is cut off anywhere and started again ends bitwise equal to one that was not, shown or not."""
     whole = trained(lambda: make(package, parsed), parsed, folder / "whole")
     steps = whole["progress"]["step"]
     few = f"the flags ask for {steps // 2} optimiser steps an epoch, the battery needs 3: lower fit.batch-size"

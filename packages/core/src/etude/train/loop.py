@@ -54,7 +54,7 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Request, A
         if progress.step == 0:
             save(learner, run, progress)
             look(task, run, device, "before", 0)
-        while not over(cfg, progress):
+        while progress.epoch <= cfg.epochs and not 0 < cfg.patience <= len(progress.rows) - progress.best_epoch:
             epoch, plan = progress.epoch, task.plan("train", progress.epoch, cfg.batch_size)
             task.model.train()
             progress.start_clock()
@@ -85,22 +85,14 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Request, A
             if watch:
                 watch.show(run, f"epoch {epoch}", progress.step, task)
             reporter.flush()
-            progress.count(learner.time_share)
-            stop = agreed(asked, device)
-            if stop or over(cfg, progress) or progress.worth_saving(learner.time_share):
-                save(learner, run, progress)  # after all else: what a kill cuts off is done again, not twice
+            save(learner, run, progress)  # after all else of this epoch: what a kill cuts off is done again, not twice
             run.write_rows(progress.rows)
-            if stop and progress.epoch <= cfg.epochs:
+            if (stop := agreed(asked, device)) and progress.epoch <= cfg.epochs:
                 raise Stopped(stop)
         reporter.check_steps()
         if watch:
             watch.show(run, "after", progress.step, task)
         return finish(task, run, device, progress)
-
-
-def over(cfg: Fit, progress: Progress) -> bool:
-    """Whether the last epoch is done."""
-    return progress.epoch > cfg.epochs or 0 < cfg.patience <= len(progress.rows) - progress.best_epoch
 
 
 def begin(learner: Learner, run: Run) -> Progress:
@@ -129,10 +121,10 @@ def begin(learner: Learner, run: Run) -> Progress:
 
 def save(learner: Learner, run: Run, progress: Progress) -> None:
     """All that it takes to go on from here: checkpoints/last.pt."""
-    progress.count(learner.time_share)
+    progress.seconds += progress.elapsed * learner.time_share
+    progress.start_clock()
     fingerprints = {"fingerprints": dict(learner.task.fingerprints)}
-    with progress.saving():
-        run.save("last", learner.state() | progress.state() | fingerprints, keep=True)
+    run.save("last", learner.state() | progress.state() | fingerprints, keep=True)
 
 
 def save_best(task: Task, run: Run, epoch: int, valid: dict[str, float]) -> None:

@@ -1,9 +1,6 @@
 """How far a run is."""
 
-import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -26,7 +23,6 @@ class Progress:
 
     def __post_init__(self) -> None:
         self.start_clock()
-        self.saved, self.took = -math.inf, 0.0  # when it was saved last, and how long that took, in seconds
 
     def state(self) -> dict[str, Any]:
         kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "seen"}
@@ -44,26 +40,6 @@ class Progress:
     def elapsed(self) -> float:
         """Seconds since the clock was started."""
         return time.monotonic() - self.began
-
-    def count(self, share: float) -> None:
-        """Adds the run's share of what has elapsed to its seconds, and starts the clock again."""
-        self.seconds += self.elapsed * share
-        self.start_clock()
-
-    @contextmanager
-    def saving(self) -> Iterator[None]:
-        """In it a checkpoint is written, which is timed."""
-        began = time.monotonic()
-        yield
-        self.saved = time.monotonic()
-        self.took = self.saved - began
-
-    def worth_saving(self, share: float) -> bool:
-        """Whether a checkpoint would take at most a twentieth of the time since the last, of which the run had a share.
-
-        A kill can cost no more than that: of an epoch of seconds nothing, of many that are over in no time some.
-        """
-        return (time.monotonic() - self.saved) * share >= 19 * self.took
 
     def end_step(self, totals: Totals) -> None:
         self.step, self.batch = self.step + 1, self.batch + 1
