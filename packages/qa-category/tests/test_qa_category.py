@@ -76,6 +76,7 @@ def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
         "unknown",
         "unknown-cased",
         "vectors",
+        "wider",
     ]
     check_presets(PACKAGE, ["best", "language"], studies)
 
