@@ -42,18 +42,18 @@ def main(runs: list[str]) -> None:
         found = each.sort().values
         tenth = len(found) // 10
         spread = {
-            "mean": found.mean(),
-            "geometric_mean": found.log().mean().exp(),
-            "median": found.median(),
-            "best_tenth": found[:tenth].mean(),
-            "worst_tenth": found[-tenth:].mean(),
+            "mean": float(found.mean()),
+            "geometric_mean": float(found.log().mean().exp()),
+            "median": float(found.median()),
+            "best_tenth": float(found[:tenth].mean()),
+            "worst_tenth": float(found[-tenth:].mean()),
             "rim": rim,
             "inside": inside,
         }
         study, setting, seed = run.absolute().parts[-3:]
         about = {"study": study, "setting": setting, "seed": seed.removeprefix("seed=")}
-        put(FILE, [about | {name: f"{float(value):.5f}" for name, value in spread.items()}], *about)
-        print(run, {name: f"{float(value):.5f}" for name, value in spread.items()}, flush=True)
+        put(FILE, [about | {name: f"{value:.5f}" for name, value in spread.items()}], *about)
+        print(run, {name: f"{value:.5f}" for name, value in spread.items()}, flush=True)
 
 
 if __name__ == "__main__":
