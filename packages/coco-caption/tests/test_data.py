@@ -117,6 +117,30 @@ def test_where_images_lie(coco, tmp_path):
                 (folder / "images").rmdir()
 
 
+def test_a_missing_image_is_not_that_of_another_part(coco):
+    """Which has the same name in its own folder."""
+    folder = coco(count=8)
+    held = folder / "val"
+    held.mkdir()
+    for file in list((folder / "train").iterdir())[:3]:
+        file.rename(held / file.name)
+    assert all(image.file.is_file() for image in data.load_test(Data(str(folder)), 0).test)  # no part, just a folder
+    annotations = folder / "annotations" / "captions_train.json"
+    (folder / "annotations" / "captions_val.json").write_bytes(annotations.read_bytes())
+    missing = [one.file for part in ("train", "valid") for one in getattr(data.load(Data(str(folder)), 0), part)]
+    missing = [file for file in missing if not file.is_file()]
+    assert len(missing) == 3 and {file.parent.name for file in missing} == {"train"}
+
+
+def test_an_entry_for_each_caption_is_one_image(coco):
+    """Else an image would be trained on and chosen by."""
+    pictures = [{"id": n, "file_name": f"train{n // 2}.jpg"} for n in range(8)]
+    said = [{"id": n, "image_id": n, "caption": f"number {n // 4}" if n % 2 else f"said of {n}"} for n in range(8)]
+    got = data.load_test(Data(str(coco(pictures, said))), 0)
+    assert [(image.id, len(image.captions)) for image in got.test] == [(0, 2), (2, 2), (4, 2), (6, 2)]
+    assert any("put together" in note for note in got.notes)
+
+
 def test_what_is_left_out(coco):
     """Counted, each of it: annotations of no image, images without a caption, empty captions, repeats."""
     pictures = [{"id": n, "file_name": f"train{n}.jpg"} for n in range(6)]

@@ -168,6 +168,7 @@ SINGULAR = [[[1, 1], [1, 1]], [[1, 0], [0, 1]]]
     [
         ({"covariances": SINGULAR}, "covariances[0] is not positive definite"),
         ({"covariances": [[[1, 0.3], [0, 1]], [[1, 0], [0, 1]]]}, "covariances[0] is not symmetric"),
+        ({"covariances": [[[2e-10, 1.9e-10], [0, 2e-10]], [[1, 0], [0, 1]]]}, "covariances[0] is not symmetric"),
         ({"weights": [1, 0]}, "weights must be above 0"),
         ({"weights": [1]}, "1 weights go with means [1, d]"),
         ({"means": [[0, 0], [1]]}, "means must be numbers in lists, nested 2 deep"),

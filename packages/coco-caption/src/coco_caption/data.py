@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections import Counter
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -176,16 +176,22 @@ def read(folder: Path, file: Path, notes: Counter[str]) -> list[Captioned]:
         coco.dataset = content
         coco.createIndex()
     where = Finder(folder, file.stem.removeprefix("captions_"))
-    found = []
+    found: dict[Path, Captioned] = {}
     for id, image in coco.imgs.items():
         captions = tuple(clean(annotation["caption"]) for annotation in coco.imgToAnns[id])
-        if captions:
-            found.append(Captioned(where(image["file_name"]), id, captions, str(image.get("coco_url") or "")))
-        else:
+        if not captions:
             notes["images without captions"] += 1
+            continue
+        path = where(image["file_name"])
+        if path in found:  # an entry a caption: else one picture would be trained on and chosen by
+            notes["entries of an image that has one, whose captions were put together"] += 1
+            captions = tuple(dict.fromkeys((*found[path].captions, *captions)))
+            found[path] = replace(found[path], captions=captions)
+        else:
+            found[path] = Captioned(path, id, captions, str(image.get("coco_url") or ""))
     if not found:
         raise UserError(f"{file} has no image with a caption")
-    return found
+    return list(found.values())
 
 
 def checked(file: Path, notes: Counter[str]) -> dict[str, Any]:
@@ -240,13 +246,16 @@ def checked(file: Path, notes: Counter[str]) -> dict[str, Any]:
 class Finder:
     """Where the image files of a part are: in the folder of its name, or in another one beside the annotations.
 
-    A name with folders is looked for with them, in each of these places; what bears its last part alone is another.
+    But not in that of another part, whose images are others, whatever they are called. A name with folders is looked
+    for with them, in each of these places; what bears its last part alone is another.
     """
 
     def __init__(self, folder: Path, part: str) -> None:
         self.folder, self.part = folder, part
         first = [folder / part, folder / "images" / part, folder / "images", folder / "Images", folder]
-        others = [other for other in folder.iterdir() if other.is_dir() and other.name != "annotations"]
+        parts = {file.stem.removeprefix("captions_") for file in (folder / "annotations").glob("captions_*.json")}
+        apart = {"annotations", *parts} - {part}
+        others = [other for other in folder.iterdir() if other.is_dir() and other.name not in apart]
         self.first = [place for place in first if place.is_dir()]
         self.others = [place for place in sorted(others) if place not in first]
         self.names: dict[Path, set[str]] = {}

@@ -159,7 +159,7 @@ def read_mixture(file: Path) -> Mixture:
     if not weights.min() > 0:
         raise UserError(f"{file}: weights must be above 0, not {weights.min():g}; leave that cluster out")
     for i, sigma in enumerate(covariances):
-        if not np.allclose(sigma, sigma.T):
+        if not np.allclose(sigma, sigma.T, atol=1e-8 * np.abs(sigma).max()):
             raise UserError(f"{file}: covariances[{i}] is not symmetric")
         if not np.linalg.eigvalsh(sigma)[0] > 0:
             raise UserError(
