@@ -657,3 +657,40 @@ def test_samples_follow_the_model():
 def test_normal_of_any_batch_shape():
     normal = Normal(torch.zeros(2, 3, 4), torch.zeros(2, 3, 1))
     torch.testing.assert_close(normal.log_density(torch.zeros(4)), torch.full((2, 3), -2 * math.log(2 * math.pi)))
+
+
+def test_an_estimate_that_few_samples_decide_says_so(tmp_path, capsys):
+    """Its standard error would be small, and wrong: no sample has met what decides (Kong 1992)."""
+    run, rows = str(tmp_path / "run"), tmp_path / "rows.csv"
+    few = [
+        "--data.train",
+        "2000",
+        "--data.valid",
+        "200",
+        "--data.test",
+        "200",
+        "--fit.epochs",
+        "3",
+        "--fit.device",
+        "cpu",
+    ]
+    assert main(["train", *few, "--data.dimension", "3", "--objective.kl", "0.1", "--run", run]) == 0
+    rows.write_text("30,0,0\n0.1,0.2,0.1\n")
+    capsys.readouterr()
+    assert main(["predict", run, str(rows)]) == 0
+    far, near = capsys.readouterr().out.splitlines()
+    assert far.startswith("at least -") and " ± " in near.split("\t")[0]
+    assert main(["evaluate", run]) == 0
+    assert "fewer than ten effective samples" in capsys.readouterr().out
+
+
+def test_effective_samples_are_kongs():
+    """(sum w)^2 / sum w^2 of the weights themselves."""
+    torch.manual_seed(0)
+    model, x = VAE(2, Model(latent=1, hidden=8, depth=1)), torch.randn(3, 2)
+    drawn = likelihood.noise(torch.arange(3), 50, 1, 7)
+    with torch.inference_mode():
+        weighed = model(x, drawn)
+        weights = (weighed.log_likelihood + weighed.log_ratio).double().exp()
+    found = likelihood.importance(model, x, 50, 7)
+    torch.testing.assert_close(found.effective, weights.sum(1) ** 2 / weights.square().sum(1))

@@ -35,7 +35,9 @@ def demo(task: Predictor) -> Demo:
         density, error = float(found.log_density[0]), float(found.error[0])
         with torch.inference_mode():
             said = task.model.decode(task.model.encode(x).mean)
-        if isinstance(found, likelihood.Sampled):
+        if isinstance(found, likelihood.Sampled) and float(found.effective[0]) < likelihood.FEWEST:
+            words, why = f"at least {words_of(density)}", " (so few samples decide that there is no error to give)"
+        elif isinstance(found, likelihood.Sampled):
             words, why = f"{words_of(density)} ± {error:.2g}", " (± the standard error of sampling)"
         elif error < likelihood.ENOUGH:
             words, why = words_of(density), ""

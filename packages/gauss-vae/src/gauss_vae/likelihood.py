@@ -19,6 +19,7 @@ GRIDS = {  # points along each axis of the grid, by the size of the latent; fine
     2: (96, 144, 216, 324, 486, 729, 1094, 1640),
 }
 COARSE = {1: 1024, 2: 96}  # the same, for a picture
+FEWEST = 10  # effective samples of an example, below which its estimate is no more than a lower bound
 FEW = 216**2  # grid points at most whose answers `Kept` holds: some 3 MB
 ENOUGH = 1e-4  # nats: an example whose log p(x) moved less than that twice, as the grid became finer, is done
 
@@ -42,6 +43,9 @@ class Sampled(NamedTuple):
     error: Tensor
     largest: Tensor
     """the share of the largest weight in the sum of all"""
+    effective: Tensor
+    """(sum of the weights)^2 / sum of their squares: as so many samples of one weight (Kong 1992); below FEWEST the
+    error says nothing, as the samples may not have met what decides, and the estimate is but a lower bound"""
 
 
 def noise(ids: Tensor, samples: int, latent: int, *stream: int) -> Tensor:
@@ -63,7 +67,7 @@ def importance(model: VAE, x: Tensor, samples: int, *stream: int, ids: Tensor | 
     decoded at once. `ids`, int64 [N], say which noise each example gets: by default that of its place.
     """
     ids = torch.arange(len(x)) if ids is None else ids
-    found, errors, largest = [], [], []
+    found, errors, largest, effective = [], [], [], []
     rows = max(1, ROWS // samples)
     for start in range(0, len(x), rows):
         some = x[start : start + rows]
@@ -80,7 +84,8 @@ def importance(model: VAE, x: Tensor, samples: int, *stream: int, ids: Tensor | 
         # the variance of a mean weight over its square: sum w^2 / (sum w)^2 - 1 / S
         errors.append(((second - 2 * first).exp() - 1 / samples).clamp(min=0).sqrt())
         largest.append((top - first).exp())
-    return Sampled(torch.cat(found).cpu(), torch.cat(errors).cpu(), torch.cat(largest).cpu())
+        effective.append((2 * first - second).exp())
+    return Sampled(*(torch.cat(parts).cpu() for parts in (found, errors, largest, effective)))
 
 
 @torch.inference_mode()

@@ -223,6 +223,10 @@ def describe(task: Compared, totals: Totals) -> tuple[str, dict[str, Any]]:
         "reconstruction_linear": yardsticks.projection_error(task.mixture, train[:SEARCHED], test.x, q, seed),
         "reconstruction_cluster": yardsticks.cluster_error(task.mixture, q),
     }
+    few = float((iwae.effective < likelihood.FEWEST).double().mean())
+    if few > 0.01:
+        told = "rest on fewer than ten effective samples: there the NLL may be too high by more than is said"
+        lines.append(f"note: {few:.0%} of the examples {told}{', and so the gap' * (chosen == 'iwae')}")
     result = found | restored | {name: float(value) for name, value in result.items()} | {"examples": n, "latent": q}
     lines.append(f"gap {result['gap']:.4f} ± {result['gap_se']:.4f}  active units {found['active']:.0f} of {q}")
     lines += ["", f"squared error per number, from {q} of {test.x.shape[1]}"]
@@ -249,7 +253,8 @@ def words_of(density: float) -> str:
 def predict(task: Predictor, inputs: list[str]) -> list[str]:
     """For each row of the CSV files ("-": standard input) its log-likelihood, then each number restored: mean ± sd.
 
-    A log-likelihood that was sampled, as with more than two latent numbers, has its standard error behind it.
+    A log-likelihood that was sampled, as with more than two latent numbers, has its standard error behind it, or
+    "at least" before it, if so few samples decide that it has none.
     """
     rows = [data.read_rows(name, task.model.dimension) for name in inputs]
     x = torch.from_numpy(np.concatenate(rows)).to(task.model.shift.device)
@@ -258,11 +263,10 @@ def predict(task: Predictor, inputs: list[str]) -> list[str]:
     found = likelihood.best(task.model, x, task.config.importance, task.config.fit.seed, SCORING)
     said = task.model.decode(task.model.encode(x).mean)
     means, sds = said.mean.tolist(), said.factor().square().sum(-1).sqrt().tolist()
-    sampled = isinstance(found, likelihood.Sampled)
-    densities = [
-        words_of(value) + f" ± {error:.2g}" * sampled
-        for value, error in zip(found.log_density.tolist(), found.error.tolist(), strict=True)
-    ]
+    densities = [words_of(value) for value in found.log_density.tolist()]
+    if isinstance(found, likelihood.Sampled):
+        known = zip(densities, found.error.tolist(), (found.effective >= likelihood.FEWEST).tolist(), strict=True)
+        densities = [f"{value} ± {error:.2g}" if enough else f"at least {value}" for value, error, enough in known]
     return [
         "\t".join([density, *(f"{m:.4g} ± {s:.2g}" for m, s in zip(mean, sd, strict=True))])
         for density, mean, sd in zip(densities, means, sds, strict=True)
