@@ -59,8 +59,9 @@ def result(document: Path, name: str) -> Path:
 
 
 def number(count: Callable[[list[float]], float], file: Path, column: str, form: str, *only: str) -> str:
-    """Of a column, in the lines whose other columns have the values `only` ("seed=0"), in the form .3f or .1%."""
-    chosen = [row for row in rows(file) if all(row[key] == value for key, _, value in (o.partition("=") for o in only))]
+    """Of a column, in the lines whose other columns have the values `only` ("seed=0|1"), in the form .3f or .1%."""
+    asked = [(key, values.split("|")) for key, _, values in (o.partition("=") for o in only)]
+    chosen = [row for row in rows(file) if all(row[key] in values for key, values in asked)]
     return format(count([float(row[column]) for row in chosen]), form).replace("%", " %")
 
 

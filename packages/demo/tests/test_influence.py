@@ -22,6 +22,7 @@ def test_of_a_linear_network_the_influences_are_all_of_the_answer():
     assert sum(found) == pytest.approx(ask().item(), rel=1e-5)
     assert found[1] == found[3]
     assert F.embedding(IDS, given).equal(given[IDS])  # as it was, and nothing is kept
+    assert not F.embedding(IDS, given).requires_grad
     assert not given.requires_grad
 
 
@@ -47,3 +48,4 @@ def test_a_failure_leaves_look_ups_as_they_were():
     with pytest.raises(ValueError, match="no"):
         influence(ask, IDS)
     assert F.embedding is before
+    assert not F.embedding(IDS, torch.randn(6, 3)).requires_grad

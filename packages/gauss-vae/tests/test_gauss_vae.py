@@ -662,18 +662,7 @@ def test_normal_of_any_batch_shape():
 def test_an_estimate_that_few_samples_decide_says_so(tmp_path, capsys):
     """Its standard error would be small, and wrong: no sample has met what decides (Kong 1992)."""
     run, rows = str(tmp_path / "run"), tmp_path / "rows.csv"
-    few = [
-        "--data.train",
-        "2000",
-        "--data.valid",
-        "200",
-        "--data.test",
-        "200",
-        "--fit.epochs",
-        "3",
-        "--fit.device",
-        "cpu",
-    ]
+    few = "--data.train 2000 --data.valid 200 --data.test 200 --fit.epochs 3 --fit.device cpu".split()
     assert main(["train", *few, "--data.dimension", "3", "--objective.kl", "0.1", "--run", run]) == 0
     rows.write_text("30,0,0\n0.1,0.2,0.1\n")
     capsys.readouterr()

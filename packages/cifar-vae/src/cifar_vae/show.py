@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cifar_vae.config import SIDE, VALUES, Model
 from cifar_vae.yardsticks import TRANSFORM, distortion
 from etude import draw
+from etude.pictures import literal
 
 MANY, ACROSS = 40, 10  # pictures shown, and in a row
 STEPS = 10  # of a walk, and of a number that is moved
@@ -192,7 +193,7 @@ def tiles(images: Tensor, captions: Sequence[tuple[str, bool]]) -> Image.Image:
         axes = figure.add_subplot(rows, across, n + 1)
         axes.imshow(image)
         axes.axis("off")
-        axes.set_title(text, fontsize=6.5, color=COLOURS[0] if right else COLOURS[1], y=-0.22)
+        axes.set_title(literal(text), fontsize=6.5, color=COLOURS[0] if right else COLOURS[1], y=-0.22)
     return drawn(figure)
 
 

@@ -40,7 +40,7 @@ def picture(counts: Tensor, classes: Sequence[str], what: str) -> Image.Image:
     for row, column in (counts > 0).nonzero().tolist():
         colour = "white" if parts[row, column] > 0.5 else "black"
         axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", color=colour, fontsize=6)
-    classes = [name.replace("$", r"\$") for name in classes]  # what stands between two would be read as a formula
+    classes = list(map(pictures.literal, classes))
     axes.set_xticks(range(k), classes, rotation=90 if max(map(len, classes)) > 2 else 0)
     axes.set_yticks(range(k), classes)
     axes.set(xlabel="read as", ylabel="is", title=f"Confusion matrix, validation part (numbers: {what})")

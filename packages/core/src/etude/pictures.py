@@ -20,6 +20,11 @@ def blank(width: float, height: float, panels: int = 1) -> tuple[Any, list[Any]]
     return FigureCanvasAgg(figure), list(figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0])
 
 
+def literal(name: str) -> str:
+    """What somebody else has called something, such as "$5_$", as it is written: matplotlib would read a formula."""
+    return name.replace("$", r"\$")
+
+
 def drawn(canvas: Any) -> Image.Image:
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())

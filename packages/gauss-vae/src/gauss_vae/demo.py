@@ -7,7 +7,7 @@ from torch import Tensor
 
 from etude.demo.page import NOTHING, Answer, Chart, Curve, Demo, Lines, Panel, Plane, Text, picture
 from gauss_vae import data, likelihood
-from gauss_vae.task import SCORING, Predictor, words_of
+from gauss_vae.task import SCORING, Predictor, sampled_words, words_of
 
 SIDE, SHOWN = 64, 320  # points of the plane along each axis; pixels of its picture
 REACH = 3.2  # standard deviations of the data
@@ -35,10 +35,11 @@ def demo(task: Predictor) -> Demo:
         density, error = float(found.log_density[0]), float(found.error[0])
         with torch.inference_mode():
             said = task.model.decode(task.model.encode(x).mean)
-        if isinstance(found, likelihood.Sampled) and float(found.effective[0]) < likelihood.FEWEST:
-            words, why = f"at least {words_of(density)}", " (so few samples decide that there is no error to give)"
-        elif isinstance(found, likelihood.Sampled):
-            words, why = f"{words_of(density)} ± {error:.2g}", " (± the standard error of sampling)"
+        if isinstance(found, likelihood.Sampled):
+            effective = float(found.effective[0])
+            words, why = sampled_words(density, error, effective), " (± the standard error of sampling)"
+            if effective < likelihood.FEWEST:
+                why = " (so few samples decide that there is no error to give)"
         elif error < likelihood.ENOUGH:
             words, why = words_of(density), ""
         else:

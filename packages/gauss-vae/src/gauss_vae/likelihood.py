@@ -81,10 +81,11 @@ def importance(model: VAE, x: Tensor, samples: int, *stream: int, ids: Tensor | 
             second = torch.logaddexp(second, (2 * log_weights).logsumexp(1))
             top = torch.maximum(top, log_weights.amax(1))
         found.append(first - math.log(samples))
-        # the variance of a mean weight over its square: sum w^2 / (sum w)^2 - 1 / S
-        errors.append(((second - 2 * first).exp() - 1 / samples).clamp(min=0).sqrt())
+        concentrated = (second - 2 * first).exp()  # sum w^2 / (sum w)^2
+        # the variance of a mean weight over its square
+        errors.append((concentrated - 1 / samples).clamp(min=0).sqrt())
         largest.append((top - first).exp())
-        effective.append((2 * first - second).exp())
+        effective.append(1 / concentrated)
     return Sampled(*(torch.cat(parts).cpu() for parts in (found, errors, largest, effective)))
 
 

@@ -250,6 +250,11 @@ def words_of(density: float) -> str:
     return f"{density:.4f}" if abs(density) < 100_000 else f"{density:.6g}"
 
 
+def sampled_words(density: float, error: float, effective: float) -> str:
+    """A log-likelihood that was sampled, with its standard error, or "at least", if so few samples decide: no error."""
+    return f"{words_of(density)} ± {error:.2g}" if effective >= likelihood.FEWEST else f"at least {words_of(density)}"
+
+
 def predict(task: Predictor, inputs: list[str]) -> list[str]:
     """For each row of the CSV files ("-": standard input) its log-likelihood, then each number restored: mean ± sd.
 
@@ -263,10 +268,11 @@ def predict(task: Predictor, inputs: list[str]) -> list[str]:
     found = likelihood.best(task.model, x, task.config.importance, task.config.fit.seed, SCORING)
     said = task.model.decode(task.model.encode(x).mean)
     means, sds = said.mean.tolist(), said.factor().square().sum(-1).sqrt().tolist()
-    densities = [words_of(value) for value in found.log_density.tolist()]
     if isinstance(found, likelihood.Sampled):
-        known = zip(densities, found.error.tolist(), (found.effective >= likelihood.FEWEST).tolist(), strict=True)
-        densities = [f"{value} ± {error:.2g}" if enough else f"at least {value}" for value, error, enough in known]
+        told = zip(found.log_density.tolist(), found.error.tolist(), found.effective.tolist(), strict=True)
+        densities = [sampled_words(*one) for one in told]
+    else:
+        densities = [words_of(value) for value in found.log_density.tolist()]
     return [
         "\t".join([density, *(f"{m:.4g} ± {s:.2g}" for m, s in zip(mean, sd, strict=True))])
         for density, mean, sd in zip(densities, means, sds, strict=True)

@@ -6,6 +6,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from etude.pictures import literal
+
 BINS = 10
 BLUE, ORANGE = "#0b5fa5", "#d9580d"  # told apart by colour-blind readers, and in grey by their marks
 
@@ -43,7 +45,7 @@ def languages(f1: Tensor, counts: Tensor, names: tuple[str, ...]) -> Image.Image
     axes.barh(range(len(names)), values, color=BLUE)
     for row, value in enumerate(values):
         axes.text(value + 0.01, row, f"{value:.2f}", va="center", fontsize=7)
-    labels = [f"{names[k]} ({int(counts[k]):,})" for k in order]
+    labels = [f"{literal(names[k])} ({int(counts[k]):,})" for k in order]
     axes.set_yticks(range(len(names)), labels, fontsize=8)
     mean = float(f1.mean())
     axes.axvline(mean, color=ORANGE, ls="--", lw=1.2, label=f"mean: macro-F1 {mean:.3f}")

@@ -86,8 +86,8 @@ def once(package: Package, places: list[Path], tracker: Tracker) -> int:
 
     Many runs are shared out among processes, if what they write to is one and the same.
     """
-    ids = {run.folder: run.id for place in places for run in runs(package, place)}
-    workers = shares.workers(len(set(ids.values())), ids) if tracker.again else 1
+    ids = {run.folder: run.id for place in places for run in runs(package, place)} if tracker.again else {}
+    workers = shares.workers(len(set(ids.values())), ids)
     with watch_signals() as signals:
         if workers > 1:
             words = ["track", *tracker.again, *(str(place.absolute()) for place in places)]
