@@ -43,6 +43,7 @@ def picture(counts: Tensor, classes: Sequence[str], what: str) -> Image.Image:
     classes = list(map(pictures.literal, classes))
     axes.set_xticks(range(k), classes, rotation=90 if max(map(len, classes)) > 2 else 0)
     axes.set_yticks(range(k), classes)
-    axes.set(xlabel="read as", ylabel="is", title=f"Confusion matrix, validation part (numbers: {what})")
+    axes.set(xlabel="read as", ylabel="is")
+    canvas.figure.suptitle(f"Confusion matrix, validation part\n(numbers: {what})", fontsize=9)  # fits two classes, too
     canvas.figure.colorbar(shown, ax=axes, label="part of the row", shrink=0.8)
     return pictures.drawn(canvas)
