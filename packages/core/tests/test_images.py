@@ -189,6 +189,26 @@ def test_large_pictures_are_averaged_down_without_a_word(tmp_path, monkeypatch):
     assert min(images.load(tmp_path / "strip.png").size) >= 1
 
 
+@pytest.mark.parametrize("turn", [1, 6])
+@pytest.mark.parametrize(
+    ("size", "least", "by"), [((2048, 1537), 384, 4), ((2048, 1537), 385, 2), ((700, 390), 200, 1)]
+)
+def test_a_photo_is_decoded_smaller_if_few_pixels_are_asked_for(tmp_path, size, least, by, turn):
+    """Never with a shorter side of less, and with the same content, when it is averaged down."""
+    rng = np.random.default_rng(0)
+    rough = np.asarray(gradient(size=size), np.int16) + rng.normal(0, 9, (size[1], size[0], 1)).astype(np.int16)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    whole = Image.fromarray(rough.clip(0, 255).astype(np.uint8))
+    whole.save(tmp_path / "a.jpg", quality=90, exif=exif)
+    full, found = images.load(tmp_path / "a.jpg"), images.load(tmp_path / "a.jpg", least)
+    assert found.size == tuple(-(-side // by) for side in full.size) and min(found.size) >= min(least, *full.size)
+    small = [np.asarray(one.resize((24, 24), Image.Resampling.LANCZOS)).astype(int) for one in (full, found)]
+    assert np.abs(small[0] - small[1]).max() <= 1
+    whole.save(tmp_path / "a.png")
+    assert images.load(tmp_path / "a.png", least).tobytes() == whole.tobytes(), "other files come as they are"
+
+
 def test_200_megapixels(tmp_path):
     """A real one: Pillow warns of it from 90 million on, and refuses it."""
     file = tmp_path / "scan.png"

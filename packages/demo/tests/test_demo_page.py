@@ -38,7 +38,8 @@ def everything(**given):
 def echo(text):
     if text == "bug":
         raise RuntimeError("a bug of ours")
-    return Answer(text, [of.Lines("Said", [("", text)])])
+    later = (lambda: [of.Bars("Later", [(text, 1.0)])]) if text.startswith("more") else None
+    return Answer(text, [of.Lines("Said", [("", text)])], later=later)
 
 
 def ink(image):
@@ -248,6 +249,34 @@ def test_no_answer_stands_beside_what_it_is_none_to(browser, server, capfd):
     says(shown, "second")
     expect(node.locator("> .tell")).to_have_css("opacity", "1", timeout=LONG)
     shown.close()
+
+
+def test_what_comes_later_is_shown_below_what_it_belongs_to(browser, server):
+    with window(browser, server) as shown:
+        node, held = panel(shown, "Echo"), []
+        bars = node.locator(".bars .name")
+        node.locator("input").fill("more")
+        expect(bars).to_have_text("more", timeout=LONG)
+        assert node.locator(".shown").count() == 2 and node.locator(".shown .lines").count() == 1
+
+        def slow(route):
+            held.append(route) if "later" in route.request.post_data_json else route.continue_()
+
+        shown.route("**/answer", slow)
+        node.locator("input").fill("more of it")
+        says(shown, "more of it")
+        expect(node.locator(".lines")).to_have_text("more of it", timeout=LONG)
+        assert bars.count() == 0, "nothing of the answer before"
+        expect(node).to_have_attribute("aria-busy", "false", timeout=LONG)
+        held.pop().continue_()
+        expect(bars).to_have_text("more of it", timeout=LONG)
+        node.locator("input").fill("more and")
+        says(shown, "more and")
+        node.locator("input").fill("nothing")  # while the rest is at work
+        held.pop().continue_()
+        says(shown, "nothing")
+        expect(node.locator(".lines")).to_have_text("nothing", timeout=LONG)
+        assert bars.count() == 0 and not held
 
 
 def test_a_picture_that_is_dropped_beside_its_field_does_not_replace_the_page(browser, server):

@@ -10,13 +10,14 @@ import threading
 import time
 import zlib
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from PIL import Image
 
 from etude.demo import page
 from etude.demo.page import Answer, Bars, Choice, Demo, Drawing, Lines, Panel, Photo, Plane, Slider, Text
-from etude.demo.server import SMALL, Server
+from etude.demo.server import KEPT, SMALL, Server
 from etude.errors import UserError
 
 TOLD = {"name": "toy", "run": "one", "data": "sample", "scores": []}
@@ -28,7 +29,14 @@ def parrot(text):
         raise UserError("give another text")
     if text == "bug":
         raise RuntimeError("a bug of ours")
-    return Answer(text, [Lines("Said", [("you", text)])])
+    later = partial(more, text) if text.startswith("more") else None
+    return Answer(text, [Lines("Said", [("you", text)])], later=later)
+
+
+def more(text):
+    if text == "more bugs":
+        raise RuntimeError("a later bug of ours")
+    return [Lines("Said again", [("you", text)])]
 
 
 def numbers(x, word, point):
@@ -124,6 +132,25 @@ def test_it_answers(server):
     assert answer(server, "Picture", image=as_base64(file.getvalue()))[1]["headline"] == "30 x 20 RGBA"
     assert answer(server, "Picture", image=None)[1]["headline"] == ""
     assert answer(server, "Say", text="mistake") == (200, {"problem": "give another text"})
+
+
+def test_what_takes_longer_comes_when_it_is_asked_for_and_once(server, capfd):
+    """Each answer has a part of its own, whoever asked in between; the server keeps those of the last answers only."""
+
+    def rest(number):
+        status, _, body = ask(server, body=json.dumps({"later": number}).encode())
+        return json.loads(body)["shown"][0]["lines"] if status == 200 else (status, body.decode())
+
+    assert "later" not in answer(server, "Say", text="good day")[1]
+    one, other = (answer(server, "Say", text=text)[1] for text in ("more", "more of it"))
+    assert [part["title"] for part in one["shown"]] == ["Said"], "the rest is not there yet"
+    assert rest(other["later"]) == [["you", "more of it"]] and rest(one["later"]) == [["you", "more"]]
+    for number in (one["later"], 0, 10**30, -1, "1", None, [1], 1.0):
+        assert rest(number) == (400, "there is no more of such an answer")
+    numbers = [answer(server, "Say", text=f"more {n}")[1]["later"] for n in range(KEPT + 1)]
+    assert rest(numbers[0])[0] == 400 and rest(numbers[1]) == [["you", "more 1"]] and len(server.later) == KEPT - 1
+    assert rest(answer(server, "Say", text="more bugs")[1]["later"])[0] == 500
+    assert "a later bug of ours" in capfd.readouterr().err
 
 
 def test_without_the_secret_nothing_is_answered(server):

@@ -207,7 +207,7 @@ def test_the_demo_of_n_grams_says_which_words_mattered(tmp_path):
     assert main(["train", "ngrams", "--run", str(folder), "--data", "sample", "--fit.epochs", "1"]) == 0
     restored = cli.restored(PACKAGE, folder)
     review = "the plot is dull , and the zzqxv is awful"
-    words = demo.demo(restored).panels[0].answer(review).shown[1]
+    words = demo.demo(restored).panels[0].answer(review).later()[0]
     assert [word for word, _ in words.pieces] == review.split() and words.unknown == [7]
     odds = float(restored.odds(task.encode([review], restored.tokenizer, restored.config.text))[0])
     added = sum(share for _, share in words.pieces) + float(restored.model.linear.bias.detach())
@@ -241,6 +241,18 @@ def test_predict_answers_every_line_in_order(trained, tmp_path, capsys):
     for n in (0, 20, 50):
         assert main(["predict", str(trained), write(tmp_path / "one.txt", lines[n] + "\n")]) == 0
         assert capsys.readouterr().out == answers[n] + "\n"
+
+
+def test_of_reviews_of_which_no_word_is_known_it_is_said_that_they_are_guessed(trained, tmp_path, capsys):
+    """A mark is no word, although it is known."""
+    reviews = write(tmp_path / "reviews.txt", "ыыы жжж .\na superb film\n!\n" + "ы " * 100 + "\n")
+    assert main(["predict", str(trained), reviews]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.split()) == 4
+    told = [line.removesuffix(": a guess, the model knows none of its words") for line in err.splitlines()]
+    assert told[:2] == ["ыыы жжж .", "!"] and len(told) == 3 and len(told[2]) <= 80 and told[2].endswith("[...]")
+    answer = demo.demo(cli.restored(PACKAGE, trained)).panels[0].answer
+    assert "a guess" in answer("ыыы жжж .").detail and "a guess" not in answer("a superb film").detail
 
 
 def test_evaluate_ends_with_one_json_line_that_agrees_with_predictions(trained, tmp_path, capsys):

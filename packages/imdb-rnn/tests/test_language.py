@@ -15,7 +15,7 @@ from etude.errors import UserError
 from etude.testing import check_task
 from etude.text.kneser_ney import KneserNey
 from etude.train import checkpoint
-from imdb_rnn import data, task
+from imdb_rnn import data, demo, task
 from imdb_rnn.__main__ import PACKAGE, main
 from imdb_rnn.config import CLASSIFYING, LANGUAGE, Config
 from imdb_rnn.language import marks
@@ -289,6 +289,26 @@ def test_words_are_moved_to_where_the_loss_rises_most(start):
     torch.testing.assert_close(total, plain + rises / 2)
     one.model.eval()
     torch.testing.assert_close(one.step(batch)["loss"][0], plain)
+
+
+@pytest.mark.parametrize("transfer", ["frozen", "whole", "gradual"])
+def test_the_demo_says_which_words_mattered(start, transfer):
+    """In both directions, and with a token before the first word, which the language model has."""
+    one = started(start, transfer)
+    review = "the acting is superb but this plot was dull ."
+    (later,) = demo.demo(one).panels[0].answer(review).later()
+    assert [word for word, _ in later.pieces] == review.split()
+    rows = task.encode([review], one.tokenizer, one.config.text)
+    owners = np.array(one.tokenizer(review, add_special_tokens=False).word_ids())
+    assert len(set(rows[0].tolist())) == len(rows[0])
+
+    table = one.model.readers[0].embedding
+
+    def said(word, by):
+        with testing.scaled([*table.parameters(), *table.buffers()], rows[0][owners == word], by):
+            return float(one.odds(rows)[0])
+
+    testing.check_influence(later.pieces, said)
 
 
 def test_a_run_folder_predicts_without_the_language_model(start, capsys):

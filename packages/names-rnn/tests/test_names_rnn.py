@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from etude import config
 from etude.errors import UserError
 from etude.testing import CPU as DEVICE
-from etude.testing import check_presets, check_task
+from etude.testing import check_influence, check_presets, check_task, scaled
 from etude.train.step import Learner, Step, train_step
-from names_rnn import data, task
+from names_rnn import data, demo, task
 from names_rnn.__main__ import PACKAGE, main
 from names_rnn.config import Config, Data
 from names_rnn.letters import ASCII, UNKNOWN, Alphabet
@@ -110,6 +110,21 @@ def test_the_network_is_that_of_the_lab_written_out():
     expected = (hidden @ model.output.weight.T + model.output.bias).log_softmax(1).detach()
     torch.testing.assert_close(model(ids, torch.tensor([4])), expected)
     assert expected.exp().sum().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("reading", ["forward", "backward", "both"])
+@pytest.mark.parametrize("order", ["one-hot", "embedding"])
+def test_the_demo_says_which_letters_mattered(reading, order):
+    one = made("--model.reading", reading, "--model.order", order)
+    answer = demo.demo(one).panels[0].answer("Tanemori")
+    (row,), language = one.alphabet.encode(["Tanemori"]), one.languages.index(answer.headline)
+
+    def said(letter, by):
+        with scaled([one.model.letters], row[letter], by):
+            p = float(one.probabilities(["Tanemori"])[0][language])
+        return math.log(p / (1 - p))
+
+    check_influence(answer.shown[1].pieces, said)
 
 
 def test_reading_backward_is_reading_the_turned_name():

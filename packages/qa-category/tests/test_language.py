@@ -15,7 +15,7 @@ from etude.errors import UserError
 from etude.testing import check_task
 from etude.text.kneser_ney import KneserNey
 from etude.train import checkpoint
-from qa_category import data, task
+from qa_category import data, demo, task
 from qa_category.__main__ import PACKAGE, main
 from qa_category.config import CLASSIFYING, LANGUAGE, Config, Data
 
@@ -224,6 +224,29 @@ def test_no_answer_depends_on_padding_or_the_company(start, transfer):
         alone = torch.cat([model(row[None, :n], n[None]) for row, n in zip(ids, lengths, strict=True)])
     torch.testing.assert_close(together, longer, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+
+
+def said(one, row, category):
+    """The log-odds of a category, for `testing.check_influence`."""
+    table = one.model.embedding
+
+    def found(word, by):
+        with testing.scaled([*table.parameters(), *table.buffers()], row[word], by):
+            p = float(one.probabilities([row])[0][category])
+        return math.log(p / (1 - p))
+
+    return found
+
+
+@pytest.mark.parametrize("flags", [["--model.transfer", "whole"], ["--model.transfer", "frozen"], []])
+def test_the_demo_says_which_words_mattered(start, flags):
+    """Also of a network that starts from the language model, before whose first word a token stands."""
+    one = made(*(["--model.start", str(start), *flags] if flags else ["--model.kind", "lstm"]))
+    question = "Does this phone come with a charger ?"
+    answer = demo.demo(one).panels[0].answer(question)
+    (row,) = one.encode([question])
+    assert len(set(row.tolist())) == len(row)
+    testing.check_influence(answer.shown[1].pieces, said(one, row, one.categories.index(answer.headline)))
 
 
 def test_a_run_folder_predicts_without_the_language_model_and_forgets_nothing(start, capsys):

@@ -21,6 +21,7 @@ from etude.errors import UserError
 
 SPLIT, SUBSET = -1, -2  # the streams of what is drawn once, for all seeds
 VALID = 5_000  # pictures that validate, at most
+LEAST = 16 * SIDE  # pixels of the short side that a photo is read with
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 TRAINING = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5")
 
@@ -214,7 +215,7 @@ def is_picture(file: Path) -> bool:
 def read(file: Path) -> np.ndarray:
     """An image file of any size -> uint8 [3, 32, 32], see `square`. Raises UserError."""
     try:
-        return square(images.load(file))
+        return square(images.load(file, LEAST))
     except images.Broken as error:
         raise UserError(f"{file} cannot be read as an image: {error}") from None
 

@@ -56,10 +56,10 @@ def demo(task: Restorer | Classifier) -> Demo:
         "What is left of a picture in a few numbers?",
         f"Give it a picture: it becomes {numbers:,} numbers, and a picture again from these alone.",
         [
-            Panel("Restore", [Photo("image", "A picture; its middle square is taken")], restored),
+            Panel("Restore", [Photo("image", "A picture; its middle square is taken", least=data.LEAST)], restored),
             Panel(
                 "Numbers",
-                [Photo("image", "A picture, if you like"), *sliders],
+                [Photo("image", "A picture, if you like", least=data.LEAST), *sliders],
                 moved,
                 f"The {len(sliders)} numbers that change the picture most, in standard deviations of {SCENES} drawn "
                 "scenes; without a picture it begins with their mean.",
@@ -97,6 +97,6 @@ def classifying(task: Classifier) -> Demo:
     return Demo(
         "What is on the picture?",
         "Give it a picture: it is told from the latent of an autoencoder that never saw a class.",
-        [Panel("Picture", [Photo("image", "A picture; its middle square is taken")], answer)],
+        [Panel("Picture", [Photo("image", "A picture; its middle square is taken", least=data.LEAST)], answer)],
         f"It knows {len(task.classes)} classes and always names one of them.",
     )

@@ -27,7 +27,7 @@ def demo(task: Predictor) -> Demo:
         f"Draw one {what}, large: the network answers at every stroke.",
         [
             Panel("Draw", [Drawing("image", f"Your {what}")], answer),
-            Panel("Picture", [Photo("image", f"A photograph or scan of one {what}")], answer),
+            Panel("Picture", [Photo("image", f"A photograph or scan of one {what}", least=frame.LEAST)], answer),
         ],
         f"The network knows {len(task.classes)} classes and always names one of them, also of a drawing that is none. "
         "A probability says how it compares them, not whether it is right.",

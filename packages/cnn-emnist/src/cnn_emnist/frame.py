@@ -18,9 +18,8 @@ FAINT = 0.08  # of the darkest ink: what still belongs to a stroke's soft edge, 
 SPECK = 0.02  # of all ink: what a separate piece must hold to be no speck of dust
 DOTTED = 0.25  # of all ink: if no piece holds so much, the letter is made of dots, as by printers and LEDs
 JOINED = 0.6  # of all ink: what the largest piece holds once they are joined; the rest may be the dot of an i, and dust
-FINE = (
-    400  # pixels of the long side that are looked at; larger pictures are averaged down, which also calms their noise
-)
+FINE = 400  # pixels of the long side that are looked at; larger pictures are averaged down, which calms their noise
+LEAST = 1024  # of the short side, that a photo is read with
 BLANK = 12  # grey levels out of 255: less contrast than this is no ink
 
 

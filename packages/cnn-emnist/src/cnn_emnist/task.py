@@ -172,7 +172,7 @@ def read(file: Path, side: int) -> Tensor:
     if not os.path.lexists(file):
         raise UserError(f"there is no file {file}")
     try:
-        picture = images.load(file)
+        picture = images.load(file, frame.LEAST)
     except images.Broken as error:
         raise UserError(f"{file} cannot be read as an image: {error}") from None
     return frame.frame(picture, side, str(file))

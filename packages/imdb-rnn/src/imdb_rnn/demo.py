@@ -1,8 +1,11 @@
 """What `imdb-rnn demo` shows: praise or blame as a review is typed, and the words that the answer rests on."""
 
+from functools import partial
 from itertools import groupby
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from etude.demo.influence import influence
 from etude.demo.page import NOTHING, Answer, Bars, Demo, Influence, Lines, Panel, Text, sure
@@ -30,13 +33,14 @@ def demo(task: Predictor | Writer) -> Demo:
         line = unquoted(clean(" ".join(review.splitlines())))
         if not line.strip():
             return NOTHING
-        odds = float(task.odds(encode([line], task.tokenizer, task.config.text))[0])
+        (row,) = encode([line], task.tokenizer, task.config.text)
+        odds = float(task.odds([row])[0])
         praise = float(torch.tensor(odds, dtype=torch.float64).sigmoid())
         named = "praise" if odds > 0 else "blame"
         bars = sorted([("praise", praise), ("blame", 1 - praise)], key=lambda bar: -bar[1])
-        shown = reasons(task, line)
-        blind = any(isinstance(part, Influence) and len(part.unknown) == len(part.pieces) for part in shown)
-        return Answer(named, [Bars("Probability", bars), *shown], sure(max(praise, 1 - praise), blind))
+        doubt = sure(max(praise, 1 - praise), blind=not task.words[row].any())
+        # What each word speaks for takes twice as long as the answer: the way there once more, and back.
+        return Answer(named, [Bars("Probability", bars)], doubt, later=partial(reasons, task, line))
 
     text = Text("review", "A film review, in English", EXAMPLES[0], LONGEST, lines=5, examples=EXAMPLES)
     return Demo(
@@ -55,13 +59,15 @@ def reasons(task: Predictor, line: str) -> list[Influence | Lines]:
     lengths = torch.tensor([ids.shape[1]], device=where)
     missing = words(task, line, [float(id == task.tokenizer.unk_id) for id in ids[0].tolist()])
     unknown = [n for n, (_, lacks) in enumerate(missing) if lacks]
+    shares = model.share[len(model.share) - len(model.readers) :].tolist()
+    readers: list[tuple[float, Any]] = list(zip(shares, model.readers, strict=True))
 
-    def readers() -> torch.Tensor:
-        odds = torch.stack([reader(ids, lengths)[0] for reader in model.readers])
-        return (model.share[-len(model.readers) :] * odds).sum()
+    def odds(share: float, reader: Any, shift: Tensor | None = None) -> Tensor:
+        return share * reader(ids, lengths, shift=shift)[0]
 
-    if len(model.readers):
-        weights = influence(readers, ids)
+    if readers:
+        parts = [influence(partial(odds, *one), one[1].embedding(ids)) for one in readers]
+        weights = [sum(some) for some in zip(*parts, strict=True)]
         note = "An estimate, gradient × input: to first order, the log-odds would lose so much without the word."
     else:
         assert model.linear is not None
@@ -74,12 +80,11 @@ def reasons(task: Predictor, line: str) -> list[Influence | Lines]:
     found: list[Influence | Lines] = [
         Influence("Which words mattered", words(task, line, weights), "praise", note, unknown=unknown)
     ]
-    if model.linear is not None and len(model.readers):
+    if model.linear is not None and readers:
         with torch.inference_mode():
-            odds = float(model.linear(ids, lengths)[0]), float(readers())
-        parts = [(name, f"{x:+.2f}") for name, x in zip(("n-grams", "the network"), odds, strict=True)]
+            said = {"n-grams": model.linear(ids, lengths)[0], "the network": sum(odds(*one) for one in readers)}
         note = "Added up, they decide. The words above are the network's reasons alone."
-        found.append(Lines("Log-odds of praise", parts, note))
+        found.append(Lines("Log-odds of praise", [(name, f"{float(x):+.2f}") for name, x in said.items()], note))
     return found
 
 

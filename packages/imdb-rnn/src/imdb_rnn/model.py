@@ -84,6 +84,10 @@ class Started(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.classify = nn.Linear(self.body.size, 1)
 
+    @property
+    def embedding(self) -> nn.Embedding:
+        return self.body.encoder.embedding
+
     def forward(self, ids: Tensor, lengths: Tensor, free: int | None = None, shift: Tensor | None = None) -> Tensor:
         odds: Tensor = self.classify(self.dropout(self.body(ids, lengths, free, shift)))
         return odds[:, 0].float()

@@ -2,10 +2,12 @@
 
 import re
 import shlex
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -79,6 +81,12 @@ class Predictor:
         for numbers, ids, lengths in padded_batches(rows, 100, self.pad_id):
             found[numbers] = self.model.answer(self.model(ids.to(where), lengths.to(where))).double().cpu().numpy()
         return found
+
+    @cached_property
+    def words(self) -> np.ndarray:
+        """Which ids stand for words or parts of them, not for marks such as `!`: bool [V]."""
+        unknown, pieces = self.tokenizer.unk_id, range(self.tokenizer.vocab_size)
+        return np.array([id != unknown and any(map(str.isalnum, self.tokenizer.decode([id]))) for id in pieces])
 
 
 class Sentiment(Predictor):
@@ -332,4 +340,8 @@ def predict(task: Predictor | Writer, inputs: list[str]) -> list[str]:
     reviews = [line for name in inputs for line in data.read_lines(Path(name))]
     if isinstance(task, Writer):
         return speech.predict(task, reviews)
-    return [str(int(odds > 0)) for odds in task.odds(encode(reviews, task.tokenizer, task.config.text))]
+    rows = encode(reviews, task.tokenizer, task.config.text)
+    for review, row in zip(reviews, rows, strict=True):
+        if review.strip() and not task.words[row].any():
+            print(f"{shorten(review, 80)}: a guess, the model knows none of its words", file=sys.stderr)
+    return [str(int(odds > 0)) for odds in task.odds(rows)]

@@ -1,6 +1,8 @@
 """What `names-rnn demo` shows: the languages of a name as it is typed, and the letters that the answer rests on."""
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from etude.demo.influence import influence, log_odds
 from etude.demo.page import NOTHING, Answer, Bars, Demo, Influence, Panel, Text, likeliest, sure
@@ -53,5 +55,8 @@ def letters(task: Predictor, seen: str, language: int) -> list[float]:
     model, where = task.model, next(task.model.parameters()).device
     ids = torch.from_numpy(task.alphabet.encode([seen])[0])[None].to(where)
     lengths = torch.tensor([len(seen)], device=where)
-    found = influence(lambda: log_odds(model.output(model.vector(ids, lengths))[0], language), ids)
-    return found[::-1] if model.reading == "backward" else found
+
+    def ask(shift: Tensor) -> Tensor:
+        return log_odds(model.output(model.vector(ids, lengths, shift))[0], language)
+
+    return influence(ask, F.embedding(ids, model.letters))

@@ -180,10 +180,12 @@ class Classifier(nn.Module):
             logits = logits + self.ngrams(ids, lengths)
         return (logits + self.offset if self.training else logits).log_softmax(1)
 
-    def vector(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """What is known of a name before the linear layer, [B, width]."""
-        ids = turned(ids, lengths) if self.reading == "backward" else ids
-        x = F.embedding(ids, self.letters)
+    def vector(self, ids: Tensor, lengths: Tensor, shift: Tensor | None = None) -> Tensor:
+        """What is known of a name before the linear layer, [B, width]. `shift` [B, T, E] is added to the letters."""
+        back = self.reading == "backward"
+        x = F.embedding(turned(ids, lengths) if back else ids, self.letters)
+        if shift is not None:
+            x = x + (turned(shift, lengths) if back else shift)
         x = x.where((torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None], 0)
         x = self.dropout(x)
         found = self.pooling(self.recurrent(x, lengths)[0], lengths)

@@ -36,14 +36,16 @@ def demo(task: Predictor | Writer) -> Demo:
         ids = torch.from_numpy(row)[None].to(next(task.model.parameters()).device)
         lengths = torch.tensor([len(row)], device=ids.device)
         first = task.categories.index(bars[0][0])
-        weights = influence(lambda: log_odds(task.model(ids, lengths)[0], first), ids)
+        weights = influence(
+            lambda shift: log_odds(task.model(ids, lengths, shift=shift)[0], first), task.model.embedding(ids)
+        )
         words = task.split(text)[: len(row)]
         note = "An estimate, gradient × input: to first order, the log-odds would lose so much without the word."
         unknown = [n for n, id in enumerate(row.tolist()) if id == UNK and n < len(words)]
         pieces = list(zip(words, weights, strict=False))
         shown = Influence("Which words mattered", pieces, bars[0][0], note, unknown=unknown)
         title = f"The likeliest {len(bars)} of {categories} categories"
-        return Answer(bars[0][0], [Bars(title, bars), shown], sure(bars[0][1], len(unknown) == len(row)))
+        return Answer(bars[0][0], [Bars(title, bars), shown], sure(bars[0][1], task.blind(text, row)))
 
     examples = EXAMPLES.get(task.config.data.name, ())
     text = Text("question", "A question, in English", examples[0] if examples else "", 500, 2, examples)

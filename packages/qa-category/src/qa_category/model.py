@@ -163,7 +163,10 @@ class Dense(nn.Module):
 
 
 class Classifier(nn.Module):
-    """ids int64 [B, T], lengths int64 [B] -> logits [B, K]; what stands after a question is ignored."""
+    """ids int64 [B, T], lengths int64 [B] -> logits [B, K]; what stands after a question is ignored.
+
+    `shift` [B, T, E] is added to the embeddings.
+    """
 
     def __init__(self, config: Model, table: Tensor, categories: int) -> None:
         """`table`: see `Embedding`."""
@@ -178,18 +181,18 @@ class Classifier(nn.Module):
         self.dense = Dense(config, self.pool.size)
         self.output = nn.Linear(self.dense.size, categories)
 
-    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        return cast(Tensor, self.output(self.dense(self.pooled(ids, lengths))))
+    def forward(self, ids: Tensor, lengths: Tensor, shift: Tensor | None = None) -> Tensor:
+        return cast(Tensor, self.output(self.dense(self.pooled(ids, lengths, shift))))
 
     def vector(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """What is known of a question before the last linear layer, [B, H]."""
         return cast(Tensor, self.dense(self.pooled(ids, lengths)))
 
-    def pooled(self, ids: Tensor, lengths: Tensor) -> Tensor:
+    def pooled(self, ids: Tensor, lengths: Tensor, shift: Tensor | None = None) -> Tensor:
         if not self.masked:
             lengths = torch.full_like(lengths, ids.shape[1])
         ids = ids.where(real(ids, lengths)[..., 0], 0)
-        x = self.embedding(ids)
+        x = self.embedding(ids) if shift is None else self.embedding(ids) + shift
         if self.training:
             if self.word_dropout:
                 x = x * (torch.rand(ids.shape, device=ids.device) >= self.word_dropout)[..., None]

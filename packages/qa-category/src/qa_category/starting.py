@@ -40,7 +40,8 @@ def tokenizer_of(begin: Start) -> Tokenizer | None:
 class Started(nn.Module):
     """The lower part of a language model, several poolings side by side, one linear layer.
 
-    ids int64 [B, T], lengths int64 [B] -> logits [B, K]; what stands after a question is ignored.
+    ids int64 [B, T], lengths int64 [B] -> logits [B, K]; what stands after a question is ignored. `free`: how many
+    layers of the language model learn, from the top; None: all. `shift` [B, T, E] is added to the embeddings.
     """
 
     def __init__(self, config: Model, begin: Start, words: int, categories: int) -> None:
@@ -51,12 +52,15 @@ class Started(nn.Module):
         self.dense = Dense(config, self.body.size)  # which has no layers here: only those of dan
         self.output = nn.Linear(self.dense.size, categories)
 
-    def forward(self, ids: Tensor, lengths: Tensor, free: int | None = None) -> Tensor:
-        """`free`: how many layers of the language model learn, from the top; None: all."""
-        found: Tensor = self.output(self.vector(ids, lengths, free))
+    def forward(self, ids: Tensor, lengths: Tensor, free: int | None = None, shift: Tensor | None = None) -> Tensor:
+        found: Tensor = self.output(self.vector(ids, lengths, free, shift))
         return found
 
-    def vector(self, ids: Tensor, lengths: Tensor, free: int | None = None) -> Tensor:
+    @property
+    def embedding(self) -> nn.Embedding:
+        return self.body.encoder.embedding
+
+    def vector(self, ids: Tensor, lengths: Tensor, free: int | None = None, shift: Tensor | None = None) -> Tensor:
         """What is known of a question before the last linear layer, [B, W]."""
-        found: Tensor = self.dense(self.body(ids, lengths, free))
+        found: Tensor = self.dense(self.body(ids, lengths, free, shift))
         return found

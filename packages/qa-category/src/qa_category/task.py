@@ -66,6 +66,11 @@ class Predictor:
             self.model.embedding.grow(torch.from_numpy(added))
         return rows
 
+    def blind(self, text: str, row: np.ndarray) -> bool:
+        """Whether it knows no word of a question, which marks such as `?` are not, given its ids as well."""
+        pieces = zip(self.split(text), row.tolist(), strict=False)
+        return not any(id != words.UNK and any(map(str.isalnum, piece)) for piece, id in pieces)
+
     @torch.inference_mode()
     def answers(self, rows: list[np.ndarray], ask: Any) -> Tensor:
         """What `ask` says of ids and lengths of questions, in their order, on the CPU in fp32: [N, ...]."""
@@ -279,7 +284,7 @@ def predict(task: Predictor | Writer, inputs: list[str]) -> list[str]:
         return []
     rows = task.encode(texts)
     for text, row in zip(texts, rows, strict=True):
-        if (row == words.UNK).all():
+        if task.blind(text, row):
             print(f"{text}: a guess, the model knows none of its words", file=sys.stderr)
     return [task.categories[k] for k in task.probabilities(rows).argmax(1).tolist()]
 

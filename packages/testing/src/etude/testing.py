@@ -9,9 +9,9 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from contextlib import ExitStack, chdir, closing, redirect_stdout, suppress
+from contextlib import ExitStack, chdir, closing, contextmanager, redirect_stdout, suppress
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -71,6 +71,32 @@ def check_task(
     check_predict(package, folder / "whole", inputs, folder / "copied")
     check_report(package, folder / "whole")
     check_export(package, folder / "whole", inputs, folder / "exported")
+
+
+def check_influence(pieces: Sequence[tuple[str, float]], said: Callable[[int, float], float]) -> None:
+    """What a demo says of each piece of a text is what the number that it speaks for would lose, to first order.
+
+    `said`: that number, if the vector of the piece of this number, which must not stand twice, were so many times it.
+    """
+    step = 0.01
+    slopes = [(said(n, 1 + step) - said(n, 1 - step)) / (2 * step) for n in range(len(pieces))]
+    largest = max(map(abs, slopes))
+    assert largest > 1e-4, "an answer that depends on nothing"
+    for (piece, weight), slope in zip(pieces, slopes, strict=True):
+        assert abs(weight - slope) < 0.05 * largest, f"{piece} speaks {weight:+.4f} for it, not {slope:+.4f}"
+
+
+@contextmanager
+def scaled(tables: Iterable[torch.Tensor], rows: Any, by: float) -> Iterator[None]:
+    """Some rows of tables of vectors, what is given and what is learnt, times a number; for `check_influence`."""
+    kept = [(table.detach(), table.detach()[rows].clone()) for table in tables]
+    try:
+        for table, vectors in kept:
+            table[rows] = by * vectors
+        yield
+    finally:
+        for table, vectors in kept:
+            table[rows] = vectors
 
 
 def check_presets(package: Package, presets: list[str], studies: list[str]) -> None:

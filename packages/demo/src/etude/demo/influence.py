@@ -1,40 +1,24 @@
 """Which pieces of a text an answer rests on: gradient x input (Simonyan et al. 2013; Shrikumar et al. 2016)."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 
-class Vectors(TorchFunctionMode):
-    """Keeps the vectors that are looked up for a text of [1, T] ids."""
+def influence(ask: Callable[[Tensor], Tensor], vectors: Tensor) -> list[float]:
+    """How much each piece of a text speaks for the number that `ask` gives, by the vectors [1, T, E] that are read.
 
-    def __init__(self, ids: Tensor) -> None:
-        super().__init__()
-        self.shape, self.found = ids.shape, list[Tensor]()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func is F.embedding and args[0].shape == self.shape:
-            self.found.append(out if out.requires_grad else out.requires_grad_())  # of a table that is not learnt
-        return out
-
-
-def influence(ask: Callable[[], Tensor], ids: Tensor) -> list[float]:
-    """How much each of the ids [1, T] speaks for the number that `ask` gives: the gradient by its vector, times it.
-
-    `ask` looks the ids up in one or more tables of vectors, whose sum is what the network reads. The answer is what
-    the number would lose, to first order, without the vector. Of a network that is linear the T numbers are all of it.
+    `ask` takes a shift [1, T, E], all 0, which the network adds to the vectors, in the order of the text. The answer is
+    the gradient by it times the vectors: what the number would lose, to first order, without each of them. Of a network
+    that is linear the T numbers are all of it.
     """
-    vectors = Vectors(ids)
-    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False), vectors:
-        gradients = torch.autograd.grad(ask(), vectors.found, allow_unused=True)
-    pairs = zip(gradients, vectors.found, strict=True)
-    parts = [(gradient * vector).sum(2)[0].detach() for gradient, vector in pairs if gradient is not None]
-    return [float(x) for x in torch.stack(parts).sum(0)]
+    vectors = vectors.detach()
+    shift = torch.zeros_like(vectors, requires_grad=True)
+    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+        (gradient,) = torch.autograd.grad(ask(shift), shift)
+    found: list[float] = (gradient * vectors).sum(2)[0].tolist()
+    return found
 
 
 def log_odds(logits: Tensor, which: int) -> Tensor:

@@ -71,10 +71,12 @@ class Photo:
     name: str
     label: str
     value: None = None
+    least: int | None = None
+    """how many pixels of its shorter side `predict` asks `images.load` for"""
 
     def read(self, sent: Any) -> Image.Image | None:
         """The picture as `predict` sees one; None while there is none."""
-        return None if sent is None else opened(sent)
+        return None if sent is None else opened(sent, self.least)
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class Plane:
         return x, y
 
 
-def opened(sent: Any) -> Image.Image:
+def opened(sent: Any, least: int | None) -> Image.Image:
     """A picture that came as base64. Raises Refused, and UserError for a file that is none or is too large."""
     if not isinstance(sent, str):
         raise Refused("a picture is not base64")
@@ -153,7 +155,7 @@ def opened(sent: Any) -> Image.Image:
     if math.prod(size) > PIXELS:
         raise UserError(f"the picture has more than {PIXELS // 10**6} million pixels: scale it down")
     try:
-        return images.load(io.BytesIO(content))
+        return images.load(io.BytesIO(content), least)
     except images.Broken as error:
         raise UserError(f"the picture cannot be read: {error}") from None
 
@@ -250,11 +252,17 @@ class Answer:
     headline: str
     shown: Sequence[Shown] = ()
     detail: str = ""
+    later: Callable[[], Sequence[Shown]] | None = None
+    """what takes longer: asked for once the rest is on its way to the page, and shown below it"""
 
     def plain(self) -> dict[str, Any]:
-        """As JSON that page.html reads."""
-        shown = [{"kind": type(part).__name__.lower(), **asdict(part)} for part in self.shown]
-        return {"headline": self.headline, "detail": self.detail, "shown": shown}
+        """As JSON that page.html reads, without what comes later."""
+        return {"headline": self.headline, "detail": self.detail, "shown": plain(self.shown)}
+
+
+def plain(shown: Sequence[Shown]) -> list[dict[str, Any]]:
+    """Parts of an answer as JSON that page.html reads."""
+    return [{"kind": type(part).__name__.lower(), **asdict(part)} for part in shown]
 
 
 NOTHING = Answer("")  # as long as nothing is drawn or written

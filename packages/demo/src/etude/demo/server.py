@@ -16,6 +16,7 @@ import socket
 import socketserver
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -24,11 +25,12 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
 
-from etude.demo.page import BYTES, Demo, Photo, Refused
+from etude.demo.page import BYTES, Demo, Panel, Photo, Refused, Shown, plain
 from etude.errors import UserError
 
 SMALL = 1 << 18  # bytes of a request without pictures
 PATIENCE = 20  # seconds that a connection may be silent
+KEPT = 16  # answers that have a part which comes later, for as many windows
 
 
 @cache
@@ -48,6 +50,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, demo: Demo, told: dict[str, Any], host: str, port: int) -> None:
         self.demo, self.told, self.host = demo, told, host
         self.token = secrets.token_urlsafe(24)
+        self.count, self.later = 0, dict[int, Callable[[], Sequence[Shown]]]()  # of the last answers, by number
         # One thread for all: OpenMP keeps a pool of workers for each thread that ever asked it for something.
         self.model = ThreadPoolExecutor(1)
         photos = max(sum(isinstance(one, Photo) for one in panel.inputs) for panel in demo.panels)
@@ -101,11 +104,30 @@ class Server(ThreadingHTTPServer):
             raise Refused("the body is not JSON") from None
         if not isinstance(asked, dict):
             raise Refused("the body is not a JSON object")
+        if "later" in asked:
+            return self.model.submit(self.rest, asked["later"]).result()
         panel = self.demo.panel(asked.get("panel"))
         try:
-            return self.model.submit(panel.answered, asked.get("given")).result().plain()
+            return self.model.submit(self.first, panel, asked.get("given")).result()
         except UserError as error:
             return {"problem": str(error)}
+
+    def first(self, panel: Panel, given: Any) -> dict[str, Any]:
+        """An answer; with the number under which there is more of it `later`, if there is."""
+        answer = panel.answered(given)
+        if answer.later is None:
+            return answer.plain()
+        self.count += 1
+        self.later[self.count] = answer.later
+        self.later.pop(self.count - KEPT, None)
+        return {**answer.plain(), "later": self.count}
+
+    def rest(self, number: Any) -> dict[str, Any]:
+        """What was left for later of the answer of this number. Raises Refused if it has been, or is too old."""
+        later = self.later.pop(number, None) if isinstance(number, int) else None
+        if later is None:
+            raise Refused("there is no more of such an answer")
+        return {"shown": plain(later())}
 
     def end(self) -> None:
         self.server_close()
