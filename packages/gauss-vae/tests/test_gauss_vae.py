@@ -1,6 +1,7 @@
 import io
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,9 +12,9 @@ from sklearn.decomposition import PCA
 from torch.distributions import MultivariateNormal, kl_divergence
 from torch.distributions import Normal as Gauss
 
-from etude import config
+from etude import cli, config
 from etude.testing import check_presets, check_task
-from gauss_vae import data, likelihood, show, task, yardsticks
+from gauss_vae import data, demo, likelihood, show, task, yardsticks
 from gauss_vae.__main__ import PACKAGE, main
 from gauss_vae.config import Config, Data, Model
 from gauss_vae.data import Mixture
@@ -664,13 +665,18 @@ def test_an_estimate_that_few_samples_decide_says_so(tmp_path, capsys):
     run, rows = str(tmp_path / "run"), tmp_path / "rows.csv"
     few = "--data.train 2000 --data.valid 200 --data.test 200 --fit.epochs 3 --fit.device cpu".split()
     assert main(["train", *few, "--data.dimension", "3", "--objective.kl", "0.1", "--run", run]) == 0
-    rows.write_text("30,0,0\n0.1,0.2,0.1\n")
+    rows.write_text("30,0,0\n0.1,0.2,0.1\n1e18,0,0\n")
     capsys.readouterr()
     assert main(["predict", run, str(rows)]) == 0
-    far, near = capsys.readouterr().out.splitlines()
+    far, near, beyond = capsys.readouterr().out.splitlines()
     assert far.startswith("at least -") and " ± " in near.split("\t")[0]
+    assert beyond.startswith("too far away to say\t")
+    answer = demo.demo(cli.restored(PACKAGE, Path(run))).panels[-1].answer
+    assert answer("1e18,0,0").headline == "too far away to say" and answer("30,0,0").headline.startswith("at least -")
     assert main(["evaluate", run]) == 0
-    assert "fewer than ten effective samples" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    few = json.loads(out.splitlines()[-1])["iwae_few"]
+    assert 0.01 < few <= 1 and f"{few:.0%} of the examples rest on fewer than ten effective samples" in out
 
 
 def test_effective_samples_are_kongs():

@@ -37,6 +37,7 @@ MEANINGS = {
     "ppca": "nll of probabilistic PCA (Tipping & Bishop 1999) with as many latent numbers, in nats",
     "gmm": "nll of a mixture of as many Gaussians as there are, fitted by EM, in nats",
     "iwae": "nll of the model by importance samples (Burda et al. 2016), in nats",
+    "iwae_few": "examples of which fewer than ten effective samples decide: there iwae may be off by more, 0 to 1",
     "iwae_error": "how far iwae may be off: three standard errors, and the bias, in nats",
     "quadrature": "nll of the model by an integral over its one or two latent numbers, in nats",
     "quadrature_error": "how far quadrature may be off, in nats",

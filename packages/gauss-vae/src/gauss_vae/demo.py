@@ -1,5 +1,7 @@
 """What `gauss-vae demo` shows: the plane with the density that was learnt, and a point of it restored."""
 
+import math
+
 import numpy as np
 import torch
 from PIL import Image
@@ -35,7 +37,9 @@ def demo(task: Predictor) -> Demo:
         density, error = float(found.log_density[0]), float(found.error[0])
         with torch.inference_mode():
             said = task.model.decode(task.model.encode(x).mean)
-        if isinstance(found, likelihood.Sampled):
+        if not math.isfinite(density):
+            words, why = words_of(density), ""
+        elif isinstance(found, likelihood.Sampled):
             effective = float(found.effective[0])
             words, why = sampled_words(density, error, effective), " (± the standard error of sampling)"
             if effective < likelihood.FEWEST:

@@ -223,7 +223,7 @@ def describe(task: Compared, totals: Totals) -> tuple[str, dict[str, Any]]:
         "reconstruction_linear": yardsticks.projection_error(task.mixture, train[:SEARCHED], test.x, q, seed),
         "reconstruction_cluster": yardsticks.cluster_error(task.mixture, q),
     }
-    few = float((iwae.effective < likelihood.FEWEST).double().mean())
+    result["iwae_few"] = few = float((iwae.effective < likelihood.FEWEST).double().mean())
     if few > 0.01:
         told = "rest on fewer than ten effective samples: there the NLL may be too high by more than is said"
         lines.append(f"note: {few:.0%} of the examples {told}{', and so the gap' * (chosen == 'iwae')}")
@@ -247,12 +247,16 @@ def se(values: np.ndarray) -> float:
 
 def words_of(density: float) -> str:
     """A log-density with four decimals, or as many digits as one can be sure of where it is large."""
+    if not math.isfinite(density):
+        return "too far away to say"  # squares of such numbers are more than a float32 holds
     return f"{density:.4f}" if abs(density) < 100_000 else f"{density:.6g}"
 
 
 def sampled_words(density: float, error: float, effective: float) -> str:
     """A log-likelihood that was sampled, with its standard error, or "at least", if so few samples decide: no error."""
-    return f"{words_of(density)} ± {error:.2g}" if effective >= likelihood.FEWEST else f"at least {words_of(density)}"
+    if effective >= likelihood.FEWEST or not math.isfinite(density):
+        return words_of(density) + f" ± {error:.2g}" * math.isfinite(density)
+    return f"at least {words_of(density)}"
 
 
 def predict(task: Predictor, inputs: list[str]) -> list[str]:
