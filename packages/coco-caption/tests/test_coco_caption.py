@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import shutil
 import subprocess
 
@@ -346,6 +347,20 @@ def test_evaluate_other_data(trained, coco, capsys):
     assert main(["evaluate", str(trained), "--data", str(folder)]) == 2
     error = capsys.readouterr().err
     assert "no image of a part of" in error.splitlines()[-1] and "Traceback" not in error
+
+
+def test_a_single_image_has_no_cider(trained, coco, capsys):
+    """It is 0, whatever is said, so that no epoch is better than the first: nothing is chosen by it."""
+    folder = str(coco(count=12))
+    coco(part="val", count=1)
+    coco(part="test", count=1)
+    seeing = ["--encoder.backbone", "squeezenet1_1", "--encoder.weights", "random"]
+    capsys.readouterr()
+    assert main(["train", "--data", folder, *seeing, "--run", "one"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "one image of" in line and "give two or more" in line and not os.path.exists("one")
+    found, said = scored(capsys, str(trained), "--data", folder)
+    assert found["cider"] == 0 and "CIDEr-D of a single image is 0, whatever" in said.out
 
 
 def test_all_of_it_was_trained_on(trained, coco, capsys):

@@ -20,7 +20,7 @@ SCORES: Scores = {
 MEANINGS = {
     "loss": (
         "cross-entropy: minus the natural logarithm of the probability that was given to the true word, mean over "
-        "words of captions (ends counted), in nats"
+        "words of captions (ends counted; none beyond the first text.max-length), in nats"
     ),
     "perplexity": "the exponential of the loss: among how many equally likely words the model hesitates",
     "bleu1": (

@@ -93,7 +93,7 @@ def load(data: Data, seed: int) -> Dataset:
     if "val" in parts and "test" in parts:
         valid, test = parts["val"], parts["test"]
     else:
-        held = min(MOST, max(1, round(len(train) * data.held_out)))
+        held = min(MOST, max(2, round(len(train) * data.held_out)))  # of a single image CIDEr-D is 0
         given = parts.get("val") or parts.get("test")
         order = shuffled(len(train), seed, SPLIT)
         cuts = [held, held if given else 2 * held]

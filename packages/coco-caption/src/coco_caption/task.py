@@ -202,6 +202,11 @@ def make(config: Config, where: torch.device) -> Task:
     contents = dict(zip([*files, *tested], found.digests, strict=True))
     fingerprints = part_fingerprints({"train": dataset.train, "valid": dataset.valid, "test": dataset.test}, contents)
     dataset = dataset.without({files[n]: why for n, why in found.broken.items()})
+    if len(dataset.valid) == 1:
+        raise UserError(
+            f"one image of {config.data.name} is for validation: CIDEr-D, by which the best epoch is chosen, is 0 of a "
+            "single one, whatever is said of it; give two or more"
+        )
     captions = [words(caption) for image in dataset.train for caption in image.captions]
     vocabulary = Vocabulary.of(captions, config.text.threshold)
     if len(vocabulary) == len(SPECIAL):
@@ -323,6 +328,8 @@ def describe(task: Captioning, totals: Totals) -> tuple[str, dict[str, Any]]:
     different = len(set(told))
     lines += [f"{len(told):,} images, {different:,} different captions, beam {task.config.search.beam}", *missing]
     lines += [f"left out: {line}" for line in task.left_out]
+    if len(told) == 1:
+        lines.append("CIDEr-D of a single image is 0, whatever is said of it")
     return "\n".join(lines), {**found, "images": len(told), "different": different, "left_out": len(task.left_out)}
 
 
