@@ -85,6 +85,13 @@ def test_columns_may_stand_in_any_order_among_others():
     assert list(data.read_csv(Path(name))) == [('Is it "green", and fresh?', "tea"), ("Is it pressed?", "oil")]
 
 
+def test_a_category_is_one_line():
+    name = table("x.csv", ['Is it green?," green\n  tea "', "Is it pressed?,oil"])
+    assert [category for _, category in data.read_csv(Path(name))] == ["green tea", "oil"]
+    with pytest.raises(UserError, match=r"x.csv is a table, not a question a line: evaluate RUN --data .*x.csv"):
+        data.read_lines(name)
+
+
 @pytest.mark.parametrize(
     ("rows", "head", "message"),
     [
@@ -92,6 +99,7 @@ def test_columns_may_stand_in_any_order_among_others():
         (["a,b", ",b"], "question,category", "line 3: the question is empty"),
         (["a, "], "question,category", "line 2: the category is empty"),
         (["a,b,c"], "question,category", "line 2: it has 3 fields, but the first line has 2"),
+        (["a,b,c"], "question,category,question", "has two columns 'question'"),
         (['"a,b'], "question,category", "unexpected end of data"),
         (["a,b", "c,b"], "question,category", "has one category, 'b'"),
         ([], "question,category", "has one category, ''"),

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from etude import pictures
 
+MOST = 100  # classes that a picture can hold
+
 
 def count(truths: Tensor, answers: Tensor, classes: int) -> Tensor:
     """How often each class got each answer: int64 [N], [N] -> int64 [K, K], truths are rows."""
@@ -31,11 +33,19 @@ def per_class(confusion: Tensor, classes: Sequence[str], what: str) -> tuple[lis
 
 
 def picture(counts: Tensor, classes: Sequence[str], what: str) -> Image.Image:
-    """Counts of `what`, int64 [K, K], as an image; the colour is the part of the row."""
+    """Counts of `what`, int64 [K, K], as an image; the colour is the part of the row.
+
+    Of more than MOST classes it has those that are most often taken for others, or others for them.
+    """
+    parts, some = (counts / counts.sum(1, keepdim=True).clamp(min=1)).numpy(), ""
+    if len(classes) > MOST:
+        wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
+        kept = wrong.argsort(descending=True, stable=True)[:MOST].sort().values
+        some = f", the {MOST} of {len(classes):,} classes that are confused most"
+        counts, parts, classes = counts[kept][:, kept], parts[kept][:, kept], [classes[n] for n in kept.tolist()]
     k = len(classes)
     size = 0.34 if counts.max() < 1000 else 0.44  # inches a cell, wide enough for its number
     canvas, (axes,) = pictures.blank(size * k + 2.2, size * k + 1.6)
-    parts = (counts / counts.sum(1, keepdim=True).clamp(min=1)).numpy()
     shown = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
     for row, column in (counts > 0).nonzero().tolist():
         colour = "white" if parts[row, column] > 0.5 else "black"
@@ -44,6 +54,8 @@ def picture(counts: Tensor, classes: Sequence[str], what: str) -> Image.Image:
     axes.set_xticks(range(k), classes, rotation=90 if max(map(len, classes)) > 2 else 0)
     axes.set_yticks(range(k), classes)
     axes.set(xlabel="read as", ylabel="is")
-    canvas.figure.suptitle(f"Confusion matrix, validation part\n(numbers: {what})", fontsize=9)  # fits two classes, too
+    canvas.figure.suptitle(
+        f"Confusion matrix, validation part{some}\n(numbers: {what})", fontsize=9
+    )  # fits two classes, too
     canvas.figure.colorbar(shown, ax=axes, label="part of the row", shrink=0.8)
     return pictures.drawn(canvas)

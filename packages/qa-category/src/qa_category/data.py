@@ -218,6 +218,9 @@ def read_csv(file: Path) -> Iterator[Row]:
         missing = [name for name in ("question", "category") if name not in head]
         if missing:
             raise UserError(f"{file} has no column {missing[0]!r} in its first line; {remedy}")
+        twice = [name for name in ("question", "category") if head.count(name) > 1]
+        if twice:
+            raise UserError(f"{file} has two columns {twice[0]!r}; leave one of them")
         q, c = head.index("question"), head.index("category")
         for row in reader:
             if not row:
@@ -228,7 +231,7 @@ def read_csv(file: Path) -> Iterator[Row]:
             for name, value in (("question", row[q]), ("category", row[c])):
                 if not value.strip():
                     raise UserError(f"{file}, line {reader.line_num}: the {name} is empty; delete the line")
-            yield " ".join(row[q].split()), row[c].strip()
+            yield " ".join(row[q].split()), " ".join(row[c].split())
     except csv.Error as error:
         raise UserError(f"{file}, line {reader.line_num}: {error}; {remedy}") from None
 
@@ -331,10 +334,15 @@ def questions_of(entry: object) -> list[str]:
 
 
 def read_lines(name: str) -> list[str]:
-    """The questions of a text file, one a line. Raises UserError for an empty one, since there is nothing to answer."""
+    """The questions of a text file, one a line.
+
+    Raises UserError for an empty one, since there is nothing to answer, and for a table of questions and categories.
+    """
     found = []
     for number, line in enumerate(lines(name, "give a text file, one question a line"), 1):
         if not line.strip():
             raise UserError(f"{name}, line {number}: the question is empty; delete the line")
+        if number == 1 and {"question", "category"} <= {cell.strip() for cell in line.split(",")}:
+            raise UserError(f"{name} is a table, not a question a line: evaluate RUN --data {name} scores it")
         found.append(" ".join(line.split()))
     return found
