@@ -335,15 +335,41 @@ def test_a_model_that_breaks_in_the_last_step_of_an_epoch_is_not_saved(tmp_path)
     assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
 
 
-def test_a_best_checkpoint_of_an_epoch_that_was_not_the_best_is_not_scored(tmp_path):
-    """A start that was killed after it had saved it, before last.pt; the next rounds otherwise, on another machine."""
+def test_a_best_checkpoint_of_an_epoch_that_was_not_the_best_is_not_scored(tmp_path, monkeypatch):
+    """Such as somebody else's. The best epoch is the first of two here."""
+    monkeypatch.setattr(loop, "is_better", lambda task, valid, rows: not rows)
     train(parsed("--fit.epochs", "2"), tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()
     file = tmp_path / "run" / "checkpoints" / "best.pt"
     torch.save({**checkpoint.load(file), "epoch": 7}, file)
-    with pytest.raises(UserError, match=r"best\.pt is of epoch 7, .*; now the best is epoch \d: train again"):
+    with pytest.raises(UserError, match=r"best\.pt is of epoch 7, but the best is epoch 1: train again"):
         train(parsed("--fit.epochs", "2"), tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_kill_between_the_two_checkpoints_loses_nothing(epoch, tmp_path, monkeypatch):
+    """last.pt comes first, and has the best weights; the run that goes on makes best.pt of it, also as its last act."""
+    monkeypatch.setattr(loop, "is_better", lambda task, valid, rows: len(rows) < 2)
+    train(parsed("--fit.epochs", "2"), tmp_path / "whole")
+    save_best = loop.save_best
+
+    def killed(task, run, progress):
+        if len(progress.rows) == epoch:
+            raise KeyboardInterrupt
+        save_best(task, run, progress)
+
+    monkeypatch.setattr(loop, "save_best", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(parsed("--fit.epochs", "2"), tmp_path / "run")
+    file = tmp_path / "run" / "checkpoints" / "best.pt"
+    assert file.exists() == (epoch == 2)
+    monkeypatch.setattr(loop, "save_best", save_best)
+    _, result = train(parsed("--fit.epochs", "2"), tmp_path / "run")
+    assert result["best_epoch"] == 2
+    found, whole = (checkpoint.load(tmp_path / name / "checkpoints" / "best.pt") for name in ("run", "whole"))
+    assert found["epoch"] == whole["epoch"] == 2 and found["valid"] == whole["valid"]
+    assert all(found["model"][name].equal(weight) for name, weight in whole["model"].items())
 
 
 def test_tensorboard_gets_every_step_every_epoch_and_the_knobs(tmp_path):

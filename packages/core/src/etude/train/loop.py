@@ -80,12 +80,13 @@ def course(learner: Learner, run: Run, asked: list[int]) -> Generator[Request, A
             reporter.epoch(progress.rows[-1], improved)
             if improved or cfg.keep == "last":
                 progress.best_epoch = epoch
-                save_best(task, run, epoch, valid)
             look(task, run, device, f"epoch {epoch}", progress.step)
             if watch:
                 watch.show(run, f"epoch {epoch}", progress.step, task)
             reporter.flush()
             save(learner, run, progress)  # after all else of this epoch: what a kill cuts off is done again, not twice
+            if progress.best_epoch == epoch:
+                save_best(task, run, progress)  # not before: an epoch that is done again may come out otherwise
             run.write_rows(progress.rows)
             if (stop := agreed(asked, device)) and progress.epoch <= cfg.epochs:
                 raise Stopped(stop)
@@ -109,6 +110,8 @@ def begin(learner: Learner, run: Run) -> Progress:
         except (KeyError, ValueError, TypeError) as error:
             reason = f"{run.path}/checkpoints/last.pt is no checkpoint to go on from ({error!r})"
             raise UserError(f"{reason}: put a copy of it there, or give --run another folder") from None
+        if progress.batch == 0 and 0 < progress.best_epoch == len(progress.rows) and not has_best(run, progress):
+            save_best(task, run, progress)  # what a kill came before
     run.write_rows(progress.rows)
     words = {"task": type(run.config).__module__.partition(".")[0], "data": task.data, "model": summary(task)}
     words |= {"architecture": str(task.model), "metric": task.metric, "better": task.better[task.metric]}
@@ -127,10 +130,19 @@ def save(learner: Learner, run: Run, progress: Progress) -> None:
     run.save("last", learner.state() | progress.state() | fingerprints, keep=True)
 
 
-def save_best(task: Task, run: Run, epoch: int, valid: dict[str, float]) -> None:
-    """All that it takes to predict: checkpoints/best.pt."""
-    state = {"model": task.model.state_dict(), "epoch": epoch, "valid": valid, "assets": task.assets()}
+def save_best(task: Task, run: Run, progress: Progress) -> None:
+    """All that it takes to predict, of the epoch that has just ended: checkpoints/best.pt."""
+    valid = progress.rows[-1]["valid"]
+    state = {"model": task.model.state_dict(), "epoch": progress.best_epoch, "valid": valid, "assets": task.assets()}
     run.save("best", state | {"fingerprints": dict(task.fingerprints)})
+
+
+def has_best(run: Run, progress: Progress) -> bool:
+    """Whether checkpoints/best.pt is of the best epoch."""
+    try:
+        return checkpoint.read(run.path).get("epoch") == progress.best_epoch
+    except UserError:
+        return False
 
 
 def is_better(task: Task, valid: dict[str, float], rows: list[dict[str, Any]]) -> bool:
@@ -166,8 +178,8 @@ def finish(task: Task, run: Run, device: Device, progress: Progress) -> dict[str
     if device.leads:
         best = checkpoint.read(run.path)
         if best.get("epoch") != progress.best_epoch:
-            left = f"{run.path}/checkpoints/best.pt is of epoch {best.get('epoch')}, as a start that was killed left it"
-            raise UserError(f"{left}; now the best is epoch {progress.best_epoch}: train again in another folder")
+            other = f"{run.path}/checkpoints/best.pt is of epoch {best.get('epoch')}"
+            raise UserError(f"{other}, but the best is epoch {progress.best_epoch}: train again in another folder")
         checkpoint.fill(model, best, run.path)  # what is shown last is what will be evaluated
         look(task, run, device, "after", progress.step)
     run.note("model", f"{summary(task)}\n\n```\n{model}\n```", progress.step)
