@@ -55,7 +55,7 @@ def read(run: Path) -> dict[str, object]:
         file = Path(folder) / "letter.png"
         for letter in images:
             write(letter, file, random)
-            framed.append(task.read(file, predictor.side))
+            framed.append(task.read(file, predictor.side, predictor.spread))
     answers = predictor.probabilities(torch.stack(framed)).argmax(1)
     start = json.loads((run / "environment.json").read_text("utf-8"))[0]
     own = json.loads((run / "test.json").read_text("utf-8"))["accuracy"]

@@ -260,6 +260,13 @@ def test_predict_and_embed_agree_with_the_model(runs, few, capsys, tmp_path):
             away = (np.asarray(restored, float).transpose(2, 0, 1) - image) / 255
         assert float(line[2].removeprefix("mse ")) == pytest.approx((away**2).mean(), rel=0.02)
     assert len({line[1] for line in lines}) == 3
+    Path("pets").mkdir()
+    before = Path("0/a.png").read_bytes()
+    Path("pets/a.png").write_bytes(before)
+    assert main(["predict", str(runs / "ae"), "pets/a.png", "1/a.png", "--folder", "./pets"]) == 0  # a-1, a-2
+    assert main(["predict", str(runs / "ae"), "pets/a.png", "--folder", "./pets"]) == 2
+    assert "pets/a.png would be overwritten, which was given" in capsys.readouterr().err
+    assert Path("pets/a.png").read_bytes() == before
     assert main(["embed", str(runs / "ae"), *files, "--out", "z.npy"]) == 0
     assert main(["embed", str(runs / "classifier"), *files, "--out", "c.npy"]) == 0
     z = np.load("z.npy")

@@ -20,6 +20,7 @@ from cifar_vae.__main__ import main
 from cifar_vae.config import Data
 from etude.download import root
 from etude.errors import UserError
+from etude.images import Broken
 
 # -- the sample
 
@@ -217,6 +218,18 @@ def test_the_first_pictures_of_a_folder_are_of_all_classes(tmp_path):
         for k in range(10):  # and each with its own class still
             mine = set(data.marks(part.pictures[part.classes == k]).tolist())
             assert mine <= set(data.marks(images[classes == k]).tolist())
+
+
+def test_a_picture_of_floats_is_as_bright_as_it_looks():
+    """Also one that was resized, whose values are a little beyond 0 and 1; what could be anything is refused."""
+    plain = np.linspace(0, 1, 32 * 32, dtype=np.float32).reshape(32, 32)
+    seen = data.square(Image.fromarray(plain)).astype(int)
+    assert seen.max() == 255 and seen.min() == 0
+    for values in (plain * 1.02 - 0.01, plain * 255):
+        assert np.abs(data.square(Image.fromarray(values.astype(np.float32))) - seen).max() <= 3
+    for values in (plain * 2 - 1, plain * 100_000):
+        with pytest.raises(Broken, match="its values go from"):
+            data.square(Image.fromarray(values.astype(np.float32)))
 
 
 def test_a_folder_of_pictures_of_any_size_and_mode(tmp_path):

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from cnn_emnist import data, task
+from cnn_emnist import data, frame, task
 from cnn_emnist.__main__ import PACKAGE, main
 from cnn_emnist.config import Config, Model
 from cnn_emnist.model import CNN
-from etude import config
+from etude import cli, config
 from etude.errors import UserError
 from etude.testing import check_presets, check_task
 
@@ -208,6 +208,21 @@ def test_predict_reads_letters_of_any_size_and_polarity(trained, letters, capsys
         assert all(0 < float(line[2]) <= 1 for line in lines)
         hits += sum(line[1] == letter for line, letter in zip(lines, truth, strict=True))
     assert hits >= 15  # of 20
+
+
+def test_erase_is_for_garments_that_are_varied():
+    config.parse(Config, ["--data", "fashion-mnist", "--erase", "4"])
+    for flags in (["--erase", "4"], ["--data", "fashion-mnist", "--no-augment", "--erase", "4"]):
+        with pytest.raises(UserError, match="erase does nothing but to fashion-mnist with augment"):
+            config.parse(Config, flags)
+
+
+def test_predict_answers_an_image_of_the_test_part_as_evaluate_does(trained):
+    """Those of the sample are of many sizes; all but a few come back as they were, and are not scaled anew."""
+    one, images = cli.restored(PACKAGE, trained), data.load("sample", 0).test.images[:300]
+    assert len(set(frame.long_sides(images).tolist())) > 5
+    read = [frame.frame(Image.fromarray(image.numpy()), one.side, spread=one.spread) for image in images]
+    assert sum(not a.equal(b) for a, b in zip(read, images, strict=True)) <= 3
 
 
 def test_predict_writes_a_file_or_nothing(trained, letters, capsys, tmp_path):

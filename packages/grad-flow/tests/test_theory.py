@@ -102,6 +102,8 @@ def test_signals_that_only_grow_and_the_edge_of_chaos():
     assert theory.fixed_point("relu", math.sqrt(2), 0.0).xi_c == math.inf
     assert theory.fixed_point("tanh", 1.0, 0.05**0.5).c == 1.0
     assert theory.fixed_point("tanh", 2.0, 0.05**0.5).c < 0.2
+    # GELU's map has two ends here: a walk that began at 1 would fall, one from 2.25, where a network begins, grows.
+    assert theory.fixed_point("gelu", 1.5, 0.0).factor == pytest.approx(1.5 / math.sqrt(2))
 
 
 @pytest.mark.parametrize(

@@ -340,6 +340,25 @@ def test_predict_gives_the_three_likeliest_languages(trained, capsys):
     assert lines[1][2:] == predicted(trained, capsys, "Satoshi")[0][2:]
 
 
+def test_apostrophes_are_one_and_capitals_and_files_are_told(trained, capsys):
+    forms = predicted(trained, capsys, *(f"O{mark}Neill" for mark in "'\u2019\u2018\u02bc`\u00b4"))
+    assert len({tuple(line[1:]) for line in forms}) == 1 and forms[0][1] == "O'Neill"
+    assert main(["predict", str(trained), "ROSSI", "Rossi"]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "capitals" in line]
+    assert told == ["ROSSI: in capitals, which few names of training are: try Rossi"]
+    assert main(["predict", str(trained), "names.txt"]) == 2
+    assert "names.txt is no name, but that of a file" in capsys.readouterr().err
+
+
+def test_white_space_around_the_names_of_a_folder_is_no_letter(tmp_path):
+    """`predict` never sees it: what is told by it alone would be scored as right, and never be answered."""
+    for language, end in (("A", ""), ("B", "  ")):
+        names = [f"{a}{b}{end}" for a in "ab" for b in "cdefghijklmnopqrst"]
+        (tmp_path / f"{language}.txt").write_text("\n".join(names))
+    found = data.load(Data(str(tmp_path)), 0)
+    assert all(name == name.strip() for part in (found.train, found.valid, found.test) for name in part.names)
+
+
 def test_what_no_name_of_training_is_like_is_said_to_be_a_guess(trained, capsys):
     """The letters of a name may all be known, and yet stand as they do in none."""
     train = data.load(Data(), 0).train.names

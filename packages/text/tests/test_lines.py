@@ -80,6 +80,8 @@ def test_lines_are_clean_and_told_by_their_number_where_they_are_no_text(tmp_pat
     assert [*lines("-", "remedy")] == ["a\n"]
     wrong = {
         "a\n".encode("utf-16"): "in.txt, line 1: byte 0xff is not UTF-8, but UTF-16; save the file as UTF-8",
+        "some words\n".encode("utf-16-le"): "in.txt, line 1: every other byte is 0 or 4, as in UTF-16",
+        "Мама мыла раму\n".encode("utf-16-be"): "in.txt, line 1: every other byte is 0 or 4, as in UTF-16",
         b"fine\n\xff": "in.txt, line 2: byte 0xff is not UTF-8; save the file as UTF-8",
         b"\xed\xa0\x80": "in.txt, line 1: byte 0xed is not UTF-8",  # a surrogate
     }

@@ -224,7 +224,11 @@ def square(picture: Image.Image) -> np.ndarray:
     """A picture -> uint8 [3, 32, 32]: its middle square, averaged down or interpolated. Transparency lies on white."""
     if picture.mode in "IF":
         values = np.nan_to_num(np.asarray(picture, np.float32), posinf=0, neginf=0)
-        most = 1.0 if picture.mode == "F" and values.max() <= 1 else 255.0 if values.max() <= 255 else 65535.0
+        low, high = float(values.min()), float(values.max())
+        if low < -0.2 or high > 65535:
+            raise images.Broken(f"its values go from {low:g} to {high:g}: save it with 8 bits")
+        # What is white is a guess; of a float picture that was resized a little more than 1.
+        most = 1.0 if picture.mode == "F" and high <= 1.2 else 255.0 if high <= 255 else 65535.0
         picture = Image.fromarray((values.clip(0, most) * (255 / most)).round().astype(np.uint8))
     if picture.mode == "RGBA":
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)

@@ -123,6 +123,10 @@ def predict(task: Restorer | Classifier, inputs: list[str], folder: str = "resto
     lines = []
     with files.reported(f"the restored pictures cannot be written to {folder!r}", "give --folder another folder"):
         place = files.given(folder)
+        given = {Path(name).resolve() for name in inputs}
+        for target in targets(inputs):
+            if (place / target).resolve() in given:
+                raise UserError(f"{place / target} would be overwritten, which was given: give --folder another folder")
         place.mkdir(parents=True, exist_ok=True)
         for name, target, picture, error in zip(inputs, targets(inputs), restored, errors, strict=True):
             files.write(place / target, pictures.png(picture))

@@ -116,6 +116,8 @@ class Config:
             )
         if not 0 <= self.erase <= SIDE:
             raise UserError(f"erase is a number of pixels, from 0 to {SIDE}, not {self.erase}")
+        if self.erase and not (self.augment and self.data == "fashion-mnist"):
+            raise UserError("erase does nothing but to fashion-mnist with augment: leave it out")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"label-smoothing is a part, from 0 to below 1, not {self.label_smoothing}")
 

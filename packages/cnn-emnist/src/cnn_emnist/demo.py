@@ -17,7 +17,7 @@ def demo(task: Predictor) -> Demo:
         """Framed and answered as `predict` does it."""
         if image is None:
             return NOTHING
-        framed = frame.frame(image, task.side)
+        framed = frame.frame(image, task.side, spread=task.spread)
         bars = likeliest(task.probabilities(framed[None])[0], task.classes, LIKELIEST)
         seen = Pictures("What the network sees", [("28 × 28 pixels", picture(Image.fromarray(framed.numpy())))])
         return Answer(bars[0][0], [Bars(f"The likeliest {len(bars)}", bars), seen], sure(bars[0][1]))

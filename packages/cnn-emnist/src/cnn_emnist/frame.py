@@ -23,19 +23,23 @@ LEAST = 1024  # of the short side, that a photo is read with
 BLANK = 12  # grey levels out of 255: less contrast than this is no ink
 
 
-def frame(picture: Image.Image, side: int, name: str = "") -> Tensor:
+Spread = tuple[int, int]  # the shortest and the longest long side that a picture has which is framed already
+
+
+def frame(picture: Image.Image, side: int, name: str = "", spread: Spread | None = None) -> Tensor:
     """A picture of any size, mode and polarity -> uint8 [28, 28], white ink on black, its long side `side` pixels.
 
-    Only the first frame of an animation is read; the camera's rotation (EXIF) is undone. Raises UserError, with the
-    picture's `name`, if it is damaged or shows no ink. The paper may be uneven and noisy, but must be what the
-    picture's rim shows. A letter of dots is joined.
+    One of 28 x 28 pixels, of whose ink the long side is within `spread` (None: about `side`), stays as it is. Only the
+    first frame of an animation is read; the camera's rotation (EXIF) is undone. Raises UserError, with the picture's
+    `name`, if it is damaged or shows no ink. The paper may be uneven and noisy, but must be what the picture's rim
+    shows. A letter of dots is joined.
     """
     name = name or getattr(picture, "filename", "") or "the picture"
     try:
         light = grey(picture)
     except Exception as error:  # whatever Pillow makes of a damaged file
         raise UserError(f"{name} cannot be read ({error}); save it anew as PNG") from error
-    framed = as_is(light, side)
+    framed = as_is(light, spread or (side - 1, side + 1))
     if framed is not None:
         return framed
     light = np.asarray(Image.fromarray(light).reduce(-(-max(light.shape) // FINE)))
@@ -47,16 +51,28 @@ def frame(picture: Image.Image, side: int, name: str = "") -> Tensor:
 
 def side_of(images: Tensor) -> int:
     """The `side` a training set was framed with: uint8 [N, 28, 28] -> median long side of the bounding boxes."""
+    return int(long_sides(images).median())
+
+
+def spread_of(*parts: Tensor) -> Spread:
+    """The long sides of nearly all images of some parts, uint8 [N, 28, 28]: of a hundred one is smaller, one larger."""
+    ranked = [long_sides(images).sort().values for images in parts]
+    low, high = ([int(long[round(part * (len(long) - 1))]) for long in ranked] for part in (0.01, 0.99))
+    return min(low) - 1, max(high) + 1
+
+
+def long_sides(images: Tensor) -> Tensor:
+    """Those of the bounding boxes: uint8 [N, 28, 28] -> int64 [N]."""
     ink = images > FAINT * 255
     span = torch.arange(1, SIZE + 1)
     long = torch.zeros(len(images), dtype=torch.long)
     for taken in (ink.any(1) * span, ink.any(2) * span):  # columns, rows: 0 where empty, else the position from 1
         first = torch.where(taken > 0, taken, SIZE + 1).amin(1)
         long = torch.maximum(long, taken.amax(1) - first + 1)
-    return int(long.median())
+    return long
 
 
-def as_is(light: np.ndarray, side: int) -> Tensor | None:
+def as_is(light: np.ndarray, spread: Spread) -> Tensor | None:
     """Lightness of a picture that is framed already -> uint8 [28, 28], as it stands; None for any other.
 
     The position is kept too: Fashion-MNIST and MNIST are not centred by the bounding box.
@@ -65,7 +81,7 @@ def as_is(light: np.ndarray, side: int) -> Tensor | None:
         return None
     rim = np.median(np.concatenate([light[0], light[-1], light[:, 0], light[:, -1]]))
     ink = torch.from_numpy(np.rint(light if rim < 128 else 255 - light).astype(np.uint8))
-    return ink if ink.max() >= 128 and abs(side_of(ink[None]) - side) <= 1 else None
+    return ink if ink.max() >= 128 and spread[0] <= side_of(ink[None]) <= spread[1] else None
 
 
 def place(ink: np.ndarray, side: int) -> Tensor:

@@ -29,8 +29,8 @@ EPOCH = 7_500  # images an epoch has at least: a smaller set is gone through sev
 class Predictor:
     """What predicts: the network, the names of its classes, and the side of the frame around what is read."""
 
-    def __init__(self, config: Config, classes: tuple[str, ...], side: int) -> None:
-        self.config, self.classes, self.side = config, classes, side
+    def __init__(self, config: Config, classes: tuple[str, ...], side: int, spread: frame.Spread) -> None:
+        self.config, self.classes, self.side, self.spread = config, classes, side, spread
         views = config.views and config.augment and config.data == "fashion-mnist"
         self.model = CNN(config.model, len(classes), views)
 
@@ -52,8 +52,16 @@ class Letters(Predictor):
 
     metric, better = "accuracy", SCORES
 
-    def __init__(self, config: Config, classes: tuple[str, ...], side: int, data: Dataset, where: torch.device) -> None:
-        super().__init__(config, classes, side)
+    def __init__(
+        self,
+        config: Config,
+        classes: tuple[str, ...],
+        side: int,
+        spread: frame.Spread,
+        data: Dataset,
+        where: torch.device,
+    ) -> None:
+        super().__init__(config, classes, side, spread)
         self.where = where
         maps = zip(config.model.plan(), config.model.sizes(), strict=True)
         self.summary = "feature maps " + " > ".join(f"{width}x{size}x{size}" for (width, _), size in maps)
@@ -109,7 +117,7 @@ class Letters(Predictor):
         return scores
 
     def assets(self) -> dict[str, Any]:
-        return {"classes": list(self.classes), "side": self.side}
+        return {"classes": list(self.classes), "side": self.side, "spread": list(self.spread)}
 
     def show(self, run: Run, when: str, step: int) -> None:
         """The same validation images each time; at the end also confusion matrix, worst mistakes and graph."""
@@ -134,20 +142,22 @@ class Letters(Predictor):
 
 def make(config: Config, where: torch.device) -> Task:
     data = load_data(config.data, config.fit.seed)
-    return Letters(config, data.classes, frame.side_of(data.train.images), data, where)
+    spread = frame.spread_of(data.train.images, data.valid.images)
+    return Letters(config, data.classes, frame.side_of(data.train.images), spread, data, where)
 
 
 def restore(config: Config, assets: dict[str, Any], where: torch.device | None = None) -> Predictor:
     classes, side = tuple(assets["classes"]), assets["side"]
+    low, high = assets.get("spread", (side - 1, side + 1))  # the first runs have none
     if where is None:
-        return Predictor(config, classes, side)
+        return Predictor(config, classes, side, (low, high))
     data = load_data(config.data, config.fit.seed)
     if classes != data.classes:
         raise UserError(
             f"this run knows the {len(classes)} classes {', '.join(classes[:3])} ..., but {config.data} has the "
             f"{len(data.classes)} classes {', '.join(data.classes[:3])} ...: give another --data"
         )
-    return Letters(config, classes, side, data, where)
+    return Letters(config, classes, side, (low, high), data, where)
 
 
 def describe(task: Letters, totals: Totals) -> tuple[str, dict[str, Any]]:
@@ -159,7 +169,7 @@ def describe(task: Letters, totals: Totals) -> tuple[str, dict[str, Any]]:
 
 def predict(task: Predictor, inputs: list[str]) -> list[str]:
     """`file name, tab, class, tab, probability` for every file; pictures are framed as the training images were."""
-    images = torch.stack([read(Path(name), task.side) for name in inputs])
+    images = torch.stack([read(Path(name), task.side, task.spread) for name in inputs])
     best, answers = task.probabilities(images).max(1)
     return [
         f"{name}\t{task.classes[k]}\t{p:.4f}"
@@ -167,7 +177,7 @@ def predict(task: Predictor, inputs: list[str]) -> list[str]:
     ]
 
 
-def read(file: Path, side: int) -> Tensor:
+def read(file: Path, side: int, spread: frame.Spread) -> Tensor:
     """An image file -> uint8 [28, 28], framed. Raises UserError if it is none or shows nothing."""
     if not os.path.lexists(file):
         raise UserError(f"there is no file {file}")
@@ -175,4 +185,4 @@ def read(file: Path, side: int) -> Tensor:
         picture = images.load(file, frame.LEAST)
     except images.Broken as error:
         raise UserError(f"{file} cannot be read as an image: {error}") from None
-    return frame.frame(picture, side, str(file))
+    return frame.frame(picture, side, str(file), spread)

@@ -348,8 +348,9 @@ def evaluate(package: Package, words: list[str]) -> int:
 
 
 def refuse_other_model(folder: Path, trained: Any, asked: Any) -> None:
-    """Raises UserError if flags ask for another model than the run's, which its weights may fit and do not know."""
-    other = [line for line in configs.differences(trained, asked) if line.startswith("model.")]
+    """Raises UserError if flags ask for another model or tokenizer than the run's, which comes from its checkpoint."""
+    kept = ("model.", "text.tokenizer", "text.vocabulary", "text.pretrained")
+    other = [line for line in configs.differences(trained, asked) if line.startswith(kept)]
     if other:
         leave = ", ".join(f"--{line.partition(':')[0]}" for line in other)
         raise UserError(f"{folder} was trained with another model ({'; '.join(other)}): leave {leave} out")

@@ -18,7 +18,7 @@ from etude.train.task import Split, Task
 from etude.train.totals import Sums, Totals
 from grad_flow import kernels, show
 from grad_flow.config import CLASSES, SCORES, SIDES, Config
-from grad_flow.data import NAMES, Dataset, Images, read_rows
+from grad_flow.data import BRIGHTEST, NAMES, Dataset, Images, read_rows
 from grad_flow.data import load as load_data
 from grad_flow.flow import measure
 from grad_flow.kernels import Gradients, factor
@@ -41,9 +41,10 @@ class Predictor:
     def __init__(self, config: Config, name: str) -> None:
         self.config, self.name = config, name
         self.model = DeepDenseNet(SIDES[name] ** 2, config.model)
+        self.values, self.classes = f"0..{BRIGHTEST[name]}", NAMES[name]  # for who takes an exported model
 
     def example(self) -> Tensor:
-        """What the model takes, float [2, s, s] in 0..1: for `export --onnx`."""
+        """What the model takes, pixels as they are, float [2, s, s] in `values`: for `export --onnx`."""
         side = SIDES[self.name]
         return torch.zeros(2, side, side)
 

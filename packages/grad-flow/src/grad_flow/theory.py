@@ -143,11 +143,12 @@ class FixedPoint:
 def fixed_point(activation: str, sigma_w: float, sigma_b: float, dropout: float = 0.0) -> FixedPoint:
     """Schoenholz et al. 2017, equations 3 to 9 and 16; dropout of activations as in their section 5.
 
-    Where a walk down the layers ends that begins at q = 1 and c = 1/2. Both maps rise, so that is the next point on the
-    way that stays. It is looked for there, as near the edge of chaos, or at q* = 0, a walk of any length ends too soon.
+    Where a walk down the layers ends that begins at the q of the first, of inputs whose mean square is 1, and c = 1/2:
+    some maps, as GELU's, have two ends. Both maps rise, so that is the next point on the way that stays. It is looked
+    for there, as near the edge of chaos, or at q* = 0, a walk of any length ends too soon.
     """
     w2, b2, keep = sigma_w**2, sigma_b**2, 1 - dropout
-    q = variance(activation, w2 / keep, b2)
+    q = variance(activation, w2 / keep, b2, w2 + b2)
     found = moments(activation, torch.tensor(min(q, HUGE), dtype=torch.float64))
     chi, grown = float(w2 / keep * found.slope), float(w2 / keep * found.growth)
     if q == math.inf:
@@ -166,19 +167,20 @@ def fixed_point(activation: str, sigma_w: float, sigma_b: float, dropout: float 
     return FixedPoint(q, c, chi, scale(grown), scale(layer(c)[1]))
 
 
-def variance(activation: str, w2: float, b2: float) -> float:
-    """Where q ends that begins at 1 and becomes w2 E phi^2 + b2 in each layer; inf if it only grows."""
+def variance(activation: str, w2: float, b2: float, start: float) -> float:
+    """Where q ends that begins at `start` and becomes w2 E phi^2 + b2 in each layer; inf if it only grows."""
 
     def layer(q: Tensor) -> Tensor:
         return w2 * moments(activation, q).square + b2
 
-    first = float(layer(torch.ones((), dtype=torch.float64)))
-    if abs(first - 1) <= 1e-9:  # up to rounding: it stays
-        return 1.0
-    way = torch.from_numpy(np.geomspace(1, HUGE if first > 1 else LEAST, 4000))
-    ahead = (layer(way) > way) == (first > 1)
+    start = min(max(start, LEAST), HUGE)
+    rise = float(layer(torch.tensor(start, dtype=torch.float64))) / start - 1
+    if abs(rise) <= 1e-9:  # up to rounding: it stays
+        return start
+    way = torch.from_numpy(np.geomspace(start, HUGE if rise > 0 else LEAST, 4000))
+    ahead = (layer(way) > way) == (rise > 0)
     if ahead.all():
-        return math.inf if first > 1 else 0.0
+        return math.inf if rise > 0 else 0.0
     low, high = sorted(way[int(ahead.int().argmin()) + n].item() for n in (-1, 0))
     return crossing(lambda q: bool(layer(torch.tensor(q, dtype=torch.float64)) > q), low, high)
 

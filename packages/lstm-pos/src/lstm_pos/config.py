@@ -106,6 +106,10 @@ class Config:
     model: Model = field(default_factory=Model)
     fit: Fit = field(default_factory=lambda: Fit(epochs=15, batch_size=32, clip=1.0, precision="fp32"))
 
+    def __post_init__(self) -> None:
+        if self.text.tokenizer != "words" and self.model.word_dropout not in (0, Model.word_dropout):
+            raise UserError(f"model.word-dropout does nothing with text.tokenizer {self.text.tokenizer}: leave it out")
+
 
 @dataclass(frozen=True)
 class Predict:

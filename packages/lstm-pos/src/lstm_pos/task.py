@@ -335,8 +335,10 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
     # Of what the run was trained on, fewer documents may be asked for: as many are read as it has.
     corpus = data.read(name, max(asked, trained["documents"]) if asked and trained["documents"] else 0)
     begins = data.fingerprint(data.first(corpus, trained["fingerprint"]["documents"])) == trained["fingerprint"]
+    if not begins and name != trained["name"] and asked == trained["documents"] > 0:
+        asked, corpus = 0, data.read(name, 0)  # it is how much was read of other data, and not asked of these
     corpus = data.first(corpus, asked)
-    given = source(config, corpus)
+    given = source(replace(config, data=replace(config.data, documents=asked)), corpus)
     if given == {**trained, "name": name}:
         dataset = data.divided(name, corpus, config.fit.seed, config.data.held_out)
         return Tagging(config, learnt, replace(dataset, train=NONE, valid=NONE))
@@ -347,10 +349,10 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
         raise UserError(
             f"{name} has what this run was trained on ({told}): evaluate it without other flags, or on other --data"
         )
-    return Tagging(config, learnt, unread(name, corpus, learnt.read))
+    return Tagging(config, learnt, unread(name, corpus, learnt.read, asked))
 
 
-def unread(name: str, corpus: Corpus, read: np.ndarray | None) -> Dataset:
+def unread(name: str, corpus: Corpus, read: np.ndarray | None, asked: int) -> Dataset:
     """What a run may be scored on of other data: the sentences that it has not `read`, if it keeps which it has.
 
     One that anybody may write, such as `Да .`, is left out with the others. Raises UserError if nothing is left.
@@ -360,7 +362,8 @@ def unread(name: str, corpus: Corpus, read: np.ndarray | None) -> Dataset:
     if not len(new):
         raise UserError(f"the run was trained on all {len(every):,} sentences of {name}: evaluate on other --data")
     words, left = int(np.diff(corpus.sentences)[new].sum()), len(every) - len(new)
-    description = f"{name}, {'' if left else 'all '}{len(new):,} sentences ({words:,} words)"
+    some = f"of the first {asked:,} documents " if asked else "" if left else "all "
+    description = f"{name}, {some}{len(new):,} sentences ({words:,} words)"
     if left:
         description += f"; {left:,} sentences that the run was trained on left out"
     return Dataset(name, corpus, NONE, NONE, new, description)

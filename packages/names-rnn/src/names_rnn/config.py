@@ -20,7 +20,7 @@ MEANINGS = {
     "top2": "the part of the names whose language is one of the two likeliest, from 0 to 1",
     "ceiling": "the accuracy that no function of the name can exceed, as some names belong to several languages",
     "ceiling_part": "ceiling for the names of the test part alone, where a name that is drawn once has one language",
-    "majority": "accuracy of always saying the language that is most frequent in training",
+    "majority": "accuracy of always saying the language that is most frequent in the training part of what is scored",
     "floor_accuracy": "majority, once more: what is reached without reading a name",
     "floor_macro_f1": "macro_f1 of always saying that language",
     "names": "how many names were scored",

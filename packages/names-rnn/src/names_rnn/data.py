@@ -21,7 +21,7 @@ from etude.errors import UserError
 from etude.text.lines import ended, lines
 from names_rnn import sample
 from names_rnn.config import Data
-from names_rnn.letters import ASCII, Alphabet, fold
+from names_rnn.letters import ASCII, Alphabet, fold, tidy
 
 ARCHIVE = "https://download.pytorch.org/tutorial/data.zip"
 SPLIT = -1  # the stream that the parts are drawn from; epochs, which draw their order likewise, count from 1
@@ -117,13 +117,16 @@ def read(name: str, kind: str) -> tuple[str, tuple[str, ...], list[Pair]]:
     folder = root() / "names" if name == "names" else Path(name)
     if name == "names" and not folder.is_dir():
         unpack(fetch(ARCHIVE, root() / "names.zip", None, "names"), folder)
-    return (name if name == "names" else folder.name, *read_folder(folder, kind))
+    if name == "names":
+        return name, *read_folder(folder, kind)
+    languages, rows = read_folder(folder, kind)
+    return folder.name, languages, [(tidy(given), label) for given, label in rows]  # as `predict` sees them
 
 
 def read_folder(folder: Path, kind: str) -> tuple[tuple[str, ...], list[Pair]]:
     """The languages of a folder of Language.txt, and one name a line; empty lines are passed over.
 
-    A name is all of its line, as in the lab: the space after some of the Korean names is a letter.
+    A name is all of its line, as the lab has it: there the space after some of the Korean names is a letter.
     Raises UserError if there are less than two languages, a file has no names, or a name none of the letters of `kind`.
     """
     if not folder.is_dir():

@@ -19,7 +19,8 @@ CYRILLIC = dict(
         strict=True,
     )
 )
-LATIN = CYRILLIC | {letter.upper(): latin.capitalize() for letter, latin in CYRILLIC.items()}
+APOSTROPHES = dict.fromkeys("\u2018\u2019\u02bc`\u00b4", "'")  # as telephones and word processors write it
+LATIN = APOSTROPHES | CYRILLIC | {letter.upper(): latin.capitalize() for letter, latin in CYRILLIC.items()}
 
 
 def tidy(name: str) -> str:
@@ -30,7 +31,7 @@ def tidy(name: str) -> str:
 def fold(name: str) -> str:
     """A name in the 57 letters: without accents, as in the lab; what has no such form (ß, a hyphen) is left out.
 
-    Cyrillic, which the lab would leave out, is transliterated.
+    Cyrillic, which the lab would leave out, is transliterated, and of apostrophes all forms are one.
     """
     latin = "".join(LATIN.get(letter, letter) for letter in normalize("NFC", name))
     return "".join(c for c in normalize("NFD", latin) if category(c) != "Mn" and c in ASCII)

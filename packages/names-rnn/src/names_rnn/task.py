@@ -285,10 +285,15 @@ def describe(task: Surnames, totals: Totals) -> tuple[str, dict[str, Any]]:
 def predict(task: Predictor, inputs: list[str]) -> list[str]:
     """For each name, between tabs: the name, what is read of it, and the likeliest languages with probabilities.
 
-    Says on stderr which names have letters side by side that no name of training has: of these it can only guess.
+    Says on stderr which names have letters side by side that no name of training has: of these it can only guess; and
+    which are in capitals. Raises UserError for what is no name, see `Predictor.read`, or that of a file.
     """
+    if named := [given for given in inputs if given.lower().endswith((".txt", ".csv", ".tsv"))]:
+        raise UserError(f"{named[0]} is no name, but that of a file: give names, such as Jones")
     seen = task.read(inputs)
     for name, read in zip(inputs, seen, strict=True):
+        if len(read) > 1 and read.isupper() and task.config.data.name in ("names", "sample"):
+            print(f"{tidy(name)}: in capitals, which few names of training are: try {read.title()}", file=sys.stderr)
         if new := task.new_pairs(read):
             print(f"{tidy(name)}: a guess, no name that was learnt from has {' or '.join(new)}", file=sys.stderr)
     return [

@@ -138,6 +138,10 @@ class Model:
         probabilities("model", self, "dropout", "word_dropout")
         if self.decoder == "unmixing" and self.encoder != "superposition":
             raise UserError("model.decoder unmixing takes a superposition apart: use --model.encoder superposition")
+        if self.word_dropout and self.decoder != "autoregressive":
+            raise UserError(f"model.word-dropout does nothing with model.decoder {self.decoder}: leave it out")
+        if self.encoder == "superposition" and not (self.bidirectional and self.batch_norm):
+            raise UserError("a superposition has neither directions nor batch norm: leave these knobs out")
         if self.encoder == "superposition" and self.latent < self.meaning + 2:
             raise UserError(
                 f"model.latent {self.latent} leaves no room beside model.meaning {self.meaning}: lower that"

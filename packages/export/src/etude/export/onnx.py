@@ -43,15 +43,15 @@ def contents(package_name: str, task: object, model: torch.nn.Module) -> bytes:
 def described(content: bytes, task: Any, classes: Sequence[str]) -> list[str]:
     """What a model card says of model.onnx: of each input and output name, type and shape, then range or meaning.
 
-    `classes` are the names of the task's classes in order, if they are known.
+    `classes` are the names of the task's classes in order, if they are known. The range is what the task calls its
+    `values`, or else what stands in the docstring of its `example`.
     """
     import onnx
 
     graph = onnx.load_from_string(content).graph
-    ranged = re.search(r"\] in (\[[^]]*\]|[^\s:,]+)", str(task.example.__doc__))
-    lines = [
-        f"- input {of_value(one)}, values in {ranged[1] if ranged else 'a range not known'}" for one in graph.input
-    ]
+    found = re.search(r"\] in (\[[^]]*\]|[^\s:,]+)", str(task.example.__doc__))
+    ranged = getattr(task, "values", None) or (found[1] if found else "a range not known")
+    lines = [f"- input {of_value(one)}, values in {ranged}" for one in graph.input]
     for one in graph.output:
         said = re.split(r"[,:]? \[|\.?\n|\.$", str(type(task.model).forward.__doc__ or "").strip())[0]
         if classes and one.type.tensor_type.shape.dim[-1].dim_value == len(classes):

@@ -32,6 +32,7 @@ UNSEEN = regex.compile(
 CLUSTER = regex.compile(r"\X")  # what people take for a character: nothing is composed across its ends
 SURROGATE = re.compile("[\ud800-\udfff]")
 UNUSUAL = re.compile("[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
+HALVES = "\0\x04"  # of the letters of Latin and Cyrillic in UTF-16, where there is no mark of its bytes' order
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -70,6 +71,8 @@ def decoded(name: str, stream: BinaryIO, as_written: bool = False) -> Iterator[s
             wrong = f"byte 0x{line[error.start]:02x} is {what}; save the file as UTF-8"
             raise UserError(f"{name}, line {number}: {wrong}") from error
         if number == 1:
+            if len(text) > 7 and sum(map(text.count, HALVES)) > 0.45 * len(text):
+                raise UserError(f"{name}, line 1: every other byte is 0 or 4, as in UTF-16; save the file as UTF-8")
             text = text.removeprefix("\ufeff")
             if not text:
                 continue
