@@ -829,3 +829,21 @@ def test_short_tweets_come_back_from_a_code_that_nothing_was_learnt_for():
     assert len(rows) > 100
     said = one.said(one.encode(rows))
     assert sum(map(scores.hits, rows, said)) / sum(map(len, rows)) > 0.95
+
+
+def test_evaluate_refuses_another_tokenizer_than_the_runs_own(trained, capsys):
+    """The run's is in its checkpoint: its own scores would be taken for those of the other."""
+    for flags in (["--text.tokenizer", "words"], ["--text.vocabulary", "77"]):
+        capsys.readouterr()
+        assert main(["evaluate", str(trained), *flags]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "was trained with another tokenizer (text." in line and f"leave {flags[0]} out" in line
+
+
+def test_knobs_that_do_nothing_are_refused():
+    for flags, told in (
+        (["--model.decoder", "parallel", "--model.word-dropout", "0.1"], "model.word-dropout does nothing with"),
+        ([*UNMIXING, "--model.no-bidirectional"], "a superposition has neither directions nor batch norm"),
+    ):
+        with pytest.raises(UserError, match=told):
+            config.parse(Config, flags)

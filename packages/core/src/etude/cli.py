@@ -353,7 +353,8 @@ def refuse_other_model(folder: Path, trained: Any, asked: Any) -> None:
     other = [line for line in configs.differences(trained, asked) if line.startswith(kept)]
     if other:
         leave = ", ".join(f"--{line.partition(':')[0]}" for line in other)
-        raise UserError(f"{folder} was trained with another model ({'; '.join(other)}): leave {leave} out")
+        what = "model" if other[0].startswith("model.") else "tokenizer"
+        raise UserError(f"{folder} was trained with another {what} ({'; '.join(other)}): leave {leave} out")
 
 
 def compare_data(package: Package, folder: Path, state: dict[str, Any], task: Any, flags: list[str]) -> None:
