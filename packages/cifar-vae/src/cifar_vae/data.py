@@ -221,7 +221,10 @@ def read(file: Path) -> np.ndarray:
 
 
 def square(picture: Image.Image) -> np.ndarray:
-    """A picture -> uint8 [3, 32, 32]: its middle square, averaged down or interpolated. Transparency lies on white."""
+    """A picture -> uint8 [3, 32, 32]: its middle square, averaged down or interpolated. Transparency lies on white.
+
+    Raises images.Broken for values that may be of any scale.
+    """
     if picture.mode in "IF":
         values = np.nan_to_num(np.asarray(picture, np.float32), posinf=0, neginf=0)
         low, high = float(values.min()), float(values.max())

@@ -123,14 +123,13 @@ def predict(task: Restorer | Classifier, inputs: list[str], folder: str = "resto
     lines = []
     with files.reported(f"the restored pictures cannot be written to {folder!r}", "give --folder another folder"):
         place = files.given(folder)
-        given = {Path(name).resolve() for name in inputs}
-        for target in targets(inputs):
-            if (place / target).resolve() in given:
-                raise UserError(f"{place / target} would be overwritten, which was given: give --folder another folder")
+        given, written = {Path(name).resolve() for name in inputs}, [place / target for target in targets(inputs)]
+        if lost := [file for file in written if file.resolve() in given]:
+            raise UserError(f"{lost[0]} would be overwritten, which was given: give --folder another folder")
         place.mkdir(parents=True, exist_ok=True)
-        for name, target, picture, error in zip(inputs, targets(inputs), restored, errors, strict=True):
-            files.write(place / target, pictures.png(picture))
-            lines.append(f"{name}\t{place / target}\tmse {error:.5f}\tPSNR {-10 * math.log10(max(error, 1e-12)):.2f}")
+        for name, file, picture, error in zip(inputs, written, restored, errors, strict=True):
+            files.write(file, pictures.png(picture))
+            lines.append(f"{name}\t{file}\tmse {error:.5f}\tPSNR {-10 * math.log10(max(error, 1e-12)):.2f}")
     return lines
 
 

@@ -21,8 +21,6 @@ JOINED = 0.6  # of all ink: what the largest piece holds once they are joined; t
 FINE = 400  # pixels of the long side that are looked at; larger pictures are averaged down, which calms their noise
 LEAST = 1024  # of the short side, that a photo is read with
 BLANK = 12  # grey levels out of 255: less contrast than this is no ink
-
-
 Spread = tuple[int, int]  # the shortest and the longest long side that a picture has which is framed already
 
 

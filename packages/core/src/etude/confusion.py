@@ -54,8 +54,7 @@ def picture(counts: Tensor, classes: Sequence[str], what: str) -> Image.Image:
     axes.set_xticks(range(k), classes, rotation=90 if max(map(len, classes)) > 2 else 0)
     axes.set_yticks(range(k), classes)
     axes.set(xlabel="read as", ylabel="is")
-    canvas.figure.suptitle(
-        f"Confusion matrix, validation part{some}\n(numbers: {what})", fontsize=9
-    )  # fits two classes, too
+    told = f"Confusion matrix, validation part{some}\n(numbers: {what})"
+    canvas.figure.suptitle(told, fontsize=9)  # fits two classes, too
     canvas.figure.colorbar(shown, ax=axes, label="part of the row", shrink=0.8)
     return pictures.drawn(canvas)

@@ -254,9 +254,9 @@ def words_of(density: float) -> str:
 
 def sampled_words(density: float, error: float, effective: float) -> str:
     """A log-likelihood that was sampled, with its standard error, or "at least", if so few samples decide: no error."""
-    if effective >= likelihood.FEWEST or not math.isfinite(density):
-        return words_of(density) + f" ± {error:.2g}" * math.isfinite(density)
-    return f"at least {words_of(density)}"
+    if not math.isfinite(density):
+        return words_of(density)
+    return f"{words_of(density)} ± {error:.2g}" if effective >= likelihood.FEWEST else f"at least {words_of(density)}"
 
 
 def predict(task: Predictor, inputs: list[str]) -> list[str]:

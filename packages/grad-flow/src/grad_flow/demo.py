@@ -99,17 +99,15 @@ def demo(task: Predictor) -> Demo:
             return Answer("no factor", [chart], "no gradient is left in some layer")
         return Answer(f"× {ours:.3f} per layer", [chart], f"predicted × {theirs:.3f}")
 
-    others = [
-        *([f"{model.norm} norm"] if model.norm != "none" else []),
-        *(["residual connections"] if model.residual else []),
-        *([f"dropout {model.dropout:g}"] if model.dropout else []),
-        *(
-            [f"biases of standard deviation {model.sigma_b:g}"]
-            if model.initialisation == "sigma" and model.sigma_b
-            else []
-        ),
-        *([f"the activation {model.activation}"] if model.activation not in ACTIVATIONS else []),
-    ]
+    lacking = {  # what the run's network may have, and whether it has
+        f"{model.norm} norm": model.norm != "none",
+        "residual connections": model.residual,
+        f"dropout {model.dropout:g}": model.dropout > 0,
+        f"biases of standard deviation {model.sigma_b:g}": model.initialisation == "sigma" and model.sigma_b > 0,
+        f"the activation {model.activation}": model.activation not in ACTIVATIONS,
+    }
+    others = " and ".join(name for name, has in lacking.items() if has)
+    another = f" This run's network is another one: it has {others}, which the page has not."
     depth = Slider("depth", "Hidden layers", 2, 40, 1, float(min(max(model.depth, 2), 40)))
     width = str(model.width) if str(model.width) in WIDTHS else "128"
     start = model.activation if model.activation in ACTIVATIONS else "relu"
@@ -142,9 +140,6 @@ def demo(task: Predictor) -> Demo:
         ],
         f"Measured on {FEW} of scikit-learn's digits of 8 × 8 pixels, of {CLASSES} classes, in a network that has "
         "learnt nothing: of the run it takes only what it begins with. The theory is that of wide networks."
-        + (
-            f" This run's network is another one: it has {' and '.join(others)}, which the page has not."
-            if others
-            else ""
-        ),
+        + another
+        * bool(others),
     )

@@ -208,7 +208,7 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
 def describe(task: Dense, totals: Totals) -> tuple[str, dict[str, Any]]:
     """Scores; and the factors by which gradients changed per layer before the first step, measured and predicted."""
     scores, counts = task.scores(totals), totals.sums["confusion"].cpu()
-    lines, classes = confusion.per_class(counts, NAMES[task.name], "images")
+    lines, classes = confusion.per_class(counts, task.classes, "images")
     images, commonest = int(counts.sum()), int(task.parts["train"].labels.bincount().argmax())
     lines.append(f"accuracy {scores['accuracy']:.2%}  loss {scores['loss']:.4f}")
     found = factors(task, task.start)
@@ -264,4 +264,4 @@ def predict(task: Predictor, inputs: list[str]) -> list[str]:
     if not len(images):
         return []
     best, answers = task.model(images.to(task.model.mean.device)).exp().max(1)
-    return [f"{NAMES[task.name][k]}\t{p:.4f}" for k, p in zip(answers.tolist(), best.tolist(), strict=True)]
+    return [f"{task.classes[k]}\t{p:.4f}" for k, p in zip(answers.tolist(), best.tolist(), strict=True)]

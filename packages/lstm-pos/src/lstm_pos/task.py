@@ -338,7 +338,7 @@ def restore(config: Config, assets: dict[str, Any], where: torch.device | None =
     if not begins and name != trained["name"] and asked == trained["documents"] > 0:
         asked, corpus = 0, data.read(name, 0)  # it is how much was read of other data, and not asked of these
     corpus = data.first(corpus, asked)
-    given = source(replace(config, data=replace(config.data, documents=asked)), corpus)
+    given = source(config, corpus) | {"documents": asked}
     if given == {**trained, "name": name}:
         dataset = data.divided(name, corpus, config.fit.seed, config.data.held_out)
         return Tagging(config, learnt, replace(dataset, train=NONE, valid=NONE))
