@@ -180,7 +180,8 @@ def test_convnet_is_the_classic_network():
 
 
 def test_presets_and_studies_that_install_with_the_package_can_be_parsed():
-    studies = ["batch-norm", "dropout", "kernel-size", "layers", "pooling"]
+    garments = ["fashion-batch-norm", "fashion-kernel-size", "fashion-layers", "fashion-pooling"]
+    studies = ["batch-norm", "dropout", *garments, "kernel-size", "layers", "pooling"]
     check_presets(PACKAGE, ["best", "convnet"], studies)
 
 

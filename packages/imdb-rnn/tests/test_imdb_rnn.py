@@ -355,11 +355,16 @@ def test_a_run_can_be_evaluated_on_other_reviews(trained, tmp_path, monkeypatch,
 
 
 def test_a_run_is_not_scored_on_reviews_that_are_read_otherwise(trained, capsys):
-    for flags in (["--text.no-plain"], ["--text.max-length", "5"], ["--text.tokenizer", "bpe"], ["--held-out", "0.4"]):
+    for flags, says in (
+        (["--text.no-plain"], "otherwise than the run, which was trained with"),
+        (["--text.max-length", "5"], "otherwise than the run, which was trained with"),
+        (["--held-out", "0.4"], "otherwise than the run, which was trained with"),
+        (["--text.tokenizer", "bpe"], "was trained with another tokenizer (text.tokenizer: words -> bpe)"),
+    ):
         capsys.readouterr()
         assert main(["evaluate", str(trained), *flags]) == 2, flags
         [line] = capsys.readouterr().err.splitlines()
-        assert "otherwise than the run, which was trained with" in line
+        assert says in line
     with pytest.raises(UserError, match="is of task classify"):
         task.restore(Config(task="language"), checkpoint.read(trained)["assets"])
 

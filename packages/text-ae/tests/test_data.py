@@ -309,7 +309,10 @@ WRONG = [
     (b"tag,message\n0,a\n0,b\nc\xe9", ", line 4: byte 0xe9 is not UTF-8; save the file as UTF-8$"),
     (b'tag,message\n0,"a\n\n\xff', ", line 4: byte 0xff is not UTF-8"),
     ("tag,message\n0,a".encode("utf-16"), ", line 1: byte 0xff is not UTF-8"),
-    ("tag,message\n0,a".encode("utf-16-le"), ", line 1: the row holds a NUL byte; save the file as UTF-8 text$"),
+    (
+        "tag,message\n0,a".encode("utf-16-le"),
+        ", line 1: every other byte is 0 or 4, as in UTF-16; save the file as UTF-8$",
+    ),
     (b"tag,message\n0,a\n0,b\0c", ", line 3: the row holds a NUL byte"),
     (
         b"tag,message\n0,a\n0,b\n0,A \n",
