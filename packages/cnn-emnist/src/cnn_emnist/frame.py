@@ -7,19 +7,20 @@ back as it was, so one path serves training images and photographs.
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from cnn_emnist.config import SIDE as SIZE
 from etude.draw import shuffled
 from etude.errors import UserError
+from etude.images import turned
 
 FAINT = 0.08  # of the darkest ink: what still belongs to a stroke's soft edge, and so to its bounding box
 SPECK = 0.02  # of all ink: what a separate piece must hold to be no speck of dust
 DOTTED = 0.25  # of all ink: if no piece holds so much, the letter is made of dots, as by printers and LEDs
 JOINED = 0.6  # of all ink: what the largest piece holds once they are joined; the rest may be the dot of an i, and dust
 FINE = 400  # pixels of the long side that are looked at; larger pictures are averaged down, which calms their noise
-LEAST = 1024  # of the short side, that a photo is read with
+LEAST = 720  # of the short side, that a photo is read with
 BLANK = 12  # grey levels out of 255: less contrast than this is no ink
 Spread = tuple[int, int]  # the shortest and the longest long side that a picture has which is framed already
 
@@ -111,7 +112,7 @@ def box(ink: np.ndarray, side: int) -> tuple[int, int, int, int]:
 def grey(picture: Image.Image) -> np.ndarray:
     """Lightness, float32 [H, W] in 0..255, upright, transparency resolved."""
     picture.seek(0)
-    picture = ImageOps.exif_transpose(picture)
+    picture = turned(picture)
     if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits and more: what counts as white is unknown
         values = np.asarray(picture).astype(np.float32)
         return (values - values.min()) * (255 / max(float(np.ptp(values)), 1e-6))

@@ -89,9 +89,15 @@ def upright(picture: Image.Image, factor: int) -> Image.Image:
     elif picture.has_transparency_data:
         found = picture.convert("RGBA")
     else:
-        found = picture.convert({"1": "L", "L": "L", "F": "F"}.get(picture.mode, "RGB"))
+        mode = {"1": "L", "L": "L", "F": "F"}.get(picture.mode, "RGB")
+        found = picture if picture.mode == mode else picture.convert(mode)
     if factor > 1:
         found = found.reduce((min(factor, found.width), min(factor, found.height)))
     if turn:
         found.getexif()[ORIENTATION] = turn
-    return ImageOps.exif_transpose(found)
+    return turned(found)
+
+
+def turned(picture: Image.Image) -> Image.Image:
+    """The picture as its EXIF says that it stands: itself if it is upright, which Pillow would copy."""
+    return picture if picture.getexif().get(ORIENTATION, 1) == 1 else ImageOps.exif_transpose(picture)

@@ -10,7 +10,7 @@ cell times H, D the directions, G the scans side by side (the directions, times 
 """
 
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
@@ -103,16 +103,16 @@ class Steps(NamedTuple):
 class Cell:
     """The formulas of a layer.
 
-    `forward(part, weight, first)`: to the first rows of `gates` the products of the inputs were added; it adds those of
-    the state with `weight` [G, H, K_hh] to the leading K_hh columns, leaves there what `backward` needs, and writes the
-    states after each step. `first` are the states before the first step.
+    `forward(part, weight, first, keep)`: to the first rows of `gates` the products of the inputs were added; it adds
+    those of the state with `weight` [G, H, K_hh] to the leading K_hh columns, leaves there, if asked to `keep` it, what
+    `backward` needs, and writes the states after each step. `first` are the states before the first step.
     `backward(part, weight, d_states)`: `d_states` hold the gradients of the states after the last step and then of
     those before the first; the gradients of all sums are written to `d_gates`.
     Products are taken in the type of `gates`, states keep their own: float32 if that is bfloat16.
     """
 
     states: int
-    forward: Callable[[Steps, Tensor, States], None]
+    forward: Callable[[Steps, Tensor, States, bool], None]
     backward: Callable[[Steps, Tensor, States], None]
 
 
@@ -130,11 +130,13 @@ def before(running: list[int], first: Tensor, after: Tensor) -> list[Tensor]:
     return [leading(x, n) for x, n in zip((first, *after.split(running, 1)), running, strict=False)]
 
 
-def rnn_forward(part: Steps, weight: Tensor, first: States) -> None:
+def rnn_forward(part: Steps, weight: Tensor, first: States, _keep: bool) -> None:
     """h = tanh(a), where a is the sum of the products"""
     running, gates, after, *_ = part
-    for (a, h), earlier in zip(by_step(running, gates, *after), before(running, first[0], after[0]), strict=True):
-        torch.tanh(a.baddbmm_(earlier.to(a.dtype), weight), out=h)
+    (state,) = first
+    for a, h in by_step(running, gates, *after):
+        torch.tanh(a.baddbmm_(leading(state, a.shape[1]).to(a.dtype), weight), out=h)
+        state = h
 
 
 def rnn_backward(part: Steps, weight: Tensor, d_states: States) -> None:
@@ -144,19 +146,33 @@ def rnn_backward(part: Steps, weight: Tensor, d_states: States) -> None:
         d_h.copy_(torch.bmm(d_a, weight))
 
 
-def lstm_forward(part: Steps, weight: Tensor, first: States) -> None:
-    """i, f, o = sigmoid and g = tanh of the sums of the products;  c = f c + i g;  h = o tanh(c)"""
+def lstm_forward(part: Steps, weight: Tensor, first: States, keep: bool) -> None:
+    """i, f, o = sigmoid and g = tanh of the sums of the products;  c = f c + i g;  h = o tanh(c)
+
+    Without `keep` the gates of all steps have one place, and views of it are made where the number of rows changes:
+    to make the views of a step takes a third of its time where there is one sequence.
+    """
+
+    def views(gates: Tensor) -> tuple[Tensor, ...]:
+        return gates[..., : gates.shape[2] // 2], *gates.chunk(4, 2)  # i and f side by side, so one call does for both
+
     running, gates, after, *_ = part
-    earlier = (before(running, *states) for states in zip(first, after, strict=True))
-    i_and_f = gates[..., : gates.shape[2] // 2]  # side by side, so one call does for both
-    steps = by_step(running, gates, i_and_f, *gates.chunk(4, 2), *after)
-    for (a, i_f, i, f, g, o, h, c), h_before, c_before in zip(steps, *earlier, strict=True):
-        a.baddbmm_(h_before.to(a.dtype), weight)
+    h_before, c_before = first
+    lower, rows = gates.dtype != h_before.dtype, -1
+    shared = torch.empty_like(gates[:, : 0 if keep else running[0]])
+    for a, h, c, *own in by_step(running, gates, *after, *(views(gates) if keep else ())):
+        if rows != h.shape[1]:
+            rows = h.shape[1]
+            h_before, c_before, tanh_c = leading(h_before, rows), leading(c_before, rows), torch.empty_like(c)
+            here = shared[:, :rows], *views(shared[:, :rows])
+        to, i_f, i, f, g, o = (a, *own) if keep else here
+        torch.baddbmm(a, h_before.to(a.dtype) if lower else h_before, weight, out=to)
         i_f.sigmoid_()
         g.tanh_()
         o.sigmoid_()
         torch.mul(f, c_before, out=c).addcmul_(i, g)
-        torch.mul(o, torch.tanh(c), out=h)
+        torch.mul(o, torch.tanh(c, out=tanh_c), out=h)
+        h_before, c_before = h, c
 
 
 def lstm_backward(part: Steps, weight: Tensor, d_states: States) -> None:
@@ -183,7 +199,7 @@ def lstm_backward(part: Steps, weight: Tensor, d_states: States) -> None:
         d_h.copy_(torch.bmm(d_a, weight))
 
 
-def gru_forward(part: Steps, weight: Tensor, first: States) -> None:
+def gru_forward(part: Steps, weight: Tensor, first: States, _keep: bool) -> None:
     """r, z = sigmoid of the sums;  m = the product of h;  n = tanh(that of the inputs + r m);  h = n + z (h - n)
 
     The columns of `gates` are m, r, z, n: products of h go to m, r, z and those of the inputs to r, z, n.
@@ -191,11 +207,14 @@ def gru_forward(part: Steps, weight: Tensor, first: States) -> None:
     running, gates, after, *_ = part
     size = gates.shape[2] // 4
     steps = by_step(running, gates[..., : 3 * size], gates[..., size : 3 * size], *gates.chunk(4, 2), *after)
-    for (of_h, r_z, m, r, z, n, h), earlier in zip(steps, before(running, first[0], after[0]), strict=True):
-        of_h.baddbmm_(earlier.to(m.dtype), weight)
+    (state,) = first
+    for of_h, r_z, m, r, z, n, h in steps:
+        state = leading(state, h.shape[1])
+        of_h.baddbmm_(state.to(m.dtype), weight)
         r_z.sigmoid_()
         n.addcmul_(r, m).tanh_()
-        torch.sub(earlier, n, out=h).mul_(z).add_(n)
+        torch.sub(state, n, out=h).mul_(z).add_(n)
+        state = h
 
 
 def gru_backward(part: Steps, weight: Tensor, d_states: States) -> None:
@@ -284,7 +303,7 @@ class Scan(OverReplicas):
             here = gates[:, part.rows] if keep else gates[:, : inputs.shape[1]]
             here.copy_(bias)[..., -weight_ih.shape[2] :].baddbmm_(inputs, weight_ih)
             steps = Steps(part.running, here, [state[:, part.rows] for state in after])
-            cell.forward(steps, weight_hh, started(part, first, after))
+            cell.forward(steps, weight_hh, started(part, first, after), keep)
         return *after, gates
 
     @staticmethod
