@@ -127,6 +127,13 @@ def test_the_demo_says_which_letters_mattered(reading, order):
     check_influence(answer.shown[1].pieces, said)
 
 
+def test_the_demo_says_that_a_name_is_in_capitals():
+    (panel,) = demo.demo(made()).panels
+    said = {name: panel.answer(name).detail for name in ("TANEMORI", "Tanemori", "T")}
+    assert said["TANEMORI"].endswith("few names that it learnt from are in capitals: try Tanemori")
+    assert not any("capitals" in said[name] for name in ("Tanemori", "T"))
+
+
 def test_reading_backward_is_reading_the_turned_name():
     forward, backward = (classifier(["--model.reading", way]) for way in ("forward", "backward"))
     backward.load_state_dict(forward.state_dict())

@@ -32,7 +32,8 @@ def demo(task: Predictor) -> Demo:
         read = "" if seen == name.strip() else f"read as {seen}"
         new = task.new_pairs(seen)
         doubt = f"no name that it learnt from has {' or '.join(new)}" if new else ""
-        told = ", ".join(filter(None, [sure(bars[0][1]), doubt, read]))
+        capitals = f"few names that it learnt from are in capitals: try {seen.title()}" if task.unusual(seen) else ""
+        told = ", ".join(filter(None, [sure(bars[0][1]), doubt, read, capitals]))
         return Answer(bars[0][0], [Bars(f"The likeliest {len(bars)} of {languages} languages", bars), shown], told)
 
     examples = EXAMPLES.get(task.config.data.name, ())

@@ -69,6 +69,10 @@ class Predictor:
         """What stands side by side in a name, as it is read, and in none that the model has learnt from."""
         return [] if self.pairs is None else [pair for pair in side_by_side([seen]) if pair not in self.pairs]
 
+    def unusual(self, seen: str) -> bool:
+        """Whether a name, as it is read, is in capitals, as few of those that the model has learnt from are."""
+        return len(seen) > 1 and seen.isupper() and self.config.data.name in ("names", "sample")
+
     def likeliest(self, probabilities: Tensor) -> list[tuple[str, float]]:
         """Some languages with their probabilities, the likeliest first; of [K]."""
         best, which = probabilities.topk(min(LIKELIEST, len(self.languages)))
@@ -292,7 +296,7 @@ def predict(task: Predictor, inputs: list[str]) -> list[str]:
         raise UserError(f"{named[0]} is no name, but that of a file: give names, such as Jones")
     seen = task.read(inputs)
     for name, read in zip(inputs, seen, strict=True):
-        if len(read) > 1 and read.isupper() and task.config.data.name in ("names", "sample"):
+        if task.unusual(read):
             print(f"{tidy(name)}: in capitals, which few names of training are: try {read.title()}", file=sys.stderr)
         if new := task.new_pairs(read):
             print(f"{tidy(name)}: a guess, no name that was learnt from has {' or '.join(new)}", file=sys.stderr)
