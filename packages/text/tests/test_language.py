@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from etude.layers import loss
-from etude.layers.beside import learn_beside
+from etude.layers.beside import learn_beside, rows
 from etude.layers.language import BOUNDARY, Encoder, LanguageModel, flipped, perplexity
 from etude.layers.loss import chances, linear_cross_entropy, sampled_cross_entropy, surprisals
 from etude.text.batching import pad, pieces
@@ -291,6 +291,20 @@ def test_perplexity_is_the_exponential_of_nats():
 
 
 # -- weights that are learnt beside given ones
+
+
+def test_vectors_that_are_looked_up_where_nothing_learns_are_those_of_the_table():
+    table, ids = nn.Embedding(50, 8), torch.tensor([[3, 0, 49], [3, 3, 7]])
+    plain = table(ids)
+    assert torch.equal(rows(table, ids), plain)
+    learn_beside(table, 0.3)
+    with torch.no_grad():
+        assert torch.equal(rows(table, ids), plain)
+        table.parametrizations.weight.original.normal_()
+        moved = table(ids)
+        assert torch.equal(rows(table, ids), moved) and not torch.allclose(moved, plain)
+    rows(table, ids).sum().backward()
+    assert table.parametrizations.weight.original.grad[3].allclose(torch.tensor(0.9))
 
 
 def test_what_is_learnt_beside_moves_at_its_own_rate():

@@ -1,7 +1,10 @@
 """Weights that are given, and what is learnt beside them."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 
@@ -33,3 +36,14 @@ def learn_beside(module: nn.Module, rate: float) -> None:
     for part in list(module.modules()):
         for name, weight in list(part.named_parameters(recurse=False)):
             parametrize.register_parametrization(part, name, Beside(weight, rate))
+
+
+def rows(table: nn.Embedding, ids: Tensor) -> Tensor:
+    """The vectors of these ids. Where nothing learns, only theirs are made of what is given and what was learnt.
+
+    To the bit what `table.weight` has, which for 30,000 words of 256 numbers takes twelve milliseconds to make.
+    """
+    if torch.is_grad_enabled() or not parametrize.is_parametrized(table, "weight"):
+        return F.embedding(ids, table.weight)
+    both: Any = table.parametrizations.weight  # type: ignore[union-attr]
+    return F.embedding(ids, both[0].given) + both[0].rate * F.embedding(ids, both.original)

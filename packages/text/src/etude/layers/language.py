@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from etude.layers.beside import rows
 from etude.layers.loss import chances, linear_cross_entropy, sampled_cross_entropy, surprisals
 from etude.layers.pooling import real
 from etude.layers.recurrent import LSTM
@@ -126,7 +127,7 @@ class Encoder(nn.Module):
         return x, found
 
     def embedded(self, ids: Tensor) -> Tensor:
-        x = F.embedding(ids, self.embedding.weight)
+        x = rows(self.embedding, ids)
         if not (self.training and self.word_dropout):
             return x
         kept = F.dropout(x.new_ones(self.embedding.num_embeddings, 1), self.word_dropout)
