@@ -209,6 +209,21 @@ def test_a_photo_is_decoded_smaller_if_few_pixels_are_asked_for(tmp_path, size, 
     assert images.load(tmp_path / "a.png", least).tobytes() == whole.tobytes(), "other files come as they are"
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("kind", ["bmp", "jpg", "pgm", "png", "tif"])
+def test_a_picture_is_no_longer_that_of_its_file(tmp_path, kind, mode):
+    """Pillow maps some files into memory: what is written to them later would be seen, and a shorter one would kill."""
+    file = tmp_path / f"a.{kind}"
+    gradient(mode, (800, 600)).save(file, "PPM" if kind == "pgm" else None)
+    found = images.load(file)
+    before = np.asarray(found.copy())
+    with file.open("r+b") as stream:
+        stream.write(bytes(file.stat().st_size))
+    assert np.array_equal(np.asarray(found.copy()), before)
+    file.write_bytes(b"")
+    assert np.array_equal(np.asarray(found.copy()), before) and before.std() > 50
+
+
 def test_200_megapixels(tmp_path):
     """A real one: Pillow warns of it from 90 million on, and refuses it."""
     file = tmp_path / "scan.png"

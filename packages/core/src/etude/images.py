@@ -90,7 +90,9 @@ def upright(picture: Image.Image, factor: int) -> Image.Image:
         found = picture.convert("RGBA")
     else:
         mode = {"1": "L", "L": "L", "F": "F"}.get(picture.mode, "RGB")
-        found = picture if picture.mode == mode else picture.convert(mode)
+        # To convert is to copy. A JPEG need not be, the largest of what comes in; other pictures may be maps of their
+        # file (TIFF, BMP, PGM), which changes with it, and ends the process where it becomes shorter.
+        found = picture if picture.format == "JPEG" and picture.mode == mode else picture.convert(mode)
     if factor > 1:
         found = found.reduce((min(factor, found.width), min(factor, found.height)))
     if turn:

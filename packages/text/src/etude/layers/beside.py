@@ -46,4 +46,5 @@ def rows(table: nn.Embedding, ids: Tensor) -> Tensor:
     if torch.is_grad_enabled() or not parametrize.is_parametrized(table, "weight"):
         return F.embedding(ids, table.weight)
     both: Any = table.parametrizations.weight  # type: ignore[union-attr]
+    assert len(both) == 1, "nothing but `learn_beside` changes the table"
     return F.embedding(ids, both[0].given) + both[0].rate * F.embedding(ids, both.original)
