@@ -39,8 +39,9 @@ def accuracy(data: Dataset, side: int) -> float:
 
 def main(names: list[str]) -> None:
     for name in names:
+        data = load(name, 0)
         for side in (1, 3):
-            found = {"data": name, "places": side**2, "test_accuracy": f"{accuracy(load(name, 0), side):.4f}"}
+            found = {"data": name, "places": side**2, "test_accuracy": f"{accuracy(data, side):.4f}"}
             print(found)
             put(FILE, [found], "data", "places")
 

@@ -164,7 +164,7 @@ def lstm_forward(part: Steps, weight: Tensor, first: States, keep: bool) -> None
         if rows != h.shape[1]:
             rows = h.shape[1]
             h_before, c_before, tanh_c = leading(h_before, rows), leading(c_before, rows), torch.empty_like(c)
-            here = shared[:, :rows], *views(shared[:, :rows])
+            here = () if keep else (shared[:, :rows], *views(shared[:, :rows]))
         to, i_f, i, f, g, o = (a, *own) if keep else here
         torch.baddbmm(a, h_before.to(a.dtype) if lower else h_before, weight, out=to)
         i_f.sigmoid_()
