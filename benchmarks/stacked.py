@@ -12,6 +12,8 @@ process is not counted. The replicas differ in seed and learning rate, the reade
   as the longest of all replicas
 
 - flow: grad-flow as it is by default, without its pictures
+- cnn, names, gated, questions: the training steps alone of cnn-emnist, of names-rnn with its own cell and with an LSTM,
+  and of qa-category, each as it is by default
 
 Of `vae` and `lstm` also the training steps alone.
 """
@@ -33,12 +35,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import cnn_emnist.config
+import cnn_emnist.task
 import gauss_vae.config
 import gauss_vae.data
 import gauss_vae.task
 import grad_flow.config
 import grad_flow.data
 import grad_flow.task
+import names_rnn.config
+import names_rnn.task
+import qa_category.config
+import qa_category.task
 from etude.config import MAX_REPLICAS, Fit, Scores
 from etude.fingerprint import fingerprint
 from etude.layers.pooling import Pooling
@@ -54,7 +62,18 @@ from etude.train.totals import Sums, Totals
 SCORES: Scores = {"loss": "lower"}
 
 ALONE = 4  # runs that are timed one after the other
-ROUNDS = {"vae": 3, "vae-whole": 1, "lstm": 3, "lstm-ragged": 3, "flow": 1}
+ROUNDS = {
+    "vae": 3,
+    "vae-whole": 1,
+    "lstm": 3,
+    "lstm-ragged": 3,
+    "flow": 1,
+    "cnn": 3,
+    "names": 3,
+    "gated": 3,
+    "questions": 3,
+}
+STEPS = ("cnn", "names", "gated", "questions")  # of which the steps alone are timed
 EPOCHS = 2
 
 
@@ -159,7 +178,7 @@ def flow(n: int) -> grad_flow.config.Config:
 
 
 def unshown(config: grad_flow.config.Config) -> Unshown:
-    return Unshown(config, grad_flow.data.load(config.data, config.fit.seed), torch.device("cpu"))
+    return Unshown(config, grad_flow.data.load(config.data, config.fit.seed), CPU)
 
 
 def texts(n: int) -> Config:
@@ -171,12 +190,25 @@ def ragged(n: int) -> Config:
     return dataclasses.replace(texts(n), shortest=5, longest=30)
 
 
+def seeded(default: Any, n: int, **model: Any) -> Any:
+    model = dataclasses.replace(default.model, **model)
+    return dataclasses.replace(default, model=model, fit=dataclasses.replace(default.fit, seed=n))
+
+
+CPU = torch.device("cpu")
 KINDS: dict[str, tuple[Callable[[int], Any], Callable[[Any], Task]]] = {
     "vae": (vae, unseen),
-    "vae-whole": (whole_vae, lambda config: gauss_vae.task.make(config, torch.device("cpu"))),
+    "vae-whole": (whole_vae, lambda config: gauss_vae.task.make(config, CPU)),
     "lstm": (texts, Texts),
     "lstm-ragged": (ragged, Texts),
     "flow": (flow, unshown),
+    "cnn": (lambda n: seeded(cnn_emnist.config.Config(), n), lambda config: cnn_emnist.task.make(config, CPU)),
+    "names": (lambda n: seeded(names_rnn.config.Config(), n), lambda config: names_rnn.task.make(config, CPU)),
+    "gated": (
+        lambda n: seeded(names_rnn.config.Config(), n, cell="lstm"),
+        lambda config: names_rnn.task.make(config, CPU),
+    ),
+    "questions": (lambda n: seeded(qa_category.config.Config(), n), lambda config: qa_category.task.make(config, CPU)),
 }
 
 
@@ -218,7 +250,7 @@ def measure(name: str, count: int) -> float:
     return statistics.median(ratios)
 
 
-def measure_steps(name: str, count: int, batches: int = 90) -> float:
+def measure_steps(name: str, count: int, most: int = 90) -> float:
     """The same of training steps alone: load, forward, backward, optimiser."""
     ratios = []
     with TemporaryDirectory() as folder:
@@ -228,6 +260,7 @@ def measure_steps(name: str, count: int, batches: int = 90) -> float:
         stacked.keep_memory()
         alone, together = replicas(name, 1, Path(folder, "alone"))[0], stacked.StackedLearner(learners)
         together.train([Step(1, 0, plan[0], 1e-3) for plan in plans])  # which proves itself by steps alone
+        batches = min(most, *map(len, plans), 20 if name in STEPS else most)
         for number in range(ROUNDS[name]):
             began = time.perf_counter()
             for batch in range(batches):
@@ -249,8 +282,10 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else MAX_REPLICAS
     for name in sys.argv[2:] or KINDS:
         print(f"{name}: {count} replicas, {device.choose(KINDS[name][0](0).fit)}")
-        if name in ("vae", "lstm"):
+        if name in ("vae", "lstm", *STEPS):
             print(f"  {measure_steps(name, count):.2f} times the training steps (median of {ROUNDS[name]} rounds)")
+        if name in STEPS:
+            continue
         print(f"  {measure(name, count):.2f} times the runs (median of {ROUNDS[name]} rounds)")
 
 

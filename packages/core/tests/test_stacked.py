@@ -1,6 +1,7 @@
 """Many runs at once: each equals the one trained alone."""
 
 import ast
+import copy
 import csv
 import dataclasses
 import io
@@ -32,7 +33,7 @@ from etude.layers.pooling import Pooling
 from etude.layers.recurrent import LSTM
 from etude.package import Package
 from etude.signals import Stopped
-from etude.stacked import Unstackable
+from etude.stacked import Unstackable, proof
 from etude.stacked import runs as stacked
 from etude.study import command
 from etude.testing import CPU, different
@@ -288,7 +289,8 @@ def test_runs_end_when_they_would_alone_and_the_others_go_on(tmp_path):
         expected = rows(tmp_path / "alone" / str(n))
         near(expected, rows(replica.run.path), 1e-9)
         result, one = (json.loads((f / "result.json").read_text()) for f in (replica.run.path, tmp_path / f"alone/{n}"))
-        near({**one, "seconds": 0, "weights": ""}, {**result, "seconds": 0, "weights": ""}, 1e-9)
+        process = {"seconds": 0, "memory_mb": 0, "weights": ""}  # of the process, whichever runs it has trained
+        near({**one, **process}, {**result, **process}, 1e-9)
         lengths.append(len(expected))
     assert lengths[0] < 8
     assert lengths[1:] == [2, 5]
@@ -641,31 +643,66 @@ expect: []
 """
 
 
+@pytest.mark.parametrize("long", [3.2, 3.4])
+def test_runs_that_are_faster_one_by_one_are_left_where_that_is_asked_and_nothing_has_moved(
+    long, tmp_path, monkeypatch
+):
+    """By a clock on which a step alone takes a second, and a stacked step of three `long` seconds."""
+    now = [0.0]
+
+    def lasting(compute, seconds):
+        def timed(*given):
+            now[0] += seconds
+            return compute(*given)
+
+        return timed
+
+    monkeypatch.setattr(proof, "alone", lasting(proof.alone, 1.0))
+    monkeypatch.setattr(proof, "tried", lasting(proof.tried, long))
+    monkeypatch.setattr(proof, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    cfgs = [config(n, double=True) for n in range(3)]
+    replicas = [started(cfg, tmp_path / "asked" / str(n)) for n, cfg in enumerate(cfgs)]
+    before = [copy.deepcopy(replica.learner.task.model.state_dict()) for replica in replicas]
+    if long > 3.3:
+        with pytest.raises(stacked.Unstackable, match="one after the other they are 1.1 times as fast"):
+            stacked.fit(replicas, True)
+        for replica, state in zip(replicas, before, strict=True):
+            near(state, replica.learner.task.model.state_dict(), 0.0)
+    else:
+        stacked.fit(replicas, True)
+    for replica in replicas:
+        replica.run.close()
+    together(cfgs, tmp_path / "together")  # which asks for no time
+    if long < 3.3:  # and to ask moves nothing
+        for n in range(3):
+            assert rows(tmp_path / "asked" / str(n)) == rows(tmp_path / "together" / str(n))
+
+
 def test_a_study_of_runs_together_says_so_and_gives_the_same_table(tmp_path, capsys):
     Path("rate.yaml").write_text(STUDY)
     tables, kept = {}, ("fit.lr", "seed", "valid_loss", "test_loss", "test_accuracy", "best_epoch", "parameters")
-    for how in ("auto", "off"):
+    for how in ("on", "off"):
         assert (
             command.main(Package("toy", ToyConfig, "", SCORES), ["rate.yaml", "--together", how, "--out", how], "toy")
             == 0
         )
         printed = capsys.readouterr().out
-        assert ("2 runs as one stacked program" in printed) == (how == "auto")
+        assert ("2 runs as one stacked program" in printed) == (how == "on")
         assert len(re.findall(r"^\[\d/2\] ", printed, re.M)) == 2
         with open(f"{how}/results.csv", newline="") as file:
             tables[how] = [{k: float(v) for k, v in row.items() if k in kept} for row in csv.DictReader(file)]
-    near(tables["off"], tables["auto"], 1e-5)
-    folder = "auto/lr=0.001/seed=0"
+    near(tables["off"], tables["on"], 1e-5)
+    folder = "on/lr=0.001/seed=0"
     assert sorted(p.name for p in Path(folder).iterdir() if not p.name.startswith(".")) == sorted(
-        p.name for p in Path(folder.replace("auto", "off")).iterdir() if not p.name.startswith(".")
+        p.name for p in Path(folder.replace("on", "off")).iterdir() if not p.name.startswith(".")
     )
     assert cli.main(Package("toy", ToyConfig, "", SCORES), ["predict", folder, "123"]) == 0
-    for how in ("auto", "off"):  # the command that a person would give for this run alone
+    for how in ("on", "off"):  # the command that a person would give for this run alone
         folder = Path(how) / "lr=0.001/seed=0"
         [start] = json.loads((folder / "environment.json").read_text())
         words = shlex.split((folder / "log.txt").read_text().splitlines()[0].removeprefix("$ "))
         assert start["command"][-len(words[3:]) :] == words[3:]
-        assert start["stacked"] == (how == "auto")
+        assert start["stacked"] == (how == "on")
         assert "together" not in start["command"]
 
 

@@ -426,15 +426,15 @@ metric: loss
 """
     Path("rate.yaml").write_text(text)
     found = {}
-    for how in ("auto", "off"):
+    for how in ("on", "off"):
         assert main(TOY, ["rate.yaml", "--together", how, "--out", how], "toy") == 0
-        assert ("3 runs as one stacked program" in capsys.readouterr().out) == (how == "auto")
+        assert ("3 runs as one stacked program" in capsys.readouterr().out) == (how == "on")
         with open(f"{how}/results.csv", newline="") as file:
             found[how] = [
                 (line["fit.lr"], line["dropout"], line["seed"], line["valid_loss"]) for line in csv.DictReader(file)
             ]
-    assert [line[:3] for line in found["auto"]] == [line[:3] for line in found["off"]]
-    assert [float(line[3]) for line in found["auto"]] == pytest.approx(
+    assert [line[:3] for line in found["on"]] == [line[:3] for line in found["off"]]
+    assert [float(line[3]) for line in found["on"]] == pytest.approx(
         [float(line[3]) for line in found["off"]], rel=1e-4
     )
 

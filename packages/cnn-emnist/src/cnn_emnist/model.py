@@ -35,8 +35,9 @@ class CNN(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if self.training or not self.views:
             return self.logits(images)
-        answers = torch.stack([self.logits(view).float() for view in six_views(images)])
-        return answers.log_softmax(-1).logsumexp(0) - math.log(len(answers))
+        views = six_views(images)
+        answers = torch.stack([self.logits(view).float() for view in views])
+        return answers.log_softmax(-1).logsumexp(0) - math.log(len(views))
 
     def logits(self, images: Tensor) -> Tensor:
         x = ((images - self.mean) / self.std).unsqueeze(1)

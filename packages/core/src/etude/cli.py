@@ -246,7 +246,7 @@ def train(package: Package, words: list[str]) -> int:
 
 
 def together(package: Package) -> int:
-    """Does for a study what it asks for on stdin, in one process: {verb: train | evaluate, answer, runs}.
+    """Does for a study what it asks for on stdin, in one process: {verb: train | evaluate, answer, runs, faster}.
 
     A run is {folder, flags, command}, the last being that which does the same for this run alone. Every run says what
     it says in its own log.txt. To the file `answer` goes one JSON object: which runs were `left`, to be trained alone,
@@ -273,7 +273,7 @@ def together(package: Package) -> int:
             for one in asked["runs"]
         ]
         try:
-            unfinished = stacked.train(wanted, package.task.make, unfinished.say)
+            unfinished = stacked.train(wanted, package.task.make, unfinished.say, asked.get("faster", False))
         except Stopped as stopped:
             return stopped.code
     files.write(Path(asked["answer"]), json.dumps({"left": unfinished.left, "failed": unfinished.failed}).encode())

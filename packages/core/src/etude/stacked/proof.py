@@ -1,6 +1,7 @@
 """The proof of stacked steps: each is held against the same step of the replicas alone."""
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass, replace
@@ -21,6 +22,7 @@ from etude.train.totals import Totals
 
 FOR_PEOPLE = {"task.data", "task.summary"}  # strings of a Task that no step reads
 FEW = 64  # parts of a list or dict that can be settings; more are data
+SLOWER = 1.1  # how many times as long a stacked step may take as the steps alone, where it is to be faster
 DEEP = 5  # how far attributes of attributes are looked at
 
 
@@ -63,8 +65,9 @@ def held(task: Task) -> dict[str, Any]:
 class Proof:
     """What was proved of the steps of several learners in their present epochs, and how large numbers have been."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, faster: bool = False) -> None:
         self.device, self.exact = device, replace(device, precision="fp32")
+        self.faster = faster  # whether it is still to be seen that a stacked step takes less time
         self.epochs: dict[Learner, int] = {}
         self.proved: dict[Learner, set[Any]] = defaultdict(set)  # kinds of steps held against those alone, in the epoch
         self.known: set[Any] = set()  # in any epoch
@@ -94,11 +97,7 @@ class Proof:
             # TF32 is off in it: on a GPU its rounding, in convolutions that count as fp32, would hide errors.
             with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
                 expected = {r: alone(stack, r, batches[r], device, training) for r in due}
-                buffers = {name: x.clone() for name, x in stack.others.items()}
-                found = stack.compute(part, device, training)
-                gradient, stack.weights.grad = stack.weights.grad, None
-            for name, x in buffers.items():
-                stack.others[name].copy_(x)
+                found, gradient = tried(stack, part, device, training)
             for r, (totals, own) in expected.items():
                 self.compare(stack, totals, found[r], device)
                 if own is not None and gradient is not None:
@@ -106,6 +105,32 @@ class Proof:
         self.known.add(kind)
         for r in due:
             self.proved[stack.learners[r]].add(kind)
+        if self.faster and training and len(due) == len(stack.learners):
+            self.faster = False
+            self.time(stack, part, batches, training)
+
+    def time(self, stack: Stack, part: Batch, batches: Mapping[int, Any], training: Training) -> None:
+        """Raises Unstackable if a stacked step, forward and back, takes longer than the steps of all one by one.
+
+        Stacked, small operations are called once for all; large ones, and convolutions of a processor above all, may be
+        slower than alone. All stay as they were.
+        """
+        apart, together = math.inf, math.inf
+        for _ in range(2):  # in turns, and the faster of two: something else may be at work, too
+            began = time.perf_counter()
+            for r in part.rows:
+                alone(stack, r, batches[r], self.device, training)
+            self.wait()
+            middle = time.perf_counter()
+            tried(stack, part, self.device, training)
+            self.wait()
+            apart, together = min(apart, middle - began), min(together, time.perf_counter() - middle)
+        if together > SLOWER * apart:
+            raise Unstackable(f"one after the other they are {together / apart:.1f} times as fast")
+
+    def wait(self) -> None:
+        if self.device.where.type == "cuda":
+            torch.cuda.synchronize(self.device.where)
 
     def compare(self, stack: Stack, alone: Totals, stacked: Totals, device: Device) -> None:
         """Holds what a stacked step returned against the step alone. Raises Unstackable.
@@ -150,6 +175,18 @@ class Proof:
     def seen(self, name: str, size: float) -> float:
         self.largest[name] = max(self.largest[name], size)
         return self.largest[name]
+
+
+def tried(
+    stack: Stack, part: Batch, device: Device, training: Training | None
+) -> tuple[dict[int, Totals], Tensor | None]:
+    """What a stacked step returns, and in training its gradients [R, D]; all stay as they were."""
+    buffers = {name: x.clone() for name, x in stack.others.items()}
+    found = stack.compute(part, device, training)
+    gradient, stack.weights.grad = stack.weights.grad, None
+    for name, x in buffers.items():
+        stack.others[name].copy_(x)
+    return found, gradient
 
 
 def alone(stack: Stack, r: int, batch: Any, device: Device, training: Training | None) -> tuple[Totals, Tensor | None]:

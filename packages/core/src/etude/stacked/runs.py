@@ -33,10 +33,11 @@ Make = Callable[[Any, torch.device], Task]
 class StackedLearner:
     """Computes what the courses of several runs ask for: as `Learner`, for many."""
 
-    def __init__(self, learners: Sequence[Learner]) -> None:
+    def __init__(self, learners: Sequence[Learner], faster: bool = False) -> None:
+        """With `faster` the first step raises Unstackable if the steps of all, one by one, take less time."""
         self.stack = Stack(learners)
         self.device = self.stack.device
-        self.proof = Proof(self.device)
+        self.proof = Proof(self.device, faster)
         self.scored_alone = ""  # why the runs are scored one after the other
 
     def do(self, learners: Sequence[Learner], requests: Mapping[Learner, Request]) -> Mapping[Learner, Taken | Totals]:
@@ -137,11 +138,12 @@ class Replica:
                 self.error = UserError(f"{self.run.path}/log.txt cannot be written ({error})")
 
 
-def fit(replicas: Sequence[Replica]) -> str:
+def fit(replicas: Sequence[Replica], faster: bool = False) -> str:
     """Trains runs together until each has its `result` or `error`; one that fails does not stop the others.
 
-    Returns why they are scored one after the other, if they are. Raises Unstackable if they cannot go on together: each
-    then goes on alone from its last checkpoint, as after a kill. Raises Stopped after a signal, when all have saved.
+    Returns why they are scored one after the other, if they are. Raises Unstackable if they cannot go on together or,
+    with `faster`, would be faster one by one: each then goes on alone from its last checkpoint, as after a kill. Raises
+    Stopped after a signal, when all have saved.
     """
     keep_memory()
     active = due = list(replicas)
@@ -163,7 +165,7 @@ def fit(replicas: Sequence[Replica]) -> str:
             due = [one for one in active if not isinstance(one.request, Step)] or active  # then all step
             try:
                 if active:
-                    stacked = stacked or StackedLearner([one.learner for one in active])
+                    stacked = stacked or StackedLearner([one.learner for one in active], faster)
                     requests = {one.learner: one.request for one in due if one.request is not None}
                     answers = stacked.do([one.learner for one in active], requests)
             except Exception as error:  # alone it comes again, if it is no matter of stacking
@@ -212,10 +214,11 @@ class Unfinished:
         self.failed.append(str(folder))
 
 
-def train(wanted: Sequence[Wanted], make: Make, say: Callable[[str], None]) -> Unfinished:
+def train(wanted: Sequence[Wanted], make: Make, say: Callable[[str], None], faster: bool = False) -> Unfinished:
     """Trains runs together, in groups that fit into memory; each has its folder and, in it, log.txt.
 
-    `say` gets lines for people. Raises Stopped after a signal, when all runs at work have saved.
+    With `faster` those are left that would take less time one by one. `say` gets lines for people. Raises Stopped after
+    a signal, when all runs at work have saved.
     """
     unfinished = Unfinished(say)
     devices = [choose(one.config.fit, first_start(one.folder).get("precision", "")) for one in wanted]
@@ -237,7 +240,7 @@ def train(wanted: Sequence[Wanted], make: Make, say: Callable[[str], None]) -> U
                 if replica := begun(one, make, device, stack, unfinished):
                     groups.setdefault(str(structure(replica.learner)), []).append(replica)
             for replicas in groups.values():
-                train_group(replicas, unfinished)
+                train_group(replicas, unfinished, faster)
     return unfinished
 
 
@@ -294,13 +297,13 @@ def begun(wanted: Wanted, make: Make, device: Device, stack: ExitStack, unfinish
         return None
 
 
-def train_group(replicas: Sequence[Replica], unfinished: Unfinished) -> None:
+def train_group(replicas: Sequence[Replica], unfinished: Unfinished, faster: bool) -> None:
     """Trains runs whose models have the same shapes."""
     try:
         if len(replicas) == 1:
             raise Unstackable("no other run has a model of its shapes")
         unfinished.say(f"together {len(replicas)} runs as one stacked program: {replicas[0].run.path} ...")
-        if scored_alone := fit(replicas):
+        if scored_alone := fit(replicas, faster):
             unfinished.say(f"         their validation part is scored one after the other: {scored_alone}")
     except Unstackable as error:
         unfinished.leave([one.run.path for one in replicas if not one.result and not one.error], str(error))

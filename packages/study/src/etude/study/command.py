@@ -24,7 +24,7 @@ from etude.study.cluster import Cluster
 from etude.study.file import available, dump, fixed_flags, flags_as_values, load_of, read_raw, with_flags
 from etude.study.jobs import Local, claimed, work
 from etude.study.outcome import Outcome, summarise
-from etude.study.question import Study, flags_of, folder_name, inside, label, number, same, short_names
+from etude.study.question import TOGETHER, Study, flags_of, folder_name, inside, label, number, same, short_names
 from etude.study.search import found, read, ready, stages
 from etude.study.space import corners
 
@@ -230,8 +230,8 @@ def parser(package: Package) -> Parser:
     takes.add_argument("--cpus", metavar="N", help="of each run there (default 1)")
     takes.add_argument("--gpus", metavar="N", help="of each run there, or a part of one, such as 0.5 (default 0)")
     takes.add_argument("--out", metavar="DIR", help=f"where runs and results go (default runs/{package.name}/NAME)")
-    off = "off: each run in a process of its own, even where runs could be trained as one program"
-    takes.add_argument("--together", choices=("auto", "off"), help=off)
+    how = "runs as one program: auto: where they can be, and are faster so; on: where they can be; off: nowhere"
+    takes.add_argument("--together", choices=TOGETHER, help=how)
     takes.also("[--flag value ...]")
     return takes
 

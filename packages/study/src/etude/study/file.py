@@ -17,7 +17,19 @@ from etude.config import Scores, similar
 from etude.errors import UserError
 from etude.package import Package
 from etude.study.judge import Claim
-from etude.study.question import TUNING, Range, Study, Values, folder_name, label, number, product, same, short_names
+from etude.study.question import (
+    TOGETHER,
+    TUNING,
+    Range,
+    Study,
+    Values,
+    folder_name,
+    label,
+    number,
+    product,
+    same,
+    short_names,
+)
 
 SEARCH = ("search", "trials", "tuning_seeds")
 KEYS = ("question", "needs", "compare", "tune", *SEARCH, "fixed", "seeds", "metric", "together", "changed", "expect")
@@ -92,8 +104,8 @@ def parse(raw: Any, where: str, name: str, given: str, scores: Scores) -> Study:
         has = ", ".join(f"{score} ({way} is better)" for score, way in scores.items()) or "none"
         raise UserError(f"{where}: metric: there is no score {metric!r}; there are: {has}")
     together = raw.get("together", "auto")
-    if together not in ("auto", "off"):
-        raise UserError(f"{where}: together: has to be auto or off, not {together!r}")
+    if together not in TOGETHER:
+        raise UserError(f"{where}: together: has to be {', '.join(TOGETHER[:-1])} or {TOGETHER[-1]}, not {together!r}")
     expect = raw.get("expect") or []
     if not isinstance(expect, list):
         raise UserError(f"{where}: expect: has to be a list of {CLAIM}")

@@ -2,8 +2,8 @@
 
 Every trial is a command line in a process of its own, so it can be repeated by hand, and a crash takes nothing else
 with it. Runs that differ in nothing but seed, learning rate and the like (`config.stackable`) are trained by one
-process, as one stacked program (`etude.stacked`), unless the study says `together: off`; what cannot be stacked is
-trained alone.
+process, as one stacked program (`etude.stacked`), unless the study says `together: off`; what cannot be stacked, or is
+faster alone (but with `together: on`), is trained alone.
 """
 
 import itertools
@@ -271,7 +271,9 @@ class Work:
             {"folder": str(trial.folder(out)), "flags": flags_of(self.study, trial), "command": command}
             for trial, command in zip(trials, commands, strict=True)
         ]
-        asked = b"" if alone else json.dumps({"verb": verb, "runs": runs, "answer": str(answer)}).encode()
+        faster = self.study.together == "auto"
+        told = {"verb": verb, "runs": runs, "answer": str(answer), "faster": faster}
+        asked = b"" if alone else json.dumps(told).encode()
         command = commands[0] if alone else [sys.executable, "-m", self.module, "together"]
         try:
             process = self.place.start(command, asked, log, [trial.folder(out) for trial in trials])

@@ -22,6 +22,7 @@ from etude.study.judge import Claim
 Values = dict[str, Any]  # knob -> value: a word as it is written, True, False, None, or a list of those
 LONGEST = 60  # letters in the name of a folder, but for a hash: on Windows a whole path may have 260
 LONGER = 120  # what it was: folders of that time are found
+TOGETHER = ("auto", "on", "off")
 TUNING = 1000  # the first seed of a search; what is reported has seeds below it
 NEAR = 1e-4  # so much of a range, at most, is a point off for being written with few digits
 
@@ -79,7 +80,7 @@ class Study:
     """higher or lower; the task says which"""
     expect: list[Claim]
     together: str = "auto"
-    """auto: runs that can be are trained together; off: each by itself"""
+    """on: runs that can be are trained together; auto: if they are faster so; off: each by itself"""
     search: str = ""
     """quasi or bayes: how the points of a search are found; empty: the tuned values are a grid"""
     points: int = 0
