@@ -28,7 +28,7 @@ def errors(run: Path) -> tuple[torch.Tensor, float, float]:
     task = cli.restored(PACKAGE, run)
     task.model.eval()
     images = torch.as_tensor(data.load(task.config.data).test.pictures)
-    restored, images = task.decoded(task.latents(images)).double(), pictures.plain(images)
+    restored, images = task.decoded(task.latents(images)).clamp(-1, 1).double(), pictures.plain(images)
     inside = slice(pictures.REACH, -pictures.REACH)
     place = torch.zeros(restored.shape[2:], dtype=torch.bool)
     place[inside, inside] = True

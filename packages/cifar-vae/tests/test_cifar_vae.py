@@ -113,6 +113,7 @@ def runs(few, tmp_path_factory):
         assert main(["train", *small, "--run", str(folder / "gone")]) == 0
         shutil.copytree(folder / "gone", folder / "ae")
         start = ["--model.start", str(folder / "gone"), "--data.held-out", "0.3", "--fit.epochs", "3"]
+        start += ["--fit.precision", "fp32"]
         assert main(["train", "classify", *start, "--fit.batch-size", "24", "--run", str(folder / "classifier")]) == 0
     shutil.rmtree(folder / "gone")
     return folder

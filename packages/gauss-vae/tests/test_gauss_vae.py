@@ -203,6 +203,7 @@ def refused(words, message, capsys):
         ("--data.clusters 100 --data.train 99", "data.clusters 100 is more than data.train 99 has examples"),
         ("--data.clusters 0", "data.clusters must be at least 1"),
         ("--data.dimension 0", "data.dimension must be at least 1"),
+        ("--data.noise 0.2", "data.noise does nothing with data.intrinsic 0"),
         ("--data.noise -1", "data.noise must be at least 0"),
         ("--data.separation nan", "data.separation must be at least 0"),
         ("--data.separation inf", "must be finite"),

@@ -106,7 +106,7 @@ def test_the_mixture_and_what_is_drawn_are_what_a_run_was_trained_on(tmp_path, c
     assert main(["evaluate", "r", "--data", file]) == 0
     found = [
         dict(task.make(config.parse(Config, [*SMALL, *flags]), torch.device("cpu")).fingerprints)
-        for flags in ([], [], ["--fit.seed", "1"], ["--data.noise", "0.2"], ["--data.test", "41"])
+        for flags in ([], [], ["--fit.seed", "1"], ["--data.separation", "5"], ["--data.test", "41"])
     ]
     assert found[0] == found[1]
     assert all(found[0][part] != other[part] for other in found[2:4] for part in ("train", "valid", "test"))

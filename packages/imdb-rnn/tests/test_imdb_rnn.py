@@ -293,6 +293,8 @@ def test_a_run_leaves_reviews_before_during_and_after(trained):
         ([*NONE, "--model.embedding", "7"], "model.embedding does nothing with kind none: leave it out"),
         ([*NONE, "--model.hidden", "7"], "model.hidden does nothing with kind none: leave it out"),
         ([*NONE, "--model.layers", "2"], "model.layers does nothing with kind none: leave it out"),
+        ([*NONE, "--model.dropout", "0.1"], "model.dropout does nothing with kind none: leave it out"),
+        (["--model.share", "2"], "model.share does nothing without model.ngrams"),
         ([*NONE, "--model.members", "2"], "model.members does nothing with kind none: leave it out"),
         (["--data", "sample", "--division", "3"], "division does nothing with sample"),
         (["--model.dropout", "1"], "model.dropout"),

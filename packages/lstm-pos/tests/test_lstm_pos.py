@@ -375,6 +375,34 @@ def test_predict_tags_untagged_conllu_and_writes_nothing(trained, tmp_path, caps
         assert f"{file}, line 1: the word has no tag in column UPOS" in line
 
 
+def test_predict_as_conllu_keeps_all_of_a_file_but_its_tags(trained, tmp_path, capsys):
+    before = (
+        "# newdoc id = a\n# sent_id = first\n# text = Мама мылару.\n"
+        "1\tМама\tмама\t_\tNN\tCase=Nom\t2\tnsubj\t_\t_\n2-3\tмылару\t_\t_\t_\t_\t_\t_\t_\tSpaceAfter=No\n"
+        "2\tмыла\tмыть\t_\tVB\t_\t0\troot\t_\t_\n3\tраму\tрама\t_\tNN\t_\t2\tobj\t_\t_\n3.1\tона\t_\tPRON\t_\t_\t_\t_\t_\t_\n"
+        "4\t.\t.\t_\t.\t_\t2\tpunct\t_\t_\n\n"
+        "# sent_id = second\n1\tОни\tони\t_\t_\t_\t0\troot\t_\t_\n"
+    )
+    (tmp_path / "a.conllu").write_bytes(b"\xef\xbb\xbf" + before.replace("\n", "\r\n").encode())
+    (tmp_path / "a.conllu.gz").write_bytes(gzip.compress(before.encode()))
+    assert main(["predict", str(trained), "a.conllu"]) == 0
+    tags = [line.split("\t")[1] for line in capsys.readouterr().out.splitlines() if line]
+    assert len(tags) == 5 and not {"_", ""} & set(tags)
+    following = iter(tags)
+    expected = [
+        "\t".join([*columns[:3], next(following), *columns[4:]]) if columns[0].isdigit() else line
+        for line in before.split("\n")
+        for columns in [line.split("\t")]
+    ]
+    for name in ("a.conllu", "a.conllu.gz"):
+        assert main(["predict", str(trained), name, "--format", "conllu"]) == 0
+        assert capsys.readouterr().out.splitlines() == expected
+    assert main(["predict", str(trained), "Они.", "a.conllu", "Мама.", "--format", "conllu"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    numbers = [line.removeprefix("# sent_id = ") for line in out if line.startswith("# sent_id")]
+    assert numbers == ["1", "first", "second", "4"]
+
+
 def test_a_long_text_is_no_file_name_and_a_slash_no_folder(trained, capsys):
     assert main(["predict", str(trained), "Мама мыла раму и папа читал газету. " * 10]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 10 * 9 - 1

@@ -842,6 +842,8 @@ def test_evaluate_refuses_another_tokenizer_than_the_runs_own(trained, capsys):
 
 def test_knobs_that_do_nothing_are_refused():
     for flags, told in (
+        (["--model.rounds", "3"], "model.rounds does nothing with model.decoder autoregressive"),
+        (["--model.meaning", "8"], "model.meaning does nothing with model.encoder recurrent"),
         (["--model.decoder", "parallel", "--model.word-dropout", "0.1"], "model.word-dropout does nothing with"),
         ([*UNMIXING, "--model.no-bidirectional"], "a superposition has neither directions nor batch norm"),
     ):

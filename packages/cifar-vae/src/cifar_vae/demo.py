@@ -32,7 +32,7 @@ def demo(task: Restorer | Classifier) -> Demo:
         if image is None:
             return NOTHING
         seen = torch.from_numpy(data.square(image))[None]
-        found = task.decoded(task.latents(seen))
+        found = task.decoded(task.latents(seen)).clamp(-1, 1)
         error = float(squares(pictures.plain(seen), found)[0] / (4 * VALUES))
         shown = [("what it sees, 32 × 32", shown_of(pictures.plain(seen)[0])), ("restored", shown_of(found[0]))]
         ratio = -10 * math.log10(max(error, 1e-12))

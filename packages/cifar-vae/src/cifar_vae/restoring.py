@@ -61,9 +61,12 @@ class Restorer:
 
     @torch.inference_mode()
     def decoded(self, latents: Tensor) -> Tensor:
-        """Latents [N, P, C] -> float32 [N, 3, 32, 32] in [-1, 1], on the CPU."""
+        """Latents [N, P, C] -> float32 [N, 3, 32, 32], on the CPU: as the model says it, here and there beyond [-1, 1].
+
+        The errors of `evaluate` are of this; what is shown or written is cut to the range of a picture.
+        """
         where = self.model.mean.device
-        return torch.cat([self.model.decode(some.to(where)).clamp(-1, 1).cpu() for some in latents.split(AT_ONCE)])
+        return torch.cat([self.model.decode(some.to(where)).cpu() for some in latents.split(AT_ONCE)])
 
 
 class Restoring(Restorer):

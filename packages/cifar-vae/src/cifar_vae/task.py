@@ -109,7 +109,8 @@ def illustrate(task: Restoring | Classifying, totals: Totals) -> dict[str, Image
 def predict(task: Restorer | Classifier, inputs: list[str], folder: str = "restored") -> list[str]:
     """For each image file, an autoencoder: where the restored picture is, and its error; a classifier: the class.
 
-    Both see the middle square of it at 32 x 32 pixels, and the error is that of what they see.
+    Both see the middle square of it at 32 x 32 pixels. The error is that of the picture that is written to what they
+    see: it is cut to the range of a picture, so that it may be a little nearer than what `evaluate` counts.
     """
     images = torch.from_numpy(np.stack([read(Path(name)) for name in inputs]))
     if isinstance(task, Classifier):
@@ -118,7 +119,7 @@ def predict(task: Restorer | Classifier, inputs: list[str], folder: str = "resto
             f"{name}\t{task.classes[k]}\t{p:.4f}"
             for name, k, p in zip(inputs, answers.tolist(), best.tolist(), strict=True)
         ]
-    restored = task.decoded(task.latents(images))
+    restored = task.decoded(task.latents(images)).clamp(-1, 1)  # as they are written
     errors = (squares(pictures.plain(images), restored) / (4 * VALUES)).tolist()
     lines = []
     with files.reported(f"the restored pictures cannot be written to {folder!r}", "give --folder another folder"):

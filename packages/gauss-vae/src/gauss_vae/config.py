@@ -83,6 +83,11 @@ class Data:
             raise UserError("data.noise and data.separation must be finite")
         if max(self.noise, self.separation) > 1e15:
             raise UserError("data.noise and data.separation must be 1e15 at most")
+        if self.name == "sample" and self.noise != Data.noise and self.intrinsic in (0, self.dimension):
+            raise UserError(
+                f"data.noise does nothing with data.intrinsic {self.intrinsic}, where a cluster extends in every "
+                "direction: leave it out, or lower that"
+            )
         if self.intrinsic > self.dimension:
             raise UserError(
                 f"data.intrinsic {self.intrinsic} is more than data.dimension {self.dimension}: lower it, or 0 for all"

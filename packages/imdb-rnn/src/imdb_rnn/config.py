@@ -74,7 +74,7 @@ class Model:
     dropout: float = 0.5
     """the fraction of the embeddings, of layer outputs and of the pooled vector that is zeroed in training"""
     word_dropout: float = 0.0
-    """the fraction of the tokens that is replaced by <unk> in training; has no effect with kind none"""
+    """the fraction of the tokens that is replaced by <unk> in training"""
     members: int = 1
     """how many readers, started from different weights, learn separately and answer with the mean of their log-odds"""
     ngrams: int = 0
@@ -105,6 +105,8 @@ class Model:
         if self.kind == "cnn" and (not self.widths or min(self.widths) < 1):
             raise UserError("model.widths must be numbers of tokens, each at least 1: for instance 3 4 5")
         knobs.check_kind(self, OF_KINDS)
+        if self.share != 1 and not self.ngrams:
+            raise UserError("model.share does nothing without model.ngrams: leave it out, or give --model.ngrams 2")
         if self.rate != 1 and not self.start:
             raise UserError("model.rate is that of a language model: give --model.start RUN, or leave it out")
         if self.fixed_gates != ("none",) and self.kind != "lstm":
@@ -129,7 +131,9 @@ class Model:
 RECURRENT = ("rnn", "lstm", "gru")
 OF_KINDS = {
     **dict.fromkeys(("joining", "pooling", "bidirectional"), RECURRENT),
-    **dict.fromkeys(("embedding", "hidden", "layers", "members"), (*RECURRENT, "cnn")),
+    **dict.fromkeys(
+        ("embedding", "hidden", "layers", "members", "dropout", "word_dropout", "share"), (*RECURRENT, "cnn")
+    ),
     "widths": ("cnn",),
 }
 

@@ -377,16 +377,32 @@ def plain(file: BinaryIO) -> "BinaryIO | Unpacked":
     return Unpacked(file) if magic == b"\x1f\x8b" else file
 
 
+def retagged(file: BinaryIO, tags: Iterable[str]) -> Iterator[str]:
+    """The lines of a file, without their line ends, with other tags in column UPOS, one for each word in turn.
+
+    Nothing else is changed. The file has to be one that `Reader` takes; bytes that are not UTF-8 become U+FFFD.
+    """
+    following = iter(tags)
+    with closing(ahead(plain(file))) as reading:
+        for block in Reader("").blocks(reading):
+            for line in (block.rstrip(b"\n").decode("utf-8", "replace") + "\n").split("\n"):
+                columns = line.split("\t")
+                if NUMBER.fullmatch(columns[0].encode()) and len(columns) == COLUMNS:
+                    columns[3] = next(following)
+                yield "\t".join(columns)
+
+
 def write(
-    sentences: Iterable[tuple[Sequence[str], Sequence[str]]], texts: Iterable[str] | None = None
+    sentences: Iterable[tuple[Sequence[str], Sequence[str]]], texts: Iterable[str] | None = None, first: int = 1
 ) -> Iterator[str]:
     """The lines, without their line ends, of (words, tags) of each sentence; what is not known is `_`.
 
-    With the text of each sentence, in which its words stand in this order, SpaceAfter=No says where no space follows;
-    else the words are joined by spaces. Tabs and line ends become spaces. Raises ValueError for what cannot be written.
+    The sentences are numbered from `first`. With the text of each sentence, in which its words stand in this order,
+    SpaceAfter=No says where no space follows; else the words are joined by spaces. Tabs and line ends become spaces.
+    Raises ValueError for what cannot be written.
     """
     pairs = zip(sentences, repeat(None)) if texts is None else zip(sentences, texts, strict=True)
-    for number, ((words, tags), text) in enumerate(pairs, 1):
+    for number, ((words, tags), text) in enumerate(pairs, first):
         forms = [flat(word) for word in words]
         whole = " ".join(forms) if text is None else flat(text)
         yield f"# sent_id = {number}"

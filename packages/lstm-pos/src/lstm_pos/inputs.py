@@ -12,9 +12,14 @@ from lstm_pos import data
 FILE = re.compile(r".*\.(txt|csv|tsv)|(?!\w+://)\S*[/\\]\S*\.[A-Za-z0-9]{1,6}", re.IGNORECASE)
 
 
+def is_conllu(given: str) -> bool:
+    """Whether an input of `predict` is the name of a CoNLL-U file."""
+    return given.endswith((".conllu", ".conllu.gz"))
+
+
 def sentences_of(given: str) -> list[tuple[str, list[str]]]:
     """The sentences of an input of `predict` and their words, cut as those of NERUS were. Raises UserError."""
-    if given.endswith((".conllu", ".conllu.gz")):
+    if is_conllu(given):
         try:
             with open(given, "rb") as file:
                 corpus = data.read_here(given, file, tagged=False)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from lstm_pos.batches import BLOCK, Part, batch, cut, cut_all, occurrences
 from lstm_pos.config import SCORES, Config
 from lstm_pos.data import Corpus, Dataset
 from lstm_pos.forms import Encoder, Forms, Morphology, Words, packed, ranges
-from lstm_pos.inputs import sentences_of
+from lstm_pos.inputs import is_conllu, sentences_of
 from lstm_pos.model import Batch, Sizes, Tagger
 
 SHOWN = 10  # sentences shown before, during and after training
@@ -389,14 +389,27 @@ def describe(task: Tagging, totals: Totals) -> tuple[str, dict[str, Any]]:
 
 
 def predict(task: Predictor, inputs: list[str], format: str = "text") -> list[str]:
-    """Words and tags of texts, text files, CoNLL-U files (their words, as they are cut) and, for "-", of stdin."""
-    sentences = [sentence for given in inputs for sentence in sentences_of(given)]
+    """Words and tags of texts, text files, CoNLL-U files (their words, as they are cut) and, for "-", of stdin.
+
+    As CoNLL-U a CoNLL-U file keeps all that stands in it but the tags.
+    """
+    parts = [sentences_of(given) for given in inputs]
+    sentences = [sentence for part in parts for sentence in part]
     where = next(task.model.parameters()).device
     found = task.tagged([words for _, words in sentences], best_precision(where))
+    lines: list[str] = []
     if format == "conllu":
-        pairs = [(words, tags) for (_, words), tags in zip(sentences, found, strict=True)]
-        return list(conllu.write(pairs, [text for text, _ in sentences]))
-    lines = []
+        at = 0
+        for given, part in zip(inputs, parts, strict=True):
+            tags = found[at : at + len(part)]
+            if is_conllu(given):
+                with open(given, "rb") as file:
+                    lines += conllu.retagged(file, chain.from_iterable(tags))
+            else:
+                pairs = [(words, its) for (_, words), its in zip(part, tags, strict=True)]
+                lines += conllu.write(pairs, [text for text, _ in part], at + 1)
+            at += len(part)
+        return lines
     for (_, words), tags in zip(sentences, found, strict=True):
         lines += [f"{word}\t{tag}" for word, tag in zip(words, tags, strict=True)] + [""]
     return lines[:-1]

@@ -140,6 +140,10 @@ class Model:
             raise UserError("model.decoder unmixing takes a superposition apart: use --model.encoder superposition")
         if self.word_dropout and self.decoder != "autoregressive":
             raise UserError(f"model.word-dropout does nothing with model.decoder {self.decoder}: leave it out")
+        if self.rounds != Model.rounds and self.decoder != "unmixing":
+            raise UserError(f"model.rounds does nothing with model.decoder {self.decoder}: leave it out")
+        if self.meaning != Model.meaning and self.encoder != "superposition":
+            raise UserError(f"model.meaning does nothing with model.encoder {self.encoder}: leave it out")
         if self.encoder == "superposition" and not (self.bidirectional and self.batch_norm):
             raise UserError("a superposition has neither directions nor batch norm: leave these knobs out")
         if self.encoder == "superposition" and self.latent < self.meaning + 2:
