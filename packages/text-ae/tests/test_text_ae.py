@@ -23,17 +23,18 @@ from text_ae.model import Texts
 
 SMALL = [
     *("--data.messages", "300", "--model.hidden", "16", "--model.embedding", "16", "--model.latent", "24"),
-    *("--model.meaning", "8", "--text.vocabulary", "800", "--text.max-length", "40"),
+    *("--text.vocabulary", "800", "--text.max-length", "40"),
 ]
 CPU = torch.device("cpu")
-UNMIXING = ["--model.encoder", "superposition", "--model.decoder", "unmixing"]
+SUPERPOSITION = ["--model.encoder", "superposition", "--model.meaning", "8"]
+UNMIXING = [*SUPERPOSITION, "--model.decoder", "unmixing"]
 KINDS = {
     "recurrent, autoregressive": [],
     "lstm, autoregressive": ["--model.cell", "lstm", "--model.layers", "2", "--model.no-bidirectional"],
     "recurrent, parallel": ["--model.decoder", "parallel"],
     "lstm, parallel": ["--model.decoder", "parallel", "--model.cell", "lstm", "--model.no-batch-norm"],
-    "superposition, autoregressive": ["--model.encoder", "superposition"],
-    "superposition, parallel": ["--model.encoder", "superposition", "--model.decoder", "parallel"],
+    "superposition, autoregressive": SUPERPOSITION,
+    "superposition, parallel": [*SUPERPOSITION, "--model.decoder", "parallel"],
     "unmixing": UNMIXING,
     "lstm, unmixing": [*UNMIXING, "--model.cell", "lstm", "--model.latent", "72"],
 }
@@ -777,7 +778,10 @@ def test_wrong_tokens_are_bold():
     ("flags", "message"),
     [
         (["--model.decoder", "unmixing"], "use --model.encoder superposition"),
-        ([*UNMIXING, "--model.latent", "65"], "model.latent 65 leaves no room beside model.meaning 64"),
+        (
+            ["--model.encoder", "superposition", "--model.latent", "65"],
+            "model.latent 65 leaves no room beside model.meaning 64",
+        ),
         (["--model.encoder", "superposition", "--model.latent", "9", "--model.meaning", "8"], "leaves no room"),
         (["--text.max-length", "1"], "raise text.max-length"),
         (["--text.max-length", "0"], "text.max-length must be at least 1, not 0"),

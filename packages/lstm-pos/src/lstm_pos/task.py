@@ -401,12 +401,12 @@ def predict(task: Predictor, inputs: list[str], format: str = "text") -> list[st
     if format == "conllu":
         at = 0
         for given, part in zip(inputs, parts, strict=True):
-            tags = found[at : at + len(part)]
+            answers = found[at : at + len(part)]
             if is_conllu(given):
                 with open(given, "rb") as file:
-                    lines += conllu.retagged(file, chain.from_iterable(tags))
+                    lines += conllu.retagged(file, chain.from_iterable(answers))
             else:
-                pairs = [(words, its) for (_, words), its in zip(part, tags, strict=True)]
+                pairs = [(words, tags) for (_, words), tags in zip(part, answers, strict=True)]
                 lines += conllu.write(pairs, [text for text, _ in part], at + 1)
             at += len(part)
         return lines
