@@ -271,7 +271,7 @@ def predict(task: Predictor, inputs: list[str]) -> list[str]:
         return []
     found = likelihood.best(task.model, x, task.config.importance, task.config.fit.seed, SCORING)
     said = task.model.decode(task.model.encode(x).mean)
-    means, sds = said.mean.tolist(), said.factor().square().sum(-1).sqrt().tolist()
+    means, sds = said.mean.tolist(), said.factor().double().square().sum(-1).sqrt().tolist()
     if isinstance(found, likelihood.Sampled):
         told = zip(found.log_density.tolist(), found.error.tolist(), found.effective.tolist(), strict=True)
         densities = [sampled_words(*one) for one in told]
