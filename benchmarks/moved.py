@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cnn_emnist import data
-from cnn_emnist.__main__ import PACKAGE
+from cnn_emnist.config import PACKAGE
 from etude import cli
 
 FILE = Path(__file__).parents[1] / "packages/cnn-emnist/results/moved.csv"
