@@ -125,6 +125,7 @@ def test_nodes_and_a_driver_are_killed_and_the_results_are_those_of_one_process(
 def test_stacks_of_a_real_task(machines: Machines) -> None:
     """Up to rounding: how many runs are in a stack depends on the number of machines."""
     asked = "{question: q, metric: accuracy, compare: {dropout: [0, 0.1]}, seeds: 3, fixed: {fit.epochs: 2}}"
+    asked = asked[:-1] + ", together: on}"  # auto would ask the clock
     Path("s.yaml").write_text(asked)
     for place in (("--ray", machines.address, "--cpus", "2"), ("--jobs", "1")):
         code, text = said(*place, "--out", place[0].strip("-"), module="toy")
