@@ -95,7 +95,7 @@ def study(windows, together):
 
 
 def test_a_study_in_one_process(windows):
-    study(windows, "auto")
+    study(windows, "on")
 
 
 def test_a_study_in_several_processes_and_its_report(windows):
