@@ -9,19 +9,17 @@ import json
 import sys
 from pathlib import Path
 
-from rows import put
-
-PACKAGES = Path(__file__).parents[1] / "packages"
+from rows import place_of, put, results_of
 
 
 def main(runs: list[str]) -> None:
-    for run in (Path(run).absolute() for run in runs):
-        package = json.loads((run / "about.json").read_text("utf-8"))["task"].replace("_", "-")
-        study, setting, seed = run.parts[-3:]
-        about = {"study": study, "setting": setting, "seed": seed.removeprefix("seed=")}
-        for name, scores in json.loads((run / "test.json").read_text("utf-8"))["per_class"].items():
-            row = about | {"class": name} | {score: f"{x:.6g}" for score, x in scores.items()}
-            put(PACKAGES / package / "results/by_class.csv", [row], *about, "class")
+    for run in map(Path, runs):
+        about, of_test = place_of(run), json.loads((run / "test.json").read_text("utf-8"))
+        found = [
+            about | {"class": name} | {score: f"{x:.6g}" for score, x in scores.items()}
+            for name, scores in of_test["per_class"].items()
+        ]
+        put(results_of(run) / "by_class.csv", found, *about)
 
 
 if __name__ == "__main__":

@@ -10,19 +10,15 @@ import json
 import sys
 from pathlib import Path
 
-from rows import put
-
-PACKAGES = Path(__file__).parents[1] / "packages"
+from rows import place_of, put, results_of
 
 
 def main(runs: list[str]) -> None:
-    for run in (Path(run).absolute() for run in runs):
-        package = json.loads((run / "about.json").read_text("utf-8"))["task"].replace("_", "-")
+    for run in map(Path, runs):
         row = json.loads((run / "metrics.jsonl").read_text("utf-8").splitlines()[-1])
-        study, setting, seed = run.parts[-3:]
-        about = {"study": study, "setting": setting, "seed": seed.removeprefix("seed=")}
+        about = place_of(run)
         scores = {f"{part}_{name}": f"{x:.6g}" for part in ("train", "valid") for name, x in row[part].items()}
-        put(PACKAGES / package / "results/last_epoch.csv", [about | {"epoch": row["epoch"]} | scores], *about)
+        put(results_of(run) / "last_epoch.csv", [about | {"epoch": row["epoch"]} | scores], *about)
 
 
 if __name__ == "__main__":

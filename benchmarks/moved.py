@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
-from rows import put
+from rows import place_of, put
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,7 +23,7 @@ PICTURES, PIXELS = 2000, (0, 1, 2, 4)
 
 
 def moved(images: Tensor, pixels: int) -> list[Tensor]:
-    """Float [N, H, W], moved to each side by so many pixels; as they are by none."""
+    """uint8 [N, 28, 28], moved to each side by so many pixels; as they are by none."""
     wide = F.pad(images, (pixels,) * 4)
     high, broad = images.shape[1:]
     starts = dict.fromkeys([(pixels, 0), (pixels, 2 * pixels), (0, pixels), (2 * pixels, pixels)])
@@ -31,18 +31,15 @@ def moved(images: Tensor, pixels: int) -> list[Tensor]:
 
 
 def main(runs: list[str]) -> None:
-    for run in (Path(run).absolute() for run in runs):
+    for run in map(Path, runs):
         task = cli.restored(PACKAGE, run)
-        task.model.eval()
-        part = data.load(task.config.data, 0).test
-        images, labels = torch.as_tensor(part.images[:PICTURES]), torch.as_tensor(part.labels[:PICTURES])
-        study, setting, seed = run.parts[-3:]
-        about = {"study": study, "setting": setting, "seed": seed.removeprefix("seed=")}
+        part, about = data.load(task.config.data, 0).test, place_of(run)
+        images, labels, found = part.images[:PICTURES], part.labels[:PICTURES], []
         for pixels in PIXELS:
             hits = [(task.probabilities(some).argmax(1) == labels).float().mean() for some in moved(images, pixels)]
-            row = about | {"pixels": pixels, "accuracy": f"{float(torch.stack(hits).mean()):.6g}"}
-            put(FILE, [row], *about, "pixels")
-            print(row, flush=True)
+            found.append(about | {"pixels": pixels, "accuracy": f"{float(torch.stack(hits).mean()):.6g}"})
+        put(FILE, found, *about)
+        print(run, {row["pixels"]: row["accuracy"] for row in found}, flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
-from rows import put
+from rows import place_of, put
 
 from cifar_vae import data, pictures
 from cifar_vae.config import PACKAGE, VALUES
@@ -50,8 +50,7 @@ def main(runs: list[str]) -> None:
             "rim": rim,
             "inside": inside,
         }
-        study, setting, seed = run.absolute().parts[-3:]
-        about = {"study": study, "setting": setting, "seed": seed.removeprefix("seed=")}
+        about = place_of(run)
         put(FILE, [about | {name: f"{value:.5f}" for name, value in spread.items()}], *about)
         print(run, {name: f"{value:.5f}" for name, value in spread.items()}, flush=True)
 

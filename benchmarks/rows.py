@@ -1,6 +1,7 @@
 """The files of results that benchmarks write and tables are made of: CSV, a line a run; and how they say a mean."""
 
 import csv
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import mean, stdev
@@ -15,6 +16,18 @@ Row = dict[str, str]
 def rows(file: Path) -> list[Row]:
     with file.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
+
+
+def place_of(run: Path) -> Row:
+    """Of which study, setting and seed the run of a study is: the columns that name it in a file of runs."""
+    study, setting, seed = run.absolute().parts[-3:]
+    return {"study": study, "setting": setting, "seed": seed.removeprefix("seed=")}
+
+
+def results_of(run: Path) -> Path:
+    """The folder of committed results of the package that a run is of."""
+    package = json.loads((run / "about.json").read_text("utf-8"))["task"].replace("_", "-")
+    return Path(__file__).parents[1] / "packages" / package / "results"
 
 
 def put(file: Path, found: Iterable[Mapping[str, Any]], *of: str) -> None:

@@ -62,18 +62,9 @@ from etude.train.totals import Sums, Totals
 SCORES: Scores = {"loss": "lower"}
 
 ALONE = 4  # runs that are timed one after the other
-ROUNDS = {
-    "vae": 3,
-    "vae-whole": 1,
-    "lstm": 3,
-    "lstm-ragged": 3,
-    "flow": 1,
-    "cnn": 3,
-    "names": 3,
-    "gated": 3,
-    "questions": 3,
-}
-STEPS = ("cnn", "names", "gated", "questions")  # of which the steps alone are timed
+STEPS = {"vae": 90, "lstm": 90}  # how many training steps are timed alone, of which kinds
+ONLY_STEPS = dict.fromkeys(("cnn", "names", "gated", "questions"), 20)  # of these, nothing else is
+ROUNDS = {"vae": 3, "vae-whole": 1, "lstm": 3, "lstm-ragged": 3, "flow": 1} | dict.fromkeys(ONLY_STEPS, 3)
 EPOCHS = 2
 
 
@@ -250,7 +241,7 @@ def measure(name: str, count: int) -> float:
     return statistics.median(ratios)
 
 
-def measure_steps(name: str, count: int, most: int = 90) -> float:
+def measure_steps(name: str, count: int, steps: int) -> float:
     """The same of training steps alone: load, forward, backward, optimiser."""
     ratios = []
     with TemporaryDirectory() as folder:
@@ -260,7 +251,7 @@ def measure_steps(name: str, count: int, most: int = 90) -> float:
         stacked.keep_memory()
         alone, together = replicas(name, 1, Path(folder, "alone"))[0], stacked.StackedLearner(learners)
         together.train([Step(1, 0, plan[0], 1e-3) for plan in plans])  # which proves itself by steps alone
-        batches = min(most, *map(len, plans), 20 if name in STEPS else most)
+        batches = min(steps, *map(len, plans))
         for number in range(ROUNDS[name]):
             began = time.perf_counter()
             for batch in range(batches):
@@ -282,11 +273,11 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else MAX_REPLICAS
     for name in sys.argv[2:] or KINDS:
         print(f"{name}: {count} replicas, {device.choose(KINDS[name][0](0).fit)}")
-        if name in ("vae", "lstm", *STEPS):
-            print(f"  {measure_steps(name, count):.2f} times the training steps (median of {ROUNDS[name]} rounds)")
-        if name in STEPS:
-            continue
-        print(f"  {measure(name, count):.2f} times the runs (median of {ROUNDS[name]} rounds)")
+        if steps := (STEPS | ONLY_STEPS).get(name):
+            ratio = measure_steps(name, count, steps)
+            print(f"  {ratio:.2f} times the training steps (median of {ROUNDS[name]} rounds)")
+        if name not in ONLY_STEPS:
+            print(f"  {measure(name, count):.2f} times the runs (median of {ROUNDS[name]} rounds)")
 
 
 if __name__ == "__main__":
